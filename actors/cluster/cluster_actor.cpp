@@ -1,0 +1,340 @@
+#include "actors/cluster/cluster_actor.hpp"
+#include "actors/cluster/links.hpp"
+#include "actors/wire/convert.hpp"
+#include "actors/wire/convert_topology.hpp"
+#include "actors/wire/shell.hpp"
+#include <spdlog/spdlog.h>
+
+namespace hflex::cluster {
+namespace {
+
+namespace s = wire::schema;
+using wire::msg;
+
+constexpr std::size_t max_devices = 256;
+
+class shell : public wire::effect_loop<shell, effect> {
+public:
+  shell(wire::cluster_actor::pointer self, shell_settings settings)
+      : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self) {
+    for (auto kind : {actor_kind::router, actor_kind::scheduler, actor_kind::scaler, actor_kind::weights, actor_kind::cluster})
+      feed(actor_up{head_ref(kind), {}, {}, {}, "ready"});
+  }
+
+  template <class Event> void feed(const Event& event) {
+    core_.on(event, wire::now(self_), queue());
+    drain();
+  }
+
+  void tick_now() {
+    timer_.fired();
+    feed(tick{});
+  }
+
+  // ---- nodes ----
+
+  msg<s::NodeAnswer> join(s::NodeJoin::Reader in, const wire::node_agent_actor& agent) {
+    if (in.getProtocol() != wire::protocol_version)
+      return refusal(fmt::format("this head speaks protocol {}, the agent {}: install the same version of hflex on both",
+          wire::protocol_version, in.getProtocol()));
+    if (in.getDevices().size() > max_devices) return refusal(fmt::format("at most {} devices a node", max_devices));
+    node_joined e;
+    e.name = wire::read(in.getName());
+    e.incarnation = in.getIncarnation();
+    e.address = wire::read(in.getAddress());
+    for (auto d : in.getDevices())
+      e.devices.push_back({wire::read(d.getKind()), wire::read(d.getName()), d.getMemoryBytes(), d.getMemoryUsedBytes()});
+    answer_ = refusal("the cluster did not answer");
+    joined_.reset();
+    feed(e);
+    if (joined_) admit(*joined_, in, agent);
+    return answer_;
+  }
+
+  // ---- instances ----
+
+  void instance_ready(s::InstanceReady::Reader in, const wire::instance_actor& handle) {
+    instance_id id{in.getInstance()};
+    node_id node{in.getNode()};
+    auto role = wire::from_wire(in.getRole());
+    KJ_REQUIRE(id && agents_.count(node) > 0, "an instance of an unknown node", node.value);
+    if (auto known = instances_.find(id); known != instances_.end()) {
+      close_links(id);
+      if (known->second.role != role) feed(role_changed{id, role});
+    } else {
+      feed(actor_up{instance_ref(id), node, role, in.getDevice(), "ready"});
+    }
+    feed(actor_status{id, "ready", 0, 0, in.getKvBlocks(), in.getKvBlocks(), 0, 0});
+    instances_[id] = {handle, node, role};
+    if (node_id from{in.getWeightsFromNode()}; from && agents_.count(from) > 0) {
+      feed(link_opened{agent_ref(from), instance_ref(id), link_kind::weights, "shm"});
+      feed(link_traffic{agent_ref(from), instance_ref(id), link_kind::weights, in.getWeightsBytes()});
+    }
+    // Links first: an instance must know its counterparts before the scheduler can send work that needs them.
+    open_links(id);
+    announce(id, in, role, handle);
+  }
+
+  void instance_state(const msg<s::InstanceState>& message) {
+    auto in = message.read();
+    instance_id id{in->getInstance()};
+    auto reason = wire::read(in->getReason());
+    switch (in->getPhase()) {
+    case s::InstancePhase::STARTING:
+      feed(actor_up{instance_ref(id), node_id{in->getNode()}, wire::from_wire(in->getRole()), in->getDevice(), "starting"});
+      break;
+    case s::InstancePhase::READY: feed(actor_status{id, "ready", 0, 0, 0, 0, 0, 0}); break;
+    case s::InstancePhase::DRAINING: feed(actor_status{id, "draining", 0, 0, 0, 0, 0, 0}); break;
+    case s::InstancePhase::GONE:
+    case s::InstancePhase::FAILED: feed(actor_down{instance_ref(id), reason}); break;
+    }
+    wire::tell(self_, set_.scaler, message);
+  }
+
+  void report(s::StepReport::Reader in) {
+    instance_id id{in.getInstance()};
+    if (instances_.count(id) == 0) return;
+    feed(actor_status{id, "ready", in.getRunning(), in.getWaiting(), in.getKvBlocksTotal(), in.getKvBlocksFree(), in.getMailbox(),
+        in.getStepMsMean()});
+  }
+
+  void traffic(s::LinkTraffic::Reader in) {
+    auto from = instance_ref(instance_id{in.getFrom()});
+    auto to = instance_ref(instance_id{in.getTo()});
+    feed(link_opened{from, to, link_kind::kv, wire::read(in.getTransport())}); // known by now which way the bytes take
+    feed(link_traffic{from, to, link_kind::kv, in.getBytesTotal()});
+  }
+
+  // ---- people ----
+
+  msg<s::Directory> directory() const {
+    return msg<s::Directory>::make([&](s::Directory::Builder out) {
+      out.setProtocol(wire::protocol_version);
+      out.setEpoch(core_.epoch());
+      out.setModel(set_.model);
+      out.setListenAddress(set_.listen_address);
+    });
+  }
+
+  const shell_settings& settings() const { return set_; }
+
+  msg<s::Snapshot> snapshot_now() {
+    feed(mailbox_status{head_ref(actor_kind::cluster), static_cast<std::uint32_t>(self_->mailbox().size())});
+    return msg<s::Snapshot>::make([&](s::Snapshot::Builder out) {
+      wire::write(out, core_.topology());
+      out.setLastEvent(core_.last_sequence());
+    }, 1024);
+  }
+
+  caf::result<msg<s::Ack>> subscribe(std::uint64_t after, const wire::client_actor& client) {
+    if (watchers_.size() >= set_.max_watchers) return caf::make_error(caf::sec::runtime_error, "too many watchers of the topology");
+    if (auto missed = core_.events_after(after))
+      for (const auto& e : *missed) send_event(client, e);
+    watchers_[client.address()] = client;
+    watcher_.watch(self_, client, [this, address = client.address()](const std::string&) { watchers_.erase(address); });
+    return msg<s::Ack>{};
+  }
+
+  // ---- effects ----
+
+  void perform(welcome& e) {
+    joined_ = e.node;
+    answer_ = msg<s::NodeAnswer>::make([&](s::NodeAnswer::Builder out) {
+      auto w = out.initWelcome();
+      w.setNode(e.node.value);
+      w.setEpoch(e.epoch);
+      w.setHeartbeatMs(static_cast<std::uint32_t>(to_ms(e.heartbeat_interval)));
+    });
+  }
+
+  void perform(refuse_join& e) { answer_ = refusal(e.reason); }
+
+  void perform(ask_rejoin& e) {
+    if (auto agent = agents_.find(e.node); agent != agents_.end())
+      wire::tell(self_, agent->second, msg<s::Rejoin>::make([&](s::Rejoin::Builder out) { out.setIncarnation(e.incarnation); }));
+  }
+
+  void perform(node_lost& e) {
+    spdlog::warn("cluster: {} is gone: {}", to_string(e.node), e.reason);
+    agents_.erase(e.node);
+    auto message = msg<s::NodeGone>::make([&](s::NodeGone::Builder out) {
+      out.setNode(e.node.value);
+      out.setReason(e.reason);
+    });
+    wire::tell(self_, set_.scaler, message);
+    wire::tell(self_, set_.weights, message);
+  }
+
+  void perform(instance_lost& e) {
+    instances_.erase(e.instance);
+    auto message = msg<s::InstanceGone>::make([&](s::InstanceGone::Builder out) {
+      out.setInstance(e.instance.value);
+      out.setReason(e.reason);
+    });
+    // The scheduler first: the router's re-submissions must not be placed on the dead.
+    wire::tell(self_, set_.scheduler, message);
+    wire::tell(self_, set_.router, message);
+    for (const auto& [id, other] : instances_) wire::tell(self_, other.handle, message);
+    wire::tell(self_, set_.scaler, msg<s::InstanceState>::make([&](s::InstanceState::Builder out) {
+      out.setInstance(e.instance.value);
+      out.setPhase(s::InstancePhase::GONE);
+      out.setReason(e.reason);
+    }));
+  }
+
+  void perform(cluster_event& e) {
+    spdlog::info("cluster: {} {} {}", to_string(e.what), e.subject, e.detail);
+    for (const auto& [address, client] : watchers_) send_event(client, e);
+  }
+
+  void perform(wake_at& e) { timer_.at(e.time); }
+
+private:
+  struct instance_entry {
+    wire::instance_actor handle;
+    node_id node;
+    instance_role role{};
+  };
+
+  static msg<s::NodeAnswer> refusal(const std::string& reason) {
+    return msg<s::NodeAnswer>::make([&](s::NodeAnswer::Builder out) { out.setRefused(reason); });
+  }
+
+  void admit(node_id id, s::NodeJoin::Reader in, const wire::node_agent_actor& agent) {
+    agents_[id] = agent;
+    host_ids_[id] = wire::read(in.getHostId());
+    feed(actor_up{agent_ref(id), id, {}, {}, "ready"});
+    feed(link_opened{head_ref(actor_kind::cluster), agent_ref(id), link_kind::control, "caf"});
+    watcher_.watch(self_, agent, [this, id, incarnation = in.getIncarnation()](const std::string& reason) {
+      feed(node_down{id, incarnation, "connection lost: " + reason});
+    });
+    auto message = msg<s::NodeUp>::make([&](s::NodeUp::Builder out) {
+      out.setNode(id.value);
+      out.setHostId(in.getHostId());
+      out.setDevices(in.getDevices());
+    });
+    wire::tell(self_, set_.weights, message, agent); // before the scaler, whose orders make it ask for weights
+    wire::tell(self_, set_.scaler, message, agent);
+  }
+
+  void announce(instance_id id, s::InstanceReady::Reader in, instance_role role, const wire::instance_actor& handle) {
+    auto up = msg<s::InstanceUp>::make([&](s::InstanceUp::Builder out) {
+      out.setInstance(id.value);
+      out.setNode(in.getNode());
+      out.setDevice(in.getDevice());
+      out.setRole(in.getRole());
+      out.setKvBlocks(in.getKvBlocks());
+      out.setBlockSize(in.getBlockSize());
+      out.setMaxBatchedTokens(in.getMaxBatchedTokens());
+      out.setMaxSequences(in.getMaxSequences());
+    });
+    wire::tell(self_, set_.router, up, handle); // knows the handle before a placement names it
+    wire::tell(self_, set_.scheduler, up);
+    wire::tell(self_, set_.scaler, msg<s::InstanceState>::make([&](s::InstanceState::Builder out) {
+      out.setInstance(id.value);
+      out.setNode(in.getNode());
+      out.setDevice(in.getDevice());
+      out.setRole(wire::to_wire(role));
+      out.setPhase(s::InstancePhase::READY);
+    }));
+  }
+
+  void open_links(instance_id id) {
+    const auto& me = instances_.at(id);
+    for (const auto& [other_id, other] : instances_) {
+      if (other_id == id) continue;
+      auto out = wants_kv_link(me.role, other.role);
+      auto in = wants_kv_link(other.role, me.role);
+      if (!out && !in) continue;
+      introduce(me, other_id, other);
+      introduce(other, id, me);
+      auto from = instance_ref(out ? id : other_id);
+      auto to = instance_ref(out ? other_id : id);
+      feed(link_opened{from, to, link_kind::kv, transport_between(me.node, other.node)});
+    }
+  }
+
+  void close_links(instance_id id) {
+    for (const auto& [other_id, other] : instances_) {
+      feed(link_closed{instance_ref(id), instance_ref(other_id), link_kind::kv});
+      feed(link_closed{instance_ref(other_id), instance_ref(id), link_kind::kv});
+    }
+  }
+
+  void introduce(const instance_entry& to, instance_id id, const instance_entry& peer) {
+    auto message = msg<s::PeerUp>::make([&](s::PeerUp::Builder out) {
+      out.setInstance(id.value);
+      out.setNode(peer.node.value);
+      out.setRole(wire::to_wire(peer.role));
+    });
+    wire::tell(self_, to.handle, message, wire::kv_peer_actor{peer.handle});
+  }
+
+  /// What the transport will most likely pick; the first bytes tell for sure.
+  std::string transport_between(node_id a, node_id b) const {
+    if (a == b) return "local";
+    return host_ids_.at(a) == host_ids_.at(b) ? "shm" : "tcp";
+  }
+
+  void send_event(const wire::client_actor& to, const cluster_event& e) {
+    wire::tell(self_, to, msg<s::Event>::make([&](s::Event::Builder out) { wire::write(out, e, set_.unix_ms()); }));
+  }
+
+  wire::cluster_actor::pointer self_;
+  shell_settings set_;
+  core core_;
+  wire::wake_timer<wire::cluster_actor::pointer> timer_;
+  wire::watcher watcher_;
+  std::map<node_id, wire::node_agent_actor> agents_;
+  std::map<node_id, std::string> host_ids_;
+  std::map<instance_id, instance_entry> instances_;
+  std::map<caf::actor_addr, wire::client_actor> watchers_;
+  msg<s::NodeAnswer> answer_;     ///< of the join that is being fed
+  std::optional<node_id> joined_; ///< set by its welcome
+};
+
+node_left read_leave(s::NodeLeave::Reader in) { return {node_id{in.getNode()}, in.getIncarnation()}; }
+
+heartbeat read_beat(s::Heartbeat::Reader in) {
+  heartbeat e{node_id{in.getNode()}, in.getIncarnation(), in.getSeq(), {}};
+  auto memory = in.getMemoryUsedBytes();
+  KJ_REQUIRE(memory.size() <= max_devices, "too many devices", memory.size());
+  e.memory_used_bytes.assign(memory.begin(), memory.end());
+  return e;
+}
+
+} // namespace
+
+wire::cluster_actor::behavior_type cluster_shell(wire::cluster_actor::pointer self, shell_settings settings) {
+  auto sh = std::make_shared<shell>(self, std::move(settings));
+  using wire::on;
+  using wire::on_ask;
+  return {
+      [sh](const msg<s::Hello>&)
+          -> caf::result<msg<s::Directory>, wire::router_actor, wire::scheduler_actor, wire::scaler_actor, wire::weights_actor> {
+        const auto& set = sh->settings();
+        return {sh->directory(), set.router, set.scheduler, set.scaler, set.weights};
+      },
+      on_ask<msg<s::NodeAnswer>, s::NodeJoin, wire::node_agent_actor>(
+          [sh](s::NodeJoin::Reader in, const wire::node_agent_actor& agent) { return sh->join(in, agent); }),
+      on<s::Heartbeat>([sh](s::Heartbeat::Reader in) { sh->feed(read_beat(in)); }),
+      on<s::NodeLeave>([sh](s::NodeLeave::Reader in) { sh->feed(read_leave(in)); }),
+      on<s::InstanceReady, wire::instance_actor>([sh](s::InstanceReady::Reader in, const wire::instance_actor& handle) { sh->instance_ready(in, handle); }),
+      [sh](const msg<s::InstanceState>& message) -> caf::result<void> {
+        try {
+          sh->instance_state(message);
+          return caf::unit;
+        } catch (const kj::Exception& e) {
+          return caf::make_error(caf::sec::invalid_argument, std::string{e.getDescription().cStr()}.substr(0, 200));
+        }
+      },
+      on<s::StepReport>([sh](s::StepReport::Reader in) { sh->report(in); }),
+      on<s::LinkTraffic>([sh](s::LinkTraffic::Reader in) { sh->traffic(in); }),
+      on_ask<msg<s::Snapshot>, s::SnapshotQuery>([sh](s::SnapshotQuery::Reader) { return sh->snapshot_now(); }),
+      on_ask<msg<s::Ack>, s::Subscribe, wire::client_actor>(
+          [sh](s::Subscribe::Reader in, const wire::client_actor& client) { return sh->subscribe(in.getAfterEvent(), client); }),
+      on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
+  };
+}
+
+} // namespace hflex::cluster

@@ -1,0 +1,390 @@
+#include "actors/instance/instance_actor.hpp"
+#include "actors/common/check.hpp"
+#include "actors/wire/convert.hpp"
+#include "actors/wire/shell.hpp"
+#include <deque>
+#include <random>
+
+namespace hflex::instance {
+namespace {
+
+namespace s = wire::schema;
+using wire::msg;
+
+/// One row range that a device thread sends when a layer is in the pool.
+struct push_range {
+  transfer_id transfer;
+  std::uint32_t begin;
+  std::uint32_t count;
+};
+
+class shell : public wire::effect_loop<shell, effect> {
+public:
+  shell(wire::instance_actor::pointer self, shell_settings settings)
+      : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self) {}
+
+  ~shell() {
+    // Also on a crash: blocks must not be written by a transfer whose owner is gone.
+    for (const auto& [id, t] : transfers_) set_.transport->close(id);
+  }
+
+  shell(const shell&) = delete;
+  shell& operator=(const shell&) = delete;
+
+  template <class Event> void feed(const Event& event) {
+    core_.on(event, wire::now(self_), queue());
+    drain();
+    flush_tokens();
+  }
+
+  // ---- messages ----
+
+  void step_done(s::StepDone::Reader in) {
+    step_finished e;
+    e.id = in.getStep();
+    e.sampled = wire::read(in.getSampled());
+    e.elapsed = std::chrono::microseconds{in.getElapsedUs()};
+    if (in.getFailed()) e.status = fail(errc::fatal, "{}", wire::read(in.getMessage()));
+    feed(e);
+    note_step(e.elapsed);
+    report(false);
+  }
+
+  void kv_accept(s::KvAccept::Reader in) {
+    transfer_id id{in.getTransfer()};
+    accepted_[id] = {in.getKey(), wire::read(in.getEndpoints())};
+    feed(offer_accepted{id});
+    accepted_.erase(id); // taken by open_push, or not wanted any more
+  }
+
+  void kv_moved(s::KvMoved::Reader in) {
+    transfer_id id{in.getTransfer()};
+    if (in.getFailed()) {
+      feed(kv_failed{id, error{wire::from_wire(in.getCode()), wire::read(in.getMessage())}});
+    } else if (in.getInbound()) {
+      feed(kv_landed{id});
+    } else {
+      if (auto found = transfers_.find(id); found != transfers_.end())
+        count_traffic(found->second.peer, wire::read(in.getPath()), in.getBytes());
+      feed(kv_delivered{id});
+    }
+  }
+
+  void peer_up(instance_id id, const wire::kv_peer_actor& handle) {
+    peers_[id].handle = handle;
+    watcher_.watch(self_, handle, [this, id, address = handle.address()](const std::string&) {
+      // After a role flip the same id is another actor: the end of the former one says nothing about it.
+      if (auto found = peers_.find(id); found != peers_.end() && found->second.handle.address() == address) peer_gone(id);
+    });
+  }
+
+  void peer_gone(instance_id id) {
+    if (peers_.erase(id) > 0) feed(peer_lost{id});
+  }
+
+  void tick_now() {
+    timer_.fired();
+    feed(tick{});
+    report(false);
+  }
+
+  // ---- effects ----
+
+  void perform(run_step& e) {
+    gpu::step_plan plan;
+    plan.id = e.plan.id;
+    std::vector<std::pair<std::uint64_t, push_range>> pushes;
+    for (auto& entry : e.plan.entries) {
+      gpu::step_item item;
+      item.tag = plan.items.size();
+      item.tokens = std::move(entry.tokens);
+      item.position = entry.position;
+      item.block_table = std::move(entry.block_table);
+      item.sample = entry.sample;
+      item.sampling = entry.sampling;
+      item.output_index = entry.output_index;
+      item.wants_layers = entry.push_kv;
+      if (entry.push_kv)
+        pushes.emplace_back(item.tag, push_range{entry.transfer, item.position, static_cast<std::uint32_t>(item.tokens.size())});
+      plan.items.push_back(std::move(item));
+    }
+    if (!pushes.empty()) {
+      plan.on_layer = [transport = set_.transport, pushes = std::move(pushes)](std::uint64_t tag, std::uint32_t layer) {
+        for (const auto& [wanted, rows] : pushes)
+          if (wanted == tag) transport->push(rows.transfer, layer, rows.begin, rows.count);
+      };
+    }
+    set_.context->submit(std::move(plan), [to = wire::instance_actor{self_}](gpu::step_result r) {
+      wire::tell_from_outside(to, msg<s::StepDone>::make([&](s::StepDone::Builder out) {
+        out.setStep(r.id);
+        wire::write(out.initSampled(static_cast<unsigned>(r.sampled.size())), r.sampled);
+        out.setElapsedUs(static_cast<std::uint64_t>(std::max<std::int64_t>(r.elapsed.count(), 0)) / 1000);
+        out.setFailed(!r.status.has_value());
+        if (!r.status) out.setMessage(r.status.error().message);
+      }, 16 + r.sampled.size() / 2));
+    });
+  }
+
+  void perform(token& e) { produced_[e.key].push_back({e.index, e.id}); }
+
+  void perform(ended& e) {
+    flush_tokens();
+    wire::tell(self_, set_.router, msg<s::SequenceEnded>::make([&](s::SequenceEnded::Builder out) {
+      wire::write(out.initKey(), e.key);
+      out.setInstance(set_.core.self.value);
+      out.setCause(wire::to_wire(e.cause));
+    }));
+  }
+
+  void perform(handed_back& e) {
+    flush_tokens();
+    wire::tell(self_, set_.router, msg<s::HandedBack>::make([&](s::HandedBack::Builder out) {
+      wire::write(out.initKey(), e.key);
+      out.setInstance(set_.core.self.value);
+      out.setCode(wire::to_wire(e.why.code));
+      out.setReason(e.why.message);
+    }));
+  }
+
+  void perform(offer_kv& e) {
+    auto* peer = find_peer(e.to);
+    if (peer == nullptr) {
+      core_.on(offer_refused{e.transfer, error{errc::reroute, "no link to " + to_string(e.to)}}, wire::now(self_), queue());
+      return;
+    }
+    wire::tell(self_, *peer, msg<s::KvOffer>::make([&](s::KvOffer::Builder out) {
+      out.setTransfer(e.transfer.value);
+      out.setFrom(set_.core.self.value);
+      wire::write(out.initSpec(), e.spec, wire::now(self_));
+      out.setTokensToSend(static_cast<std::uint32_t>(e.spec.tokens.size()));
+      out.setLeaseMs(static_cast<std::uint32_t>(to_ms(e.lease)));
+    }, 64 + e.spec.tokens.size() / 2));
+    transfers_[e.transfer] = {e.to};
+  }
+
+  void perform(open_push& e) {
+    const auto& way = accepted_[e.transfer];
+    set_.transport->open(e.transfer, way.key, shape(e.tokens), set_.context, e.block_table, way.endpoints, e.lease,
+        moved(false));
+  }
+
+  void perform(push_rows& e) {
+    for (std::uint32_t layer = 0; layer < set_.context->kv().layers; ++layer)
+      set_.transport->push(e.transfer, layer, e.begin, e.count);
+  }
+
+  void perform(commit_kv& e) {
+    if (auto* peer = find_peer(e.to))
+      wire::tell(self_, *peer, msg<s::KvCommit>::make([&](s::KvCommit::Builder out) {
+        out.setTransfer(e.transfer.value);
+        out.setFrom(set_.core.self.value);
+        out.setFirstIndex(e.index);
+        out.setToken(e.token);
+      }));
+  }
+
+  void perform(abort_transfer& e) {
+    if (auto* peer = find_peer(e.to))
+      wire::tell(self_, *peer, msg<s::KvAbort>::make([&](s::KvAbort::Builder out) {
+        out.setTransfer(e.transfer.value);
+        out.setFrom(set_.core.self.value);
+      }));
+  }
+
+  void perform(accept_offer& e) {
+    auto* peer = find_peer(e.from);
+    if (peer == nullptr) { // its offer came, so it was there: it died since
+      core_.on(kv_failed{e.transfer, error{errc::reroute, "no link to " + to_string(e.from)}}, wire::now(self_), queue());
+      return;
+    }
+    std::random_device random;
+    auto key = (std::uint64_t{random()} << 32U) | random();
+    transfers_[e.transfer] = {e.from};
+    set_.transport->expect(e.transfer, key, shape(e.tokens), set_.context, e.block_table, e.lease, moved(true));
+    wire::tell(self_, *peer, msg<s::KvAccept>::make([&](s::KvAccept::Builder out) {
+      out.setTransfer(e.transfer.value);
+      out.setInstance(set_.core.self.value);
+      out.setKey(key);
+      const auto& endpoints = set_.transport->endpoints();
+      wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
+    }));
+  }
+
+  void perform(refuse_offer& e) {
+    if (auto* peer = find_peer(e.from))
+      wire::tell(self_, *peer, msg<s::KvRefuse>::make([&](s::KvRefuse::Builder out) {
+        out.setTransfer(e.transfer.value);
+        out.setInstance(set_.core.self.value);
+        out.setCode(wire::to_wire(e.why.code));
+        out.setReason(e.why.message);
+      }));
+  }
+
+  void perform(close_transfer& e) {
+    set_.transport->close(e.transfer);
+    transfers_.erase(e.transfer);
+  }
+
+  void perform(wake_at& e) { timer_.at(e.at); }
+
+  void perform(retired&) {
+    flush_tokens();
+    report(true);
+    wire::tell(self_, set_.agent, msg<s::Retired>::make([&](s::Retired::Builder out) { out.setInstance(set_.core.self.value); }));
+    self_->quit();
+  }
+
+private:
+  struct peer_entry {
+    wire::kv_peer_actor handle;
+    std::uint64_t bytes_total{};
+  };
+  struct transfer_entry {
+    instance_id peer;
+  };
+  struct way {
+    std::uint64_t key{};
+    gpu::endpoint_list endpoints;
+  };
+
+  gpu::kv_shape shape(std::uint32_t tokens) const {
+    const auto& kv = set_.context->kv();
+    return {kv.layers, tokens, kv.token_layer_bytes()};
+  }
+
+  /// Posts a transport's completion to the own mailbox.
+  gpu::transfer_callback moved(bool inbound) {
+    std::weak_ptr<gpu::transport> transport = set_.transport;
+    return [to = wire::instance_actor{self_}, transport, inbound](transfer_id id, result<void> r) {
+      gpu::transfer_stats stats;
+      if (auto t = transport.lock(); t && r && !inbound) stats = t->stats(id);
+      wire::tell_from_outside(to, msg<s::KvMoved>::make([&](s::KvMoved::Builder out) {
+        out.setTransfer(id.value);
+        out.setInbound(inbound);
+        out.setFailed(!r.has_value());
+        if (!r) {
+          out.setCode(wire::to_wire(r.error().code));
+          out.setMessage(r.error().message);
+        }
+        out.setPath(stats.path);
+        out.setBytes(stats.bytes_total);
+      }));
+    };
+  }
+
+  const wire::kv_peer_actor* find_peer(instance_id id) const {
+    auto found = peers_.find(id);
+    return found != peers_.end() ? &found->second.handle : nullptr;
+  }
+
+  /// One message for all tokens that one event produced: a step of 64 sequences is one message, not 64.
+  void flush_tokens() {
+    if (produced_.empty()) return;
+    auto batch = std::exchange(produced_, {});
+    wire::tell(self_, set_.router, msg<s::TokensProduced>::make([&](s::TokensProduced::Builder out) {
+      out.setInstance(set_.core.self.value);
+      auto list = out.initSequences(static_cast<unsigned>(batch.size()));
+      unsigned i = 0;
+      for (const auto& [key, tokens] : batch) {
+        auto item = list[i++];
+        wire::write(item.initKey(), key);
+        item.setFirstIndex(tokens.front().first);
+        auto ids = item.initTokens(static_cast<unsigned>(tokens.size()));
+        for (unsigned k = 0; k < tokens.size(); ++k) ids.set(k, tokens[k].second);
+      }
+    }, 32 + batch.size() * 8));
+  }
+
+  void note_step(duration elapsed) {
+    constexpr double weight = 0.1;
+    auto ms = to_ms(elapsed);
+    step_ms_mean_ = step_ms_mean_ == 0 ? ms : step_ms_mean_ + weight * (ms - step_ms_mean_);
+  }
+
+  /// Every step to the scheduler, whose budgets depend on it; now and then, and when the last sequence left, to the cluster.
+  void report(bool always) {
+    auto snap = core_.report();
+    auto message = msg<s::StepReport>::make([&](s::StepReport::Builder out) {
+      out.setInstance(set_.core.self.value);
+      wire::write(out.initShape(), snap.last_shape);
+      out.setElapsedUs(static_cast<std::uint64_t>(snap.last_elapsed.count()) / 1000);
+      out.setRunning(snap.running);
+      out.setWaiting(snap.waiting + snap.offered + snap.receiving);
+      out.setKvBlocksTotal(snap.kv_blocks_total);
+      out.setKvBlocksFree(snap.kv_blocks_free);
+      out.setStepMsMean(step_ms_mean_);
+      out.setMailbox(static_cast<std::uint32_t>(self_->mailbox().size()));
+      out.setSteps(snap.steps);
+      out.setPreemptions(snap.preemptions);
+    });
+    wire::tell(self_, set_.scheduler, message);
+    auto now = wire::now(self_);
+    auto idle = snap.running + snap.waiting + snap.offered + snap.receiving + snap.sending == 0;
+    if (always || idle != was_idle_ || now - last_report_ >= set_.report_every) {
+      wire::tell(self_, set_.cluster, message);
+      last_report_ = now;
+      was_idle_ = idle;
+    }
+  }
+
+  void count_traffic(instance_id to, const std::string& path, std::uint64_t bytes) {
+    auto found = peers_.find(to);
+    if (found == peers_.end()) return;
+    found->second.bytes_total += bytes;
+    wire::tell(self_, set_.cluster, msg<s::LinkTraffic>::make([&](s::LinkTraffic::Builder out) {
+      out.setFrom(set_.core.self.value);
+      out.setTo(to.value);
+      out.setTransport(path);
+      out.setBytesTotal(found->second.bytes_total);
+    }));
+  }
+
+  wire::instance_actor::pointer self_;
+  shell_settings set_;
+  core core_;
+  wire::wake_timer<wire::instance_actor::pointer> timer_;
+  wire::watcher watcher_;
+  std::map<instance_id, peer_entry> peers_;
+  std::map<transfer_id, transfer_entry> transfers_; ///< open at the transport, or offered
+  std::map<transfer_id, way> accepted_;             ///< between KvAccept and the open_push it causes
+  std::map<request_key, std::vector<std::pair<std::uint32_t, token_id>>> produced_;
+  double step_ms_mean_{};
+  time_point last_report_{};
+  bool was_idle_{true};
+};
+
+} // namespace
+
+wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer self, shell_settings settings) {
+  auto sh = std::make_shared<shell>(self, std::move(settings));
+  using wire::on;
+  return {
+      on<s::KvOffer>([sh, self](s::KvOffer::Reader in) {
+        sh->feed(offer{transfer_id{in.getTransfer()}, wire::read(in.getSpec(), wire::now(self)), instance_id{in.getFrom()},
+            std::chrono::milliseconds{in.getLeaseMs()}});
+      }),
+      on<s::KvAccept>([sh](s::KvAccept::Reader in) { sh->kv_accept(in); }),
+      on<s::KvRefuse>([sh](s::KvRefuse::Reader in) {
+        sh->feed(offer_refused{transfer_id{in.getTransfer()}, error{wire::from_wire(in.getCode()), wire::read(in.getReason())}});
+      }),
+      on<s::KvCommit>([sh](s::KvCommit::Reader in) {
+        sh->feed(kv_committed{transfer_id{in.getTransfer()}, in.getFirstIndex(), in.getToken()});
+      }),
+      on<s::KvAbort>([sh](s::KvAbort::Reader in) { sh->feed(transfer_aborted{transfer_id{in.getTransfer()}}); }),
+      wire::on_ask<msg<s::Ack>, s::StartSequence>([sh, self](s::StartSequence::Reader in) {
+        sh->feed(add{wire::read(in.getSpec(), wire::now(self)), instance_id{in.getDecodeInstance()}});
+        return msg<s::Ack>{};
+      }),
+      on<s::CancelSequence>([sh](s::CancelSequence::Reader in) { sh->feed(cancel{wire::read(in.getKey())}); }),
+      on<s::StepDone>([sh](s::StepDone::Reader in) { sh->step_done(in); }),
+      on<s::KvMoved>([sh](s::KvMoved::Reader in) { sh->kv_moved(in); }),
+      on<s::Retire>([sh](s::Retire::Reader in) { sh->feed(retire{std::chrono::milliseconds{in.getDrainMs()}}); }),
+      on<s::PeerUp, wire::kv_peer_actor>([sh](s::PeerUp::Reader in, const wire::kv_peer_actor& peer) {
+        sh->peer_up(instance_id{in.getInstance()}, peer);
+      }),
+      on<s::InstanceGone>([sh](s::InstanceGone::Reader in) { sh->peer_gone(instance_id{in.getInstance()}); }),
+      on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
+  };
+}
+
+} // namespace hflex::instance

@@ -1,0 +1,21 @@
+// The shell of the router: tokenises what clients send, asks the core, detokenises what goes back. No policy here.
+#pragma once
+#include "actors/router/router.hpp"
+#include "actors/wire/interfaces.hpp"
+#include "gpu/model/tokenizer.hpp"
+#include <memory>
+
+namespace hflex::router {
+
+struct shell_settings {
+  options core;
+  std::shared_ptr<const gpu::tokenizer> tokenizer;
+  wire::scheduler_actor scheduler;
+  duration start_timeout{std::chrono::seconds{2}}; ///< an instance that does not confirm a start in this time counts as not having it
+  std::size_t max_prompt_bytes{1U << 20U};
+};
+
+/// For system.spawn(). Introduces itself to the scheduler.
+wire::router_actor::behavior_type router_shell(wire::router_actor::pointer self, shell_settings settings);
+
+} // namespace hflex::router

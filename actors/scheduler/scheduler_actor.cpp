@@ -1,0 +1,123 @@
+#include "actors/scheduler/scheduler_actor.hpp"
+#include "actors/common/check.hpp"
+#include "actors/wire/convert.hpp"
+#include "actors/wire/shell.hpp"
+#include <spdlog/spdlog.h>
+
+namespace hflex::scheduler {
+namespace {
+
+namespace s = wire::schema;
+using wire::msg;
+
+class shell : public wire::effect_loop<shell, effect> {
+public:
+  shell(wire::scheduler_actor::pointer self, core c) : self_(self), core_(std::move(c)), timer_(self) {}
+
+  template <class Event> void feed(const Event& event) {
+    core_.on(event, wire::now(self_), queue());
+    drain();
+  }
+
+  void router(const wire::router_actor& handle) { router_ = handle; }
+
+  void tick_now() {
+    timer_.fired();
+    feed(tick{});
+  }
+
+  /// A second InstanceUp of a known instance is a role flip's end.
+  void instance_up(s::InstanceUp::Reader in) {
+    instance_id id{in.getInstance()};
+    auto role = wire::from_wire(in.getRole());
+    instance_ready e;
+    e.instance = id;
+    e.node = node_id{in.getNode()};
+    e.role = role;
+    e.kv_blocks = in.getKvBlocks();
+    e.block_size = in.getBlockSize();
+    e.max_batched_tokens = in.getMaxBatchedTokens();
+    e.max_sequences = in.getMaxSequences();
+    KJ_REQUIRE(id && e.kv_blocks > 0 && e.block_size > 0 && e.max_batched_tokens > 0 && e.max_sequences > 0,
+        "an instance without capacity", id.value);
+    feed(e);
+    feed(instance_role_changed{id, role});
+  }
+
+  void perform(dispatch& e) {
+    spdlog::debug("scheduler: {} -> prefill {}, decode {}: {}", to_string(e.key), to_string(e.prefill), to_string(e.decode), e.why);
+    wire::tell(self_, router_, msg<s::Placed>::make([&](s::Placed::Builder out) {
+      wire::write(out.initKey(), e.key);
+      out.setPrefillInstance(e.prefill.value);
+      out.setDecodeInstance(e.decode.value);
+      out.setWhy(e.why);
+    }));
+  }
+
+  void perform(shed& e) {
+    wire::tell(self_, router_, msg<s::Shed>::make([&](s::Shed::Builder out) {
+      wire::write(out.initKey(), e.key);
+      out.setReason(e.reason);
+    }));
+  }
+
+  void perform(wake_at& e) { timer_.at(e.when); }
+
+private:
+  wire::scheduler_actor::pointer self_;
+  core core_;
+  wire::wake_timer<wire::scheduler_actor::pointer> timer_;
+  wire::router_actor router_;
+};
+
+request_arrived read_arrival(s::RequestArrived::Reader in, time_point now) {
+  request_arrived e;
+  e.key = wire::read(in.getKey());
+  e.arrival = wire::point_of(in.getAgeUs(), now);
+  e.prompt_tokens = in.getPromptTokens();
+  e.produced = in.getProduced();
+  e.tokens = e.prompt_tokens + e.produced;
+  e.max_output_tokens = in.getMaxOutputTokens();
+  e.slo = wire::read(in.getSlo());
+  e.slo_class = wire::read(in.getSloClass());
+  KJ_REQUIRE(e.prompt_tokens > 0 && e.tokens <= wire::max_sequence_tokens && e.max_output_tokens <= wire::max_sequence_tokens,
+      "token counts out of range", e.prompt_tokens, e.produced, e.max_output_tokens);
+  return e;
+}
+
+step_reported read_report(s::StepReport::Reader in) {
+  step_reported e;
+  e.instance = instance_id{in.getInstance()};
+  e.shape = wire::read(in.getShape());
+  e.elapsed = std::chrono::microseconds{std::min<std::uint64_t>(in.getElapsedUs(), 3600'000'000ULL)};
+  e.running = in.getRunning();
+  e.waiting = in.getWaiting();
+  e.kv_blocks_free = in.getKvBlocksFree();
+  return e;
+}
+
+} // namespace
+
+wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::pointer self, options opts) {
+  auto made = core::make(opts);
+  HFLEX_CHECK(made.has_value());
+  auto sh = std::make_shared<shell>(self, std::move(*made));
+  using wire::on;
+  return {
+      on<s::Ack, wire::router_actor>([sh](s::Ack::Reader, const wire::router_actor& router) { sh->router(router); }),
+      on<s::RequestArrived>([sh, self](s::RequestArrived::Reader in) { sh->feed(read_arrival(in, wire::now(self))); }),
+      on<s::RequestEnded>([sh](s::RequestEnded::Reader in) {
+        request_ended e{wire::read(in.getKey()), std::nullopt};
+        if (in.getFinished()) e.output_tokens = in.getOutputTokens();
+        sh->feed(e);
+      }),
+      on<s::PrefillFinished>([sh](s::PrefillFinished::Reader in) { sh->feed(prefill_finished{wire::read(in.getKey())}); }),
+      on<s::InstanceUp>([sh](s::InstanceUp::Reader in) { sh->instance_up(in); }),
+      on<s::InstanceGone>([sh](s::InstanceGone::Reader in) { sh->feed(instance_gone{instance_id{in.getInstance()}}); }),
+      on<s::InstanceDraining>([sh](s::InstanceDraining::Reader in) { sh->feed(instance_draining{instance_id{in.getInstance()}}); }),
+      on<s::StepReport>([sh](s::StepReport::Reader in) { sh->feed(read_report(in)); }),
+      on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
+  };
+}
+
+} // namespace hflex::scheduler

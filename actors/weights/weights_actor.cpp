@@ -1,0 +1,119 @@
+#include "actors/weights/weights_actor.hpp"
+#include "actors/wire/convert.hpp"
+#include "actors/wire/shell.hpp"
+#include <spdlog/spdlog.h>
+
+namespace hflex::weights {
+namespace {
+
+namespace s = wire::schema;
+using wire::msg;
+
+class shell : public wire::effect_loop<shell, effect> {
+public:
+  shell(wire::weights_actor::pointer self, const options& opts) : self_(self), core_(opts), timer_(self) {}
+
+  template <class Event> void feed(const Event& event) {
+    core_.on(event, wire::now(self_), queue());
+    drain();
+  }
+
+  void tick_now() {
+    timer_.fired();
+    feed(tick{});
+  }
+
+  void node_up(node_id node, const wire::node_agent_actor& agent) {
+    if (agents_.count(node) > 0) node_lost(node); // another life of the agent: what the former held is gone
+    agents_[node] = agent;
+  }
+
+  void node_lost(node_id node) {
+    agents_.erase(node);
+    feed(node_gone{node});
+  }
+
+  void needed_by(s::WeightsNeeded::Reader in) {
+    homes_[instance_id{in.getInstance()}] = node_id{in.getNode()};
+    feed(needed{instance_id{in.getInstance()}, node_id{in.getNode()}, wire::read(in.getHostId()), wire::read(in.getDigest()),
+        wire::read(in.getModelDir())});
+  }
+
+  void perform(load_from& e) {
+    spdlog::info("weights: {} loads from {}{}", to_string(e.instance), to_string(e.from.kind),
+        e.from.holder ? " of " + to_string(e.from.holder) : std::string{});
+    tell_agent(e.instance, msg<s::LoadFrom>::make([&](s::LoadFrom::Builder out) {
+      out.setInstance(e.instance.value);
+      out.setAttempt(e.attempt);
+      out.setKind(static_cast<s::SourceKind>(e.from.kind));
+      out.setModelDir(e.from.directory);
+      out.setDigest(e.from.digest);
+      out.setFromNode(e.from.holder.value);
+      wire::write(out.initEndpoints(static_cast<unsigned>(e.from.endpoints.size())), e.from.endpoints);
+    }));
+  }
+
+  void perform(stop_load& e) {
+    tell_agent(e.instance, msg<s::StopLoad>::make([&](s::StopLoad::Builder out) {
+      out.setInstance(e.instance.value);
+      out.setAttempt(e.attempt);
+    }));
+  }
+
+  void perform(give_up& e) {
+    tell_agent(e.instance, msg<s::WeightsGiveUp>::make([&](s::WeightsGiveUp::Builder out) {
+      out.setInstance(e.instance.value);
+      out.setReason(e.reason);
+    }));
+    homes_.erase(e.instance);
+  }
+
+  void perform(ready& e) {
+    spdlog::info("weights: {} has {} from {} after {:.1f} ms", to_string(e.instance), e.digest.substr(0, 12), to_string(e.from), to_ms(e.waited));
+    homes_.erase(e.instance);
+  }
+
+  void perform(wake_at& e) { timer_.at(e.time); }
+
+private:
+  template <class Message> void tell_agent(instance_id id, const Message& message) {
+    auto home = homes_.find(id);
+    if (home == homes_.end()) return;
+    if (auto agent = agents_.find(home->second); agent != agents_.end()) wire::tell(self_, agent->second, message);
+  }
+
+  wire::weights_actor::pointer self_;
+  core core_;
+  wire::wake_timer<wire::weights_actor::pointer> timer_;
+  std::map<node_id, wire::node_agent_actor> agents_;
+  std::map<instance_id, node_id> homes_; ///< of instances that wait for weights
+};
+
+} // namespace
+
+wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer self, options opts) {
+  auto sh = std::make_shared<shell>(self, opts);
+  using wire::on;
+  return {
+      on<s::NodeUp, wire::node_agent_actor>([sh](s::NodeUp::Reader in, const wire::node_agent_actor& agent) { sh->node_up(node_id{in.getNode()}, agent); }),
+      on<s::NodeGone>([sh](s::NodeGone::Reader in) { sh->node_lost(node_id{in.getNode()}); }),
+      on<s::WeightsNeeded>([sh](s::WeightsNeeded::Reader in) { sh->needed_by(in); }),
+      on<s::WeightsNotNeeded>([sh](s::WeightsNotNeeded::Reader in) { sh->feed(not_needed{instance_id{in.getInstance()}}); }),
+      on<s::WeightsHeld>([sh](s::WeightsHeld::Reader in) {
+        sh->feed(held{node_id{in.getNode()}, wire::read(in.getHostId()), wire::read(in.getDigest()), wire::read(in.getEndpoints()), in.getBytes()});
+      }),
+      on<s::WeightsReleased>([sh](s::WeightsReleased::Reader in) { sh->feed(released{node_id{in.getNode()}, wire::read(in.getDigest())}); }),
+      on<s::WeightsProgress>([sh](s::WeightsProgress::Reader in) {
+        sh->feed(progress{instance_id{in.getInstance()}, in.getAttempt(), in.getBytesDone(), in.getBytesTotal()});
+      }),
+      on<s::WeightsLoaded>([sh](s::WeightsLoaded::Reader in) {
+        sh->feed(loaded{instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getDigest()), std::chrono::microseconds{in.getElapsedUs()}});
+      }),
+      on<s::WeightsFailed>([sh](s::WeightsFailed::Reader in) {
+        sh->feed(failed{instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getReason())});
+      }),
+      on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
+  };
+}
+
+} // namespace hflex::weights

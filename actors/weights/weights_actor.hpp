@@ -1,0 +1,11 @@
+// The shell of the weight-transfer coordinator: decodes reports of node agents, asks the core, tells them where to load from.
+#pragma once
+#include "actors/weights/weights.hpp"
+#include "actors/wire/interfaces.hpp"
+
+namespace hflex::weights {
+
+/// For system.spawn().
+wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer self, options opts);
+
+} // namespace hflex::weights

@@ -1,0 +1,66 @@
+# Router and node agent to an instance, and what it answers.
+@0xcdc1b418197789df;
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("hflex::wire::schema");
+using import "/schema/common.capnp".RequestKey;
+using import "/schema/common.capnp".SequenceSpec;
+using import "/schema/common.capnp".Errc;
+using import "/schema/common.capnp".StepShape;
+using import "/schema/common.capnp".Role;
+
+struct StartSequence {           # router -> instance: run this (prefill here, decode at `decodeInstance`)
+  spec @0 :SequenceSpec;
+  decodeInstance @1 :UInt32;     # own id or 0: decode here
+}
+
+struct CancelSequence { key @0 :RequestKey; }
+
+struct ProducedTokens {
+  key @0 :RequestKey;
+  firstIndex @1 :UInt32;         # output index of tokens[0]
+  tokens @2 :List(Int32);
+}
+
+struct TokensProduced {          # instance -> router: what one step produced, for all its requests
+  instance @0 :UInt32;
+  sequences @1 :List(ProducedTokens);
+}
+
+enum StopCause {
+  eos @0;
+  maxTokens @1;
+  contextFull @2;
+}
+
+struct SequenceEnded {           # instance -> router: well
+  key @0 :RequestKey;
+  instance @1 :UInt32;
+  cause @2 :StopCause;
+}
+
+struct HandedBack {              # instance -> router: not here; try elsewhere or give up, by the code
+  key @0 :RequestKey;
+  instance @1 :UInt32;
+  code @2 :Errc;
+  reason @3 :Text;
+}
+
+struct StepDone {                # device callback -> its instance
+  step @0 :UInt64;
+  sampled @1 :List(Int32);       # parallel to the plan; -1 where none was asked for
+  elapsedUs @2 :UInt64;
+  failed @3 :Bool;
+  message @4 :Text;              # when failed
+}
+
+struct Retire {                  # node agent -> instance: hand back what waits, finish what runs, then report and end
+  drainMs @0 :UInt32;            # residents still here after this are handed back too
+}
+
+struct Retired { instance @0 :UInt32; } # instance -> node agent: empty; the context may be taken over
+
+struct PeerUp {                  # cluster -> instance: a counterpart to hand KV to or take it from (its handle comes beside)
+  instance @0 :UInt32;
+  node @1 :UInt32;
+  role @2 :Role;
+}

@@ -1,0 +1,52 @@
+# The hand-over of KV blocks from a prefill to a decode instance. The bytes go by the transport, never in these.
+@0xf36d25edaba5fd10;
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("hflex::wire::schema");
+using import "/schema/common.capnp".SequenceSpec;
+using import "/schema/common.capnp".Errc;
+using import "/schema/common.capnp".RequestKey;
+
+struct KvOffer {                 # prefill -> decode, before prefill starts: take this sequence over when its KV is there
+  transfer @0 :UInt64;           # unique among the prefill instance's transfers
+  from @1 :UInt32;               # prefill instance
+  spec @2 :SequenceSpec;
+  tokensToSend @3 :UInt32;       # rows per layer
+  leaseMs @4 :UInt32;            # both sides let go after this
+}
+
+struct KvAccept {                # decode -> prefill: blocks are reserved, push here
+  transfer @0 :UInt64;
+  instance @1 :UInt32;           # decode instance
+  key @2 :UInt64;                # proof of invitation, random
+  endpoints @3 :List(Text);      # of the decode side's transport
+}
+
+struct KvRefuse {                # decode -> prefill
+  transfer @0 :UInt64;
+  instance @1 :UInt32;
+  code @2 :Errc;
+  reason @3 :Text;
+}
+
+struct KvCommit {                # prefill -> decode: prefill is done, this was the first token; go on with the next
+  transfer @0 :UInt64;
+  from @1 :UInt32;
+  firstIndex @2 :UInt32;         # output index of `token`
+  token @3 :Int32;
+}
+
+struct KvAbort {                 # either side: this hand-over is off
+  transfer @0 :UInt64;
+  from @1 :UInt32;               # the sender's instance
+  reason @2 :Text;
+}
+
+struct KvMoved {                 # transport callback -> its instance
+  transfer @0 :UInt64;
+  inbound @1 :Bool;              # true at the decode side
+  failed @2 :Bool;
+  code @3 :Errc;
+  message @4 :Text;
+  path @5 :Text;                 # "local", "shm" or "tcp"
+  bytes @6 :UInt64;              # moved by this transfer
+}
