@@ -80,12 +80,16 @@ private:
   static constexpr std::size_t terms = 6;
   using vec = std::array<double, terms>;
   vec features(const step_shape& shape) const;
-  void learn(const vec& x, double measured_ms);
+  void learn(const vec& features_of_step, double measured_ms);
+  void set_coefficients(const vec& theta);
+  void reset_covariance();
+  double trace() const;
   void track_error(double ratio);
 
   corrector_options opts_;
   step_time_model model_;
-  std::array<vec, terms> covariance_{};
+  std::array<vec, terms> covariance_{}; ///< of the coefficients times their typical sizes
+  double initial_trace_{};
   std::uint64_t observed_{};
   std::uint32_t outliers_in_a_row_{};
   double log_quantile_{};
