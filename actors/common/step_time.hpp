@@ -1,17 +1,26 @@
-// The step-time model: the ground of every budget (t = c0 + c1*max(0, P+D-m0) + c2*Q + c3*D + c4*K + c5*mixed).
-// P prefill tokens, D decode sequences, Q query-key pairs of the prefill chunks, K summed context of the decode sequences.
+// The step-time model: the ground of every budget.
+//   t = c0 + c1*max(0, P+D-m0) + c2*Q + c3*D + c4*K + c5*K*[P>0]
+// P prefill tokens, D decode sequences, Q query-key pairs of the prefill chunks, K summed context of the decode
+// sequences (design/scheduling.md, section 2). Batcher, scheduler, scaler and simulator all ask this one model. Pure:
+// it reads no clock.
 #pragma once
 #include "actors/common/time.hpp"
+#include <array>
 #include <cstdint>
 
 namespace hflex {
 
+/// How an instance sizes its steps: a fixed token budget (max_batched_tokens), or the largest prefill chunk that keeps
+/// the slack of the sequences it decodes. A scheduling policy says which one goes with it; the instance's batcher takes
+/// it.
+enum class step_policy : std::uint8_t { fixed_budget, slack_budget };
+
 /// What one step works on. `ctx_before` is a chunk's position when it starts: Q grows by n*(ctx_before + n/2).
 struct step_shape {
-  std::uint32_t prefill_tokens{};  ///< P
-  std::uint32_t decode_seqs{};     ///< D
-  double query_key_pairs{};        ///< Q
-  double decode_context{};         ///< K
+  std::uint32_t prefill_tokens{}; ///< P
+  std::uint32_t decode_seqs{};    ///< D
+  double query_key_pairs{};       ///< Q
+  double decode_context{};        ///< K
   constexpr void add_prefill(std::uint32_t n, std::uint32_t ctx_before) {
     prefill_tokens += n;
     query_key_pairs += static_cast<double>(n) * (static_cast<double>(ctx_before) + n * 0.5);
@@ -21,6 +30,69 @@ struct step_shape {
     decode_context += context;
   }
   friend bool operator==(const step_shape&, const step_shape&) = default;
+};
+
+/// One instance's coefficients, all in milliseconds and all >= 0. A plain value: copied into events and configs.
+struct step_time_model {
+  double c0_ms{};     ///< per step
+  double c1_ms{};     ///< per token beyond the knee
+  std::uint32_t m0{}; ///< the knee: tokens that ride along with the reading of the weights
+  double c2_ms{};     ///< per query-key pair of the prefill chunks
+  double c3_ms{};     ///< per decode sequence
+  double c4_ms{};     ///< per context token of the decode sequences
+  double c5_ms{};     ///< per context token again when the step also prefills (the mixed-step extra)
+  double safety{1.0}; ///< measured/predicted at the quantile to plan with; >= 1
+
+  /// The expected time of a step.
+  duration predict(const step_shape& shape) const;
+  /// The time to plan with: predict() times `safety`.
+  duration plan_ahead(const step_shape& shape) const;
+  friend bool operator==(const step_time_model&, const step_time_model&) = default;
+};
+
+/// The token budget: the largest n such that the step of `decodes` (no prefill in it) plus one chunk of n tokens
+/// starting at position `ctx_before` is planned (plan_ahead) to take at most `tau`; 0 when not even one token fits. At
+/// most `cap`.
+std::uint32_t max_prefill_tokens(
+    const step_time_model& model, duration tau, const step_shape& decodes, std::uint32_t ctx_before, std::uint32_t cap);
+
+/// How the corrector learns.
+struct corrector_options {
+  double forgetting{0.995};     ///< weight of the past per step, (0.9, 1]: 0.995 remembers about 200 steps
+  double safety_quantile{0.95}; ///< which quantile of measured/predicted becomes `safety`
+  double max_safety{3.0};       ///< one freak step must not close admission
+  double outlier{8.0};          ///< a step this many times longer or shorter than predicted trains nothing
+};
+
+/// Keeps a model true to the steps that really ran: recursive least squares with forgetting on the relative error,
+/// coefficients clamped to >= 0, plus a running quantile of measured/predicted. The knee m0 is not learned.
+class step_time_corrector {
+public:
+  explicit step_time_corrector(const step_time_model& prior, corrector_options opts = {});
+  /// One measured step. Shapes without work and times <= 0 are ignored. O(1).
+  void observe(const step_shape& shape, duration elapsed);
+  /// The current model, its `safety` included.
+  const step_time_model& model() const { return model_; }
+  /// Steps that trained the model.
+  std::uint64_t observed() const { return observed_; }
+
+private:
+  static constexpr std::size_t terms = 6;
+  using vec = std::array<double, terms>;
+  vec features(const step_shape& shape) const;
+  void learn(const vec& features_of_step, double measured_ms);
+  void set_coefficients(const vec& theta);
+  void reset_covariance();
+  double trace() const;
+  void track_error(double ratio);
+
+  corrector_options opts_;
+  step_time_model model_;
+  std::array<vec, terms> covariance_{}; ///< of the coefficients times their typical sizes
+  double initial_trace_{};
+  std::uint64_t observed_{};
+  std::uint32_t outliers_in_a_row_{};
+  double log_quantile_{};
 };
 
 } // namespace hflex

@@ -1,0 +1,171 @@
+// The SLO scheduler: decides which waiting request goes to which instance, when, and which one is turned away.
+// Called by scheduler_actor and by the simulator, one event at a time. It keeps the accounts (who waits, what each
+// instance has in hand and has promised); what to do with them is a policy's business (policies/). It must not read a
+// clock, send a message or know what a token is.
+//
+//   request_arrived -> waiting --dispatch--> prefilling --prefill_finished--> decoding --request_ended--> (forgotten)
+//                         \--shed--> (forgotten)              instance_gone: forgotten, the router re-submits
+//
+// Every request_arrived is answered by at most one dispatch or shed, later or at once; none when request_ended comes
+// first.
+#pragma once
+#include "actors/common/ids.hpp"
+#include "actors/common/request.hpp"
+#include "actors/common/result.hpp"
+#include "actors/common/slo.hpp"
+#include "actors/common/step_time.hpp"
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace hflex::scheduler {
+
+// --- events ---------------------------------------------------------------------------------------------------------
+
+/// A request, or a new attempt of one whose instance is gone. A higher attempt replaces what is known of lower ones; an
+/// attempt that is known already, or older than the known one, is ignored.
+struct request_arrived {
+  request_key key;
+  time_point arrival;                ///< when the client submitted it (not when this attempt began)
+  std::uint32_t tokens{};            ///< prefill work: prompt + output tokens already produced; >= 1
+  std::uint32_t prompt_tokens{};     ///< how many of `tokens` are the client's prompt
+  std::uint32_t max_output_tokens{}; ///< over all attempts
+  std::uint32_t produced{};          ///< output tokens that earlier attempts delivered
+  slo_targets slo;
+  std::string slo_class; ///< output lengths are predicted per class
+};
+
+/// Any terminal outcome, or the attempt was given up: frees everything that was accounted for it.
+struct request_ended {
+  request_key key;
+  std::optional<std::uint32_t>
+      output_tokens; ///< over all attempts, when it finished well: trains the length prediction
+};
+
+/// Its first token (of this attempt) was seen: the prefill side is free of it, the decode side has it.
+struct prefill_finished {
+  request_key key;
+};
+
+/// An instance may be used from now on. A second one for the same id replaces the numbers and keeps the accounts.
+struct instance_ready {
+  instance_id instance;
+  node_id node;
+  instance_role role{instance_role::mixed};
+  std::uint32_t kv_blocks{};            ///< size of its pool, >= 1
+  std::uint32_t block_size{};           ///< tokens per block, >= 1
+  std::uint32_t max_batched_tokens{};   ///< most tokens of one step, >= 1
+  std::uint32_t max_sequences{};        ///< most sequences that it decodes at once, >= 1
+  std::optional<step_time_model> model; ///< as measured at its start; options::unmeasured_model without
+};
+
+struct instance_gone {
+  instance_id instance;
+};
+
+/// No new placement on it; what it has goes on. Ended by instance_gone or by instance_role_changed.
+struct instance_draining {
+  instance_id instance;
+};
+
+/// The role flip is done: placement (again) by the new role.
+struct instance_role_changed {
+  instance_id instance;
+  instance_role role{instance_role::mixed};
+};
+
+/// One finished step, or the latest of several.
+struct step_reported {
+  instance_id instance;
+  step_shape shape;        ///< of the latest step
+  duration elapsed{};      ///< of the latest step
+  std::uint32_t running{}; ///< sequences that decode
+  std::uint32_t waiting{}; ///< sequences that wait for prefill or for blocks
+  std::uint32_t kv_blocks_free{};
+  std::uint32_t steps{1};         ///< steps since the report before, this one included
+  std::uint64_t prefill_tokens{}; ///< of all those steps; 0 = the same as shape.prefill_tokens
+};
+
+/// The time of an earlier wake_at has come. Harmless when it has not.
+struct tick {};
+
+// --- effects --------------------------------------------------------------------------------------------------------
+
+/// Run `key` now. With prefill == decode both happen there; otherwise the KV moves to `decode` after the prefill.
+struct dispatch {
+  request_key key;
+  instance_id prefill;
+  instance_id decode;
+  std::uint32_t
+      reserved_blocks{}; ///< KV blocks set aside on `decode` for prompt and predicted output; 0 = none reserved
+  std::string why;       ///< for people: `hflex explain`
+};
+
+/// Terminal: the request is turned away.
+struct shed {
+  request_key key;
+  std::string reason;
+};
+
+/// Call on(tick{}, now) at that time. Only the earliest matters.
+struct wake_at {
+  time_point when;
+};
+
+using effect = std::variant<dispatch, shed, wake_at>;
+
+// --- options --------------------------------------------------------------------------------------------------------
+
+struct options {
+  std::string policy{"hyperflexis"};                    ///< a name from policies() (policy.hpp)
+  std::uint32_t max_queued{4096};                       ///< requests that wait here; the excess is shed
+  std::uint32_t max_outstanding{1024};                  ///< requests that one instance has in hand, whatever the policy
+  duration max_wait{std::chrono::seconds{60}};          ///< how long a request waits when no instance can serve it
+  duration report_timeout{std::chrono::seconds{1}};     ///< an instance silent for longer no longer holds requests back
+  duration replan_every{std::chrono::milliseconds{50}}; ///< wake up this often while requests wait
+  // What a demoted request waits at most before it goes first: max(ageing_floor, ageing_factor * its TTFT target).
+  duration ageing_floor{std::chrono::seconds{5}};
+  double ageing_factor{10.0};
+  double length_quantile{0.9};   ///< of a class's output lengths: what is reserved
+  std::uint32_t plan_depth{512}; ///< waiting requests that one plan looks at, at most
+  corrector_options corrector;
+  /// For instances that bring no model of their own; corrected by their steps like any other.
+  step_time_model unmeasured_model{.c0_ms = 10.0, .c1_ms = 0.05, .m0 = 64, .c2_ms = 4e-6, .c3_ms = 0.02, .c4_ms = 1e-4};
+};
+
+// --- the core -------------------------------------------------------------------------------------------------------
+
+struct view;
+class ledger;
+class policy;
+
+class core {
+public:
+  /// errc::reject for an unknown policy (the message lists the known ones) or an option out of range.
+  static result<core> make(const options& opts);
+  core(core&&) noexcept;
+  core& operator=(core&&) noexcept;
+  ~core();
+
+  void on(const request_arrived& e, time_point now, std::vector<effect>& out);
+  void on(const request_ended& e, time_point now, std::vector<effect>& out);
+  void on(const prefill_finished& e, time_point now, std::vector<effect>& out);
+  void on(const instance_ready& e, time_point now, std::vector<effect>& out);
+  void on(const instance_gone& e, time_point now, std::vector<effect>& out);
+  void on(const instance_draining& e, time_point now, std::vector<effect>& out);
+  void on(const instance_role_changed& e, time_point now, std::vector<effect>& out);
+  void on(const step_reported& e, time_point now, std::vector<effect>& out);
+  void on(const tick& e, time_point now, std::vector<effect>& out);
+
+  /// The accounts, to read: for topology, metrics, tests.
+  const view& state() const;
+
+private:
+  core(const options& opts, std::unique_ptr<policy> p);
+  void plan(time_point now, std::vector<effect>& out);
+  std::unique_ptr<ledger> ledger_;
+};
+
+} // namespace hflex::scheduler
