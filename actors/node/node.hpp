@@ -92,9 +92,10 @@ struct start_instance {
   instance_role role{};
   model_ref model{};
 };
-/// Finish what it runs (up to drain_deadline), then end it. The context stays warm.
+/// End it; the context stays warm.
 struct stop_instance {
   instance_id instance{};
+  bool drain{true}; ///< finish what it runs first, up to drain_deadline; false: drop it
 };
 /// Another role on the same context.
 struct change_role {

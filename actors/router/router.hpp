@@ -21,7 +21,6 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -142,6 +141,7 @@ struct to_scheduler_arrived {
   request_key key{};
   time_point arrival{};              ///< of the request, not of the attempt
   std::uint32_t context_tokens{};    ///< to prefill: prompt + produced
+  std::uint32_t prompt_tokens{};     ///< the client's part of it
   std::uint32_t produced{};          ///< output tokens of earlier attempts; the next due is token `produced`
   std::uint32_t max_output_tokens{}; ///< over all attempts
   std::string slo_class;
@@ -231,40 +231,44 @@ public:
   const options& configuration() const { return opts_; }
 
 private:
-  /// One request in flight. `places` are the instances that have seen the current attempt, prefill first.
+  /// One request in flight. What follows `attempt` is of the current attempt only.
   struct request {
     job_record record;
     std::vector<token_id> prompt;
     sampling_params sampling;
     bool ignore_eos{false};
     bool detach{false};
-    bool on_time{true}; ///< every token so far met its own deadline
+    bool on_time{true};              ///< every token so far met its own deadline
+    std::optional<time_point> timer; ///< its entry in timers_
+    std::vector<client_id> waiters;
+
     std::uint32_t attempt{1};
-    std::vector<instance_id> places;
-    bool saw_token{false}; ///< of this attempt
-    bool decoding{false};  ///< the decode instance has spoken: a P/D attempt no longer needs its prefill instance
+    std::vector<instance_id> places; ///< instances that may have it, prefill first, each once
+    bool saw_token{false};
+    bool decoding{false};                   ///< the decode instance has spoken: the prefill instance is needed no more
     std::map<std::uint32_t, token_id> held; ///< tokens that overtook others
     std::optional<stop_cause> held_end;     ///< `ended` that overtook tokens
-    std::optional<time_point> gap_since;
-    time_point last_sign; ///< of this attempt
-    time_point timer;     ///< its entry in timers_
-    std::vector<client_id> waiters;
+    std::optional<time_point> gap_since;    ///< since when something is held
+    time_point last_sign{};
+
     request_key key() const { return {record.id, attempt}; }
+    bool at(instance_id instance) const;
+    bool depends_on(instance_id instance) const;
+    void forget_attempt();
   };
-  using request_map = std::map<request_id, request>;
 
   request* current(request_key key);
-  bool depends_on(const request& r, instance_id instance) const;
+  request* running(request_key key);
   bool complete(const request& r) const;
   time_point deadline(const request& r) const;
-  void arrive(request& r, time_point now, std::vector<effect>& out);
-  void accept_tokens(request& r, std::uint32_t first_index, const std::vector<token_id>& ids, time_point now,
-      std::vector<effect>& out);
-  void drain_held(request& r, time_point now, std::vector<effect>& out);
-  void gap(request& r, const std::string& what, time_point now, std::vector<effect>& out);
+  void arrive(request& r, std::vector<effect>& out);
   void move_to(request& r, instance_id to);
-  void give_up(request& r, instance_id except, std::vector<effect>& out);
-  void retry(request& r, instance_id except, const std::string& cause, time_point now, std::vector<effect>& out);
+  void append(request& r, const token_id* ids, std::size_t count, time_point now, std::vector<effect>& out);
+  void hold(request& r, const tokens& e, time_point now, std::vector<effect>& out);
+  void conclude(request& r, stop_cause cause, time_point now, std::vector<effect>& out);
+  void give_up(const request& r, instance_id except, std::vector<effect>& out);
+  void fail_attempt(
+      request& r, instance_id except, errc code, const std::string& cause, time_point now, std::vector<effect>& out);
   void finish(request& r, hflex::outcome how, std::string reason, time_point now, std::vector<effect>& out);
   void expire(request& r, time_point now, std::vector<effect>& out);
   void remember(job_record record);
@@ -273,11 +277,12 @@ private:
 
   options opts_;
   std::uint64_t last_id_{0};
-  request_map jobs_;
-  std::deque<job_record> history_; ///< by end, oldest first
+  std::map<request_id, request> jobs_;
+  std::map<request_id, job_record> history_;
+  std::deque<request_id> ends_; ///< of history_, oldest end first
   std::set<std::pair<time_point, request_id>>
       timers_;                          ///< one entry per request in flight, never later than its deadline
-  std::optional<time_point> announced_; ///< the last wake_at that has not come
+  std::optional<time_point> announced_; ///< the last wake_at, until it has come
   std::set<instance_id> gone_;          ///< the latest deaths: a placement may cross one
 };
 
