@@ -410,14 +410,14 @@ void core::expire(request& r, time_point now, std::vector<effect>& out) {
     give_up(r, {}, out);
     auto doing = r.record.state == job_state::waiting ? "waiting for an instance" : "running";
     finish(r, outcome::failed,
-        fmt::format("timed out after {} s, {}; {} of {} tokens came", to_s(now - r.record.timing.arrival), doing,
+        fmt::format("timed out after {:g} s, {}; {} of {} tokens came", to_s(now - r.record.timing.arrival), doing,
             r.record.output_tokens(), r.record.max_output_tokens),
         now, out);
     return;
   }
   auto cause = r.gap_since && *r.gap_since + opts_.reorder_timeout <= now
                    ? fmt::format("token {} never came, later ones did", r.record.output_tokens())
-                   : fmt::format("no sign of life from {} for {} s", to_string(r.record.decode_instance),
+                   : fmt::format("no sign of life from {} for {:g} s", to_string(r.record.decode_instance),
                          to_s(opts_.stage_timeout));
   fail_attempt(r, {}, errc::reroute, cause, now, out);
 }
