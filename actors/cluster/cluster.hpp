@@ -1,0 +1,250 @@
+// The cluster's core: who is in (nodes, actors), what they are (roles, devices, state), how they are linked, and the
+// epoch that grows with every such change. Called by the cluster's shell on the head. It decides who may join and who
+// counts as lost; it starts, stops and places nothing.
+//
+//   node:  (unknown) --joined--> up <--heartbeat--> suspect --silence--> lost --joined--> up
+//          up, suspect --down--> lost          up, suspect --left--> (forgotten, its name keeps its id)
+//
+// The epoch rises by one with each join, leave, loss, actor up/down/state, role change, link opened/closed; never with
+// load numbers, heartbeats, traffic or suspicion.
+#pragma once
+#include "actors/cluster/topology.hpp"
+#include "actors/common/ids.hpp"
+#include "actors/common/request.hpp"
+#include "actors/common/time.hpp"
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <variant>
+#include <vector>
+
+namespace hflex::cluster {
+
+struct options {
+  duration heartbeat_interval{std::chrono::milliseconds{500}}; ///< told to agents with the welcome
+  duration suspect_after{std::chrono::milliseconds{1500}};     ///< silence; > heartbeat_interval
+  duration lost_after{std::chrono::seconds{3}};                ///< silence; > suspect_after
+  std::size_t max_nodes{1024}; ///< names known at a time; when full, the longest gone makes room, never a live one
+  std::size_t max_actors{16384};
+  std::size_t max_links{65536};
+  std::size_t max_events{4096}; ///< history kept for watchers that join late
+};
+
+enum class actor_kind : std::uint8_t { router, scheduler, scaler, weights, cluster, gateway, node_agent, instance };
+enum class link_kind : std::uint8_t { control, kv, weights };
+std::string_view to_string(actor_kind k);
+std::string_view to_string(link_kind k);
+
+/// Which actor: a head role by its kind, an agent by its node, an instance by its id. The fields that do not name it
+/// are none.
+struct actor_ref {
+  actor_kind kind{};
+  node_id node{};
+  instance_id instance{};
+  friend constexpr auto operator<=>(const actor_ref&, const actor_ref&) = default;
+};
+constexpr actor_ref head_ref(actor_kind kind) { return {kind, {}, {}}; }
+constexpr actor_ref agent_ref(node_id node) { return {actor_kind::node_agent, node, {}}; }
+constexpr actor_ref instance_ref(instance_id id) { return {actor_kind::instance, {}, id}; }
+/// "router", "agent-n1", "i3".
+std::string to_string(const actor_ref& ref);
+
+// ---- events ----
+
+struct device_description {
+  std::string kind;
+  std::string name;
+  std::uint64_t memory_bytes{};
+  std::uint64_t memory_used_bytes{};
+};
+/// An agent asks to be let in. Answered by `welcome` or `refuse_join` with the same name and incarnation.
+struct node_joined {
+  std::string name;
+  std::uint64_t incarnation{}; ///< random, of this life of the agent's connection; never 0, never used before
+  std::string address;
+  std::vector<device_description> devices;
+};
+struct heartbeat {
+  node_id node{};
+  std::uint64_t incarnation{};
+  std::uint64_t sequence{};                     ///< grows; an older one is ignored
+  std::vector<std::uint64_t> memory_used_bytes; ///< per device, in the order of the join
+};
+/// The agent said goodbye.
+struct node_left {
+  node_id node{};
+  std::uint64_t incarnation{};
+};
+/// The connection to the agent broke.
+struct node_down {
+  node_id node{};
+  std::uint64_t incarnation{};
+  std::string reason;
+};
+struct actor_up {
+  actor_ref actor{};
+  node_id node{};                      ///< where it runs; none: the head's own process
+  std::optional<instance_role> role;   ///< instances only
+  std::optional<std::uint32_t> device; ///< index on its node
+  std::string state;                   ///< "starting", "ready", ...
+};
+/// Load of an instance. A state that differs from the known one is a change; the numbers are not.
+struct actor_status {
+  instance_id instance{};
+  std::string state;
+  std::uint32_t running{};
+  std::uint32_t waiting{};
+  std::uint32_t kv_blocks_total{};
+  std::uint32_t kv_blocks_free{};
+  std::uint32_t mailbox{};
+  double step_ms_mean{};
+};
+/// Mailbox length of any actor (head roles have no other load).
+struct mailbox_status {
+  actor_ref actor{};
+  std::uint32_t mailbox{};
+};
+struct actor_down {
+  actor_ref actor{};
+  std::string reason;
+};
+struct role_changed {
+  instance_id instance{};
+  instance_role role{};
+};
+/// Both ends must be known actors; a link ends with either.
+struct link_opened {
+  actor_ref from{};
+  actor_ref to{};
+  link_kind kind{};
+  std::string transport; ///< "local", "shm", "tcp", ...
+};
+struct link_traffic {
+  actor_ref from{};
+  actor_ref to{};
+  link_kind kind{};
+  std::uint64_t bytes_total{}; ///< so far; never shrinks
+};
+struct link_closed {
+  actor_ref from{};
+  actor_ref to{};
+  link_kind kind{};
+};
+struct tick {};
+
+// ---- effects ----
+
+struct welcome {
+  std::string name;
+  std::uint64_t incarnation{};
+  node_id node{};
+  std::uint64_t epoch{};
+  duration heartbeat_interval{};
+};
+struct refuse_join {
+  std::string name;
+  std::uint64_t incarnation{};
+  std::string reason;
+};
+/// A heartbeat came from a life of the node that no longer counts: tell its sender to join again.
+struct ask_rejoin {
+  node_id node{};
+  std::uint64_t incarnation{};
+};
+/// The node is out (lost or left). Its instance_lost effects came before.
+struct node_lost {
+  node_id node{};
+  std::string reason;
+};
+/// An instance is dead for good: router, scheduler, scaler and weights must hear of it. Once per instance.
+struct instance_lost {
+  instance_id instance{};
+  std::string reason;
+};
+struct wake_at {
+  time_point time{};
+};
+
+/// `cluster_event` is itself an effect: for watchers.
+using effect = std::variant<welcome, refuse_join, ask_rejoin, node_lost, instance_lost, cluster_event, wake_at>;
+
+class core {
+public:
+  explicit core(options opts);
+
+  void on(const node_joined& e, time_point now, std::vector<effect>& out);
+  void on(const heartbeat& e, time_point now, std::vector<effect>& out);
+  void on(const node_left& e, time_point now, std::vector<effect>& out);
+  void on(const node_down& e, time_point now, std::vector<effect>& out);
+  void on(const actor_up& e, time_point now, std::vector<effect>& out);
+  void on(const actor_status& e, time_point now, std::vector<effect>& out);
+  void on(const mailbox_status& e, time_point now, std::vector<effect>& out);
+  void on(const actor_down& e, time_point now, std::vector<effect>& out);
+  void on(const role_changed& e, time_point now, std::vector<effect>& out);
+  void on(const link_opened& e, time_point now, std::vector<effect>& out);
+  void on(const link_traffic& e, time_point now, std::vector<effect>& out);
+  void on(const link_closed& e, time_point now, std::vector<effect>& out);
+  void on(const tick& e, time_point now, std::vector<effect>& out);
+
+  std::uint64_t epoch() const { return epoch_; }
+  snapshot topology() const;
+  /// What a watcher that saw everything up to `sequence` has missed, oldest first. Nothing (not an empty list) when
+  /// part of it is no longer kept: take a fresh topology().
+  std::optional<std::vector<cluster_event>> events_after(std::uint64_t sequence) const;
+  std::uint64_t last_sequence() const { return sequence_; }
+
+private:
+  enum class node_state : std::uint8_t { up, suspect, lost, left };
+  struct node {
+    node_id id{};
+    std::string name;
+    std::string address;
+    std::uint64_t incarnation{};
+    std::deque<std::uint64_t> past_incarnations; ///< bounded: the latest lives
+    node_state state{node_state::up};
+    std::vector<device_description> devices;
+    std::uint64_t last_sequence{};
+    time_point last_heard{};
+    bool live() const { return state == node_state::up || state == node_state::suspect; }
+  };
+  struct actor {
+    node_id node{};
+    std::optional<instance_role> role;
+    std::optional<std::uint32_t> device;
+    actor_status status{};
+  };
+  struct link {
+    std::string transport;
+    std::uint64_t bytes_total{};
+  };
+  using link_key = std::tuple<actor_ref, actor_ref, link_kind>;
+
+  std::optional<std::string> join_fault(const node_joined& e, const node* known) const;
+  node* live(node_id id, std::uint64_t incarnation);
+  node* by_name(const std::string& name);
+  bool make_room();
+  void lose(node& n, node_state to, const std::string& reason, std::vector<effect>& out);
+  void drop_actors(node_id id, const std::string& reason, std::vector<effect>& out);
+  void drop_actor(const actor_ref& ref, const std::string& reason, std::vector<effect>& out);
+  void changed(change what, std::string subject, std::string detail, std::vector<effect>& out);
+  void noted(change what, std::string subject, std::string detail, std::vector<effect>& out);
+  void announce(std::vector<effect>& out);
+
+  options opts_;
+  std::uint64_t epoch_{0};
+  std::uint64_t sequence_{0};
+  std::uint32_t last_node_{0};
+  std::map<node_id, node> nodes_;
+  std::map<actor_ref, actor> actors_;
+  std::map<link_key, link> links_;
+  std::deque<cluster_event> history_;
+  std::optional<time_point> announced_;
+};
+
+} // namespace hflex::cluster

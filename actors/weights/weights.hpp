@@ -1,0 +1,196 @@
+// The weight-transfer coordinator's core: tells each new instance where to take its weights from, cheapest source
+// first, and goes on to the next when a source fails, stalls or dies. Called by the coordinator's shell on the head. It
+// moves no byte and opens no file: instances load, and report how far they are.
+//
+//   needed -> waiting (another instance of this host loads the same weights) -> loading -> loaded
+//                                                                                 |  ^
+//                                                        failed, stalled, holder gone: next source, else give_up
+//
+// Cost order: same_process < shared_memory (another process of the same host) < disk. Weights of another digest never
+// mix.
+#pragma once
+#include "actors/common/ids.hpp"
+#include "actors/common/time.hpp"
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace hflex::weights {
+
+struct options {
+  duration same_process_stall{std::chrono::seconds{5}}; ///< longest time without progress from each kind of source
+  duration shared_memory_stall{std::chrono::seconds{10}};
+  duration disk_stall{std::chrono::seconds{60}};
+  duration max_wait{
+      std::chrono::minutes{10}}; ///< how long a newcomer waits for a neighbour's load before it reads the disk too
+  std::size_t max_loads{4096};   ///< instances waiting or loading at a time; more are given up at once
+};
+
+enum class source_kind : std::uint8_t { same_process, shared_memory, disk };
+std::string_view to_string(source_kind k);
+
+struct source {
+  source_kind kind{};
+  node_id holder{};                   ///< none for disk
+  std::vector<std::string> endpoints; ///< of the holder's transport (shared_memory)
+  std::string digest;                 ///< what must be found there; empty only for disk: whatever the directory holds
+  std::string directory;              ///< checkpoint (disk)
+};
+
+// ---- events ----
+
+/// An instance wants weights. A second `needed` of the same instance is ignored.
+struct needed {
+  instance_id instance{};
+  node_id node{};
+  std::string host;   ///< which machine the node runs on: nodes of one host share memory
+  std::string digest; ///< empty: not known before the directory was read; such a newcomer shares with neighbours that
+                      ///< load the same directory at the same time, and with nobody else
+  std::string directory; ///< on the instance's host
+};
+/// The instance was stopped or died before it was loaded.
+struct not_needed {
+  instance_id instance{};
+};
+/// A node holds these weights and serves them. Comes with each load's end, and when a node joins with warm weights.
+struct held {
+  node_id node{};
+  std::string host;
+  std::string digest;
+  std::vector<std::string> endpoints; ///< may be empty: then only its own process can use them
+  std::uint64_t bytes{};
+};
+/// The node let these weights go.
+struct released {
+  node_id node{};
+  std::string digest;
+};
+/// The node is lost: everything it held, and every load of its instances, is gone.
+struct node_gone {
+  node_id node{};
+};
+struct progress {
+  instance_id instance{};
+  std::uint32_t attempt{};
+  std::uint64_t bytes_done{};
+  std::uint64_t bytes_total{};
+};
+struct loaded {
+  instance_id instance{};
+  std::uint32_t attempt{};
+  std::string digest; ///< of what was loaded
+  duration took{};
+};
+struct failed {
+  instance_id instance{};
+  std::uint32_t attempt{};
+  std::string reason;
+};
+struct tick {};
+
+// ---- effects ----
+
+/// Take them from there; answer with progress, then loaded or failed, naming this attempt.
+struct load_from {
+  instance_id instance{};
+  std::uint32_t attempt{}; ///< 1, 2, ...: reports of an earlier one are ignored
+  source from{};
+};
+/// Abandon that attempt: it stalled or its source died. Another load_from or give_up follows.
+struct stop_load {
+  instance_id instance{};
+  std::uint32_t attempt{};
+};
+/// No source is left. The reason lists what each one said.
+struct give_up {
+  instance_id instance{};
+  std::string reason;
+};
+/// The instance has its weights.
+struct ready {
+  instance_id instance{};
+  source_kind from{};
+  std::string digest;
+  duration waited{}; ///< `needed` to `loaded`
+};
+struct wake_at {
+  time_point time{};
+};
+
+using effect = std::variant<load_from, stop_load, give_up, ready, wake_at>;
+
+/// How far an instance's weights are, for the topology.
+struct load_view {
+  instance_id instance{};
+  node_id node{};
+  std::optional<source_kind> from; ///< nothing: waits for a neighbour's load
+  std::uint32_t attempt{};
+  std::uint64_t bytes_done{};
+  std::uint64_t bytes_total{};
+  friend bool operator==(const load_view&, const load_view&) = default;
+};
+
+class core {
+public:
+  explicit core(options opts);
+
+  void on(const needed& e, time_point now, std::vector<effect>& out);
+  void on(const not_needed& e, time_point now, std::vector<effect>& out);
+  void on(const held& e, time_point now, std::vector<effect>& out);
+  void on(const released& e, time_point now, std::vector<effect>& out);
+  void on(const node_gone& e, time_point now, std::vector<effect>& out);
+  void on(const progress& e, time_point now, std::vector<effect>& out);
+  void on(const loaded& e, time_point now, std::vector<effect>& out);
+  void on(const failed& e, time_point now, std::vector<effect>& out);
+  void on(const tick& e, time_point now, std::vector<effect>& out);
+
+  /// Waiting and loading instances, by id.
+  std::vector<load_view> loads() const;
+  /// Nodes that hold these weights, by id.
+  std::vector<node_id> holders(const std::string& digest) const;
+
+private:
+  struct load {
+    needed want;
+    std::uint32_t attempt{0};
+    std::optional<source> from; ///< nothing: waiting for a neighbour
+    std::set<std::pair<source_kind, node_id>> tried;
+    std::vector<std::string> faults;
+    std::uint64_t bytes_done{};
+    std::uint64_t bytes_total{};
+    time_point since{}; ///< when it was needed
+    time_point last_progress{};
+  };
+  struct holder {
+    std::string host;
+    std::vector<std::string> endpoints;
+    std::uint64_t bytes{};
+  };
+  using load_map = std::map<instance_id, load>;
+
+  load* current(instance_id instance, std::uint32_t attempt);
+  std::optional<source> next_source(const load& l) const;
+  bool neighbour_loads(const load& l) const;
+  void advance(instance_id instance, time_point now, std::vector<effect>& out);
+  void drop_source(instance_id instance, const std::string& fault, bool stop, time_point now, std::vector<effect>& out);
+  void drop_holder(
+      node_id node, const std::string& digest, const std::string& fault, time_point now, std::vector<effect>& out);
+  void advance_waiting(time_point now, std::vector<effect>& out);
+  duration stall(source_kind kind) const;
+  time_point deadline(const load& l) const;
+  void announce(std::vector<effect>& out);
+
+  options opts_;
+  load_map loads_;
+  std::map<std::string, std::map<node_id, holder>> holders_; ///< by digest
+  std::optional<time_point> announced_;
+};
+
+} // namespace hflex::weights
