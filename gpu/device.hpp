@@ -82,6 +82,7 @@ public:
   virtual const kv_geometry& kv() const = 0;
   virtual std::uint32_t max_context() const = 0; ///< positions the model was made for
   virtual std::uint32_t vocab_size() const = 0;
+  virtual std::span<const token_id> eos_tokens() const = 0; ///< any of them ends a text
   virtual std::uint64_t memory_used_bytes() const = 0; ///< weights (once) + KV pool + work space
 
   /// Queues a step and returns at once. `done` is called exactly once, on a device thread. A plan that breaks the rules

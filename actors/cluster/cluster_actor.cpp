@@ -57,7 +57,7 @@ public:
     instance_id id{in.getInstance()};
     node_id node{in.getNode()};
     auto role = wire::from_wire(in.getRole());
-    KJ_REQUIRE(id && agents_.count(node) > 0, "an instance of an unknown node", node.value);
+    KJ_REQUIRE(id.value != 0 && agents_.count(node) > 0, "an instance of an unknown node", node.value);
     if (auto known = instances_.find(id); known != instances_.end()) {
       close_links(id);
       if (known->second.role != role) feed(role_changed{id, role});
@@ -65,7 +65,7 @@ public:
       feed(actor_up{instance_ref(id), node, role, in.getDevice(), "ready"});
     }
     feed(actor_status{id, "ready", 0, 0, in.getKvBlocks(), in.getKvBlocks(), 0, 0});
-    instances_[id] = {handle, node, role};
+    instances_[id] = {handle, node, role, "ready"};
     if (node_id from{in.getWeightsFromNode()}; from && agents_.count(from) > 0) {
       feed(link_opened{agent_ref(from), instance_ref(id), link_kind::weights, "shm"});
       feed(link_traffic{agent_ref(from), instance_ref(id), link_kind::weights, in.getWeightsBytes()});
@@ -83,8 +83,8 @@ public:
     case s::InstancePhase::STARTING:
       feed(actor_up{instance_ref(id), node_id{in->getNode()}, wire::from_wire(in->getRole()), in->getDevice(), "starting"});
       break;
-    case s::InstancePhase::READY: feed(actor_status{id, "ready", 0, 0, 0, 0, 0, 0}); break;
-    case s::InstancePhase::DRAINING: feed(actor_status{id, "draining", 0, 0, 0, 0, 0, 0}); break;
+    case s::InstancePhase::READY: set_state(id, "ready"); break;
+    case s::InstancePhase::DRAINING: set_state(id, "draining"); break;
     case s::InstancePhase::GONE:
     case s::InstancePhase::FAILED: feed(actor_down{instance_ref(id), reason}); break;
     }
@@ -93,8 +93,9 @@ public:
 
   void report(s::StepReport::Reader in) {
     instance_id id{in.getInstance()};
-    if (instances_.count(id) == 0) return;
-    feed(actor_status{id, "ready", in.getRunning(), in.getWaiting(), in.getKvBlocksTotal(), in.getKvBlocksFree(), in.getMailbox(),
+    auto found = instances_.find(id);
+    if (found == instances_.end()) return;
+    feed(actor_status{id, found->second.state, in.getRunning(), in.getWaiting(), in.getKvBlocksTotal(), in.getKvBlocksFree(), in.getMailbox(),
         in.getStepMsMean()});
   }
 
@@ -194,7 +195,15 @@ private:
     wire::instance_actor handle;
     node_id node;
     instance_role role{};
+    std::string state;
   };
+
+  void set_state(instance_id id, const std::string& state) {
+    auto found = instances_.find(id);
+    if (found == instances_.end()) return;
+    found->second.state = state;
+    feed(actor_status{id, state, 0, 0, 0, 0, 0, 0});
+  }
 
   static msg<s::NodeAnswer> refusal(const std::string& reason) {
     return msg<s::NodeAnswer>::make([&](s::NodeAnswer::Builder out) { out.setRefused(reason); });
@@ -299,7 +308,7 @@ heartbeat read_beat(s::Heartbeat::Reader in) {
   heartbeat e{node_id{in.getNode()}, in.getIncarnation(), in.getSeq(), {}};
   auto memory = in.getMemoryUsedBytes();
   KJ_REQUIRE(memory.size() <= max_devices, "too many devices", memory.size());
-  e.memory_used_bytes.assign(memory.begin(), memory.end());
+  for (auto bytes : memory) e.memory_used_bytes.push_back(bytes);
   return e;
 }
 

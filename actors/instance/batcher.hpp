@@ -38,12 +38,6 @@ namespace hflex::instance {
 
 // ---- options ----
 
-/// How much prefill goes into a step beside the decodes.
-enum class step_policy : std::uint8_t {
-  fixed_budget, ///< up to max_batched_tokens; first come, first served
-  slack_budget, ///< the largest chunk that keeps resident decodes on time; earliest deadline first
-};
-
 /// Predicted device time of a step; never falls when the step grows.
 using step_predictor = std::function<duration(const step_shape&)>;
 

@@ -163,8 +163,8 @@ public:
   }
 
   void perform(open_push& e) {
-    const auto& way = accepted_[e.transfer];
-    set_.transport->open(e.transfer, way.key, shape(e.tokens), set_.context, e.block_table, way.endpoints, e.lease,
+    const auto& to = accepted_[e.transfer];
+    set_.transport->open(e.transfer, to.key, shape(e.tokens), set_.context, e.block_table, to.endpoints, e.lease,
         moved(false));
   }
 

@@ -38,7 +38,7 @@ public:
     e.block_size = in.getBlockSize();
     e.max_batched_tokens = in.getMaxBatchedTokens();
     e.max_sequences = in.getMaxSequences();
-    KJ_REQUIRE(id && e.kv_blocks > 0 && e.block_size > 0 && e.max_batched_tokens > 0 && e.max_sequences > 0,
+    KJ_REQUIRE(id.value != 0 && e.kv_blocks > 0 && e.block_size > 0 && e.max_batched_tokens > 0 && e.max_sequences > 0,
         "an instance without capacity", id.value);
     feed(e);
     feed(instance_role_changed{id, role});

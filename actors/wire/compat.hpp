@@ -93,7 +93,7 @@ public:
 
   /// No callback follows.
   template <class Self, class Handle> void forget(Self* self, const Handle& handle) {
-    if (callbacks_.erase(handle.address()) > 0) self->demonitor(handle);
+    if (callbacks_.erase(handle.address()) > 0) self->demonitor(handle.address());
   }
 
 private:

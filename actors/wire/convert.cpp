@@ -129,7 +129,10 @@ void write(capnp::List<std::int32_t>::Builder out, const std::vector<token_id>& 
 
 std::vector<token_id> read(capnp::List<std::int32_t>::Reader in) {
   KJ_REQUIRE(in.size() <= max_sequence_tokens, "too many tokens in one message", in.size());
-  return {in.begin(), in.end()};
+  std::vector<token_id> tokens;
+  tokens.reserve(in.size());
+  for (auto id : in) tokens.push_back(id);
+  return tokens;
 }
 
 void write(capnp::List<capnp::Text>::Builder out, const std::vector<std::string>& words) {
