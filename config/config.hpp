@@ -22,6 +22,9 @@ enum class log_level : std::uint8_t { trace, debug, info, warning, error, off };
 struct listen_config {
   std::string host{"127.0.0.1"}; ///< loopback unless told otherwise: the control port must not face strangers
   std::uint16_t port{7450};
+  /// Nodes do not authenticate each other yet, so addresses other than loopback are refused unless this says that the
+  /// network is one where everybody may be trusted. Covers the agents' transports too.
+  bool private_network{false};
 };
 
 /// `count` instances of one role. Allowed: mixed only when collocated, at least one prefill and one decode when
@@ -95,6 +98,7 @@ struct agent_config {
 struct slo_config {
   std::vector<slo_class> classes;        ///< unique names, in the order of the file
   std::string default_class{"standard"}; ///< of a request that names none; one of `classes`
+  std::string classes_file;              ///< where `classes` were read from; empty = in place, or built in
 };
 
 /// config/slo_classes.yaml as compiled in: what a cluster without a file offers.
@@ -112,7 +116,7 @@ struct cluster_config {
   weights_config weights;
   std::vector<agent_config> agents{agent_config{}};
   log_level log{log_level::info};
-  slo_config slo{default_slo_classes(), "standard"};
+  slo_config slo{default_slo_classes(), "standard", {}};
 };
 
 /// One mixed instance when collocated; one prefill and one decode instance when disaggregated.
