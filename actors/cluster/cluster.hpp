@@ -224,17 +224,22 @@ private:
     std::uint64_t bytes_total{};
   };
   using link_key = std::tuple<actor_ref, actor_ref, link_kind>;
+  using effects = std::vector<effect>;
 
-  std::optional<std::string> join_fault(const node_joined& e, const node* known) const;
+  std::optional<std::string> join_fault(const node_joined& e, const node* known, time_point now) const;
   node* live(node_id id, std::uint64_t incarnation);
   node* by_name(const std::string& name);
   bool make_room();
-  void lose(node& n, node_state to, const std::string& reason, std::vector<effect>& out);
-  void drop_actors(node_id id, const std::string& reason, std::vector<effect>& out);
-  void drop_actor(const actor_ref& ref, const std::string& reason, std::vector<effect>& out);
-  void changed(change what, std::string subject, std::string detail, std::vector<effect>& out);
-  void noted(change what, std::string subject, std::string detail, std::vector<effect>& out);
-  void announce(std::vector<effect>& out);
+  void admit(node& n, const node_joined& e, time_point now, effects& out);
+  void lose(node& n, node_state to, const std::string& reason, effects& out);
+  void drop_actor(const actor_ref& ref, const std::string& reason, effects& out);
+  void refuse_actor(const actor_up& e, const std::string& reason, effects& out) const;
+  void set_role(const actor_ref& ref, actor& a, std::optional<instance_role> role, effects& out);
+  void set_state(const actor_ref& ref, actor& a, const std::string& state, effects& out);
+  void close_links(const actor_ref& ref, effects& out);
+  void changed(change what, std::string subject, std::string detail, effects& out);
+  void note(change what, std::string subject, std::string detail, effects& out);
+  void announce(effects& out);
 
   options opts_;
   std::uint64_t epoch_{0};

@@ -234,10 +234,10 @@ void core::hand_back(sequence& s, const error& why, effects& out) {
   drop(s, &why, out);
 }
 
-/// This instance will not go on with a sequence; who tells the router depends on who answers for it (head of
-/// batcher.hpp).
+/// This instance decides not to go on with a sequence. While rows arrive, it cannot know whether the prefill side has
+/// been told already that all did: it speaks up, at worst as the second to do so.
 void core::give_up(sequence& s, const error& why, effects& out) {
-  if (s.transfer && !s.transfer->outbound && !s.transfer->landed)
+  if (s.at == stage::offered)
     drop(s, &why, out);
   else
     hand_back(s, why, out);

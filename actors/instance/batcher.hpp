@@ -15,8 +15,9 @@
 //   close_transfer   <-- kv_delivered (data plane)
 //   abort_transfer   --- transfer_aborted ----->  whatever is left of it is dropped
 //
-// Who answers for the request: the prefill side until kv_delivered, the decode side from kv_landed. Between the two a
-// lost acknowledgement can make both speak; the request's attempt number settles it at the router.
+// Who answers for the request: the prefill side until kv_delivered, the decode side from kv_landed. Where a side cannot
+// know what the other has heard, it speaks: two words for one attempt are settled at the router by its number, silence
+// never is.
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"

@@ -59,11 +59,11 @@ core::core(options opts) : opts_(std::move(opts)) {
 void core::on(const submit& e, time_point now, std::vector<effect>& out) {
   auto checked = check(e, opts_);
   if (!checked) {
-    out.push_back(refused{e.client, e.client_ref, checked.error().message});
+    out.emplace_back(refused{e.client, e.client_ref, checked.error().message});
     return;
   }
   if (jobs_.size() >= opts_.max_in_flight) {
-    out.push_back(refused{e.client, e.client_ref,
+    out.emplace_back(refused{e.client, e.client_ref,
         fmt::format("queue full: {} in flight, limit {}; retry later", jobs_.size(), opts_.max_in_flight)});
     return;
   }
@@ -80,7 +80,7 @@ void core::on(const submit& e, time_point now, std::vector<effect>& out) {
   r.sampling = e.sampling;
   r.ignore_eos = e.ignore_eos;
   r.detach = e.detach;
-  out.push_back(accepted{e.client, e.client_ref, id});
+  out.emplace_back(accepted{e.client, e.client_ref, id});
   arrive(r, out);
   announce(out);
 }
@@ -89,7 +89,7 @@ void core::on(const cancel& e, time_point now, std::vector<effect>& out) {
   auto it = jobs_.find(e.id);
   if (it == jobs_.end()) {
     auto past = history_.find(e.id);
-    out.push_back(cancel_result{e.by, e.id, false,
+    out.emplace_back(cancel_result{e.by, e.id, false,
         past == history_.end()
             ? fmt::format("{} is not known", to_string(e.id))
             : fmt::format("{} has ended already: {}", to_string(e.id), to_string(*past->second.outcome))});
@@ -97,7 +97,7 @@ void core::on(const cancel& e, time_point now, std::vector<effect>& out) {
   }
   auto& r = it->second;
   auto reason = e.by && e.by == r.record.client ? "cancelled by its client" : "cancelled on request";
-  out.push_back(cancel_result{e.by, e.id, true, to_string(e.id) + " is cancelled"});
+  out.emplace_back(cancel_result{e.by, e.id, true, to_string(e.id) + " is cancelled"});
   give_up(r, {}, out);
   finish(r, outcome::cancelled, reason, now, out);
   announce(out);
@@ -124,15 +124,15 @@ void core::on(const wait& e, time_point, std::vector<effect>& out) {
   if (it == jobs_.end()) {
     auto past = history_.find(e.id);
     if (past != history_.end())
-      out.push_back(wait_done{e.client, e.id, past->second, {}});
+      out.emplace_back(wait_done{e.client, e.id, past->second, {}});
     else
-      out.push_back(wait_done{e.client, e.id, std::nullopt, to_string(e.id) + " is not known"});
+      out.emplace_back(wait_done{e.client, e.id, std::nullopt, to_string(e.id) + " is not known"});
     return;
   }
   auto& waiters = it->second.waiters;
   if (std::find(waiters.begin(), waiters.end(), e.client) != waiters.end()) return;
   if (waiters.size() >= opts_.max_waiters) {
-    out.push_back(wait_done{e.client, e.id, std::nullopt,
+    out.emplace_back(wait_done{e.client, e.id, std::nullopt,
         fmt::format("{} clients wait for {} already, limit {}", waiters.size(), to_string(e.id), opts_.max_waiters)});
     return;
   }
@@ -159,7 +159,7 @@ void core::on(const placed& e, time_point now, std::vector<effect>& out) {
   sequence_spec spec{r->key(), r->prompt, r->record.prompt_tokens, r->record.max_output_tokens, r->sampling,
       r->ignore_eos, r->record.timing.arrival, r->record.targets};
   spec.tokens.insert(spec.tokens.end(), r->record.token_ids.begin(), r->record.token_ids.end());
-  out.push_back(start{std::move(spec), e.prefill, e.decode});
+  out.emplace_back(start{std::move(spec), e.prefill, e.decode});
   arm(*r);
   announce(out);
 }
@@ -282,7 +282,7 @@ bool core::complete(const request& r) const {
 void core::arrive(request& r, std::vector<effect>& out) {
   r.record.state = job_state::waiting;
   auto produced = r.record.output_tokens();
-  out.push_back(to_scheduler_arrived{r.key(), r.record.timing.arrival, r.record.prompt_tokens + produced,
+  out.emplace_back(to_scheduler_arrived{r.key(), r.record.timing.arrival, r.record.prompt_tokens + produced,
       r.record.prompt_tokens, produced, r.record.max_output_tokens, r.record.slo_class, r.record.targets});
   arm(r);
 }
@@ -312,8 +312,8 @@ void core::append(request& r, const token_id* ids, std::size_t count, time_point
   timing.last_token = now;
   timing.output_tokens = next;
   r.record.token_ids.insert(r.record.token_ids.end(), fresh.ids.begin(), fresh.ids.end());
-  if (!std::exchange(r.saw_token, true)) out.push_back(to_scheduler_prefill_finished{r.key()});
-  if (!r.detach) out.push_back(std::move(fresh));
+  if (!std::exchange(r.saw_token, true)) out.emplace_back(to_scheduler_prefill_finished{r.key()});
+  if (!r.detach) out.emplace_back(std::move(fresh));
   if (!r.held.empty()) return;
   r.gap_since.reset();
   if (r.held_end) conclude(r, *r.held_end, now, out);
@@ -346,7 +346,7 @@ void core::conclude(request& r, stop_cause cause, time_point now, std::vector<ef
 /// Cancels the attempt wherever it may live; `except` knows already.
 void core::give_up(const request& r, instance_id except, std::vector<effect>& out) {
   for (auto place : r.places)
-    if (place != except && !gone_.count(place)) out.push_back(cancel_at{place, r.key()});
+    if (place != except && !gone_.count(place)) out.emplace_back(cancel_at{place, r.key()});
 }
 
 void core::fail_attempt(
@@ -360,7 +360,7 @@ void core::fail_attempt(
   } else if (r.attempt >= opts_.max_attempts) {
     finish(r, outcome::failed, cause + running_out(r.attempt, opts_.max_attempts), now, out);
   } else {
-    out.push_back(to_scheduler_ended{r.key(), std::nullopt, r.record.output_tokens()});
+    out.emplace_back(to_scheduler_ended{r.key(), std::nullopt, r.record.output_tokens()});
     r.forget_attempt();
     ++r.attempt;
     ++r.record.retries;
@@ -379,9 +379,9 @@ void core::finish(request& r, hflex::outcome how, std::string reason, time_point
   auto finished = how == outcome::finished;
   record.attained = finished && attained(record.timing, record.targets);
   record.strictly_attained = finished && r.on_time && record.output_tokens() > 0;
-  for (auto waiter : r.waiters) out.push_back(wait_done{waiter, record.id, record, {}});
-  out.push_back(client_done{record.client, record.id, record});
-  if (how != outcome::shed) out.push_back(to_scheduler_ended{key, how, record.output_tokens()});
+  for (auto waiter : r.waiters) out.emplace_back(wait_done{waiter, record.id, record, {}});
+  out.emplace_back(client_done{record.client, record.id, record});
+  if (how != outcome::shed) out.emplace_back(to_scheduler_ended{key, how, record.output_tokens()});
   if (r.timer) timers_.erase({*r.timer, record.id});
   remember(std::move(record));
   jobs_.erase(key.id);
@@ -437,7 +437,7 @@ void core::announce(std::vector<effect>& out) {
   auto due = timers_.begin()->first;
   if (announced_ && *announced_ <= due) return;
   announced_ = due;
-  out.push_back(wake_at{due});
+  out.emplace_back(wake_at{due});
 }
 
 // ---- accessors ----

@@ -125,9 +125,12 @@ struct options {
   duration max_wait{std::chrono::seconds{60}};          ///< how long a request waits when no instance can serve it
   duration report_timeout{std::chrono::seconds{1}};     ///< an instance silent for longer no longer holds requests back
   duration replan_every{std::chrono::milliseconds{50}}; ///< wake up this often while requests wait
-  // What a demoted request waits at most before it goes first: max(ageing_floor, ageing_factor * its TTFT target).
+  // A request whose targets are lost, or that was demoted to save others, waits max(ageing_floor, ageing_factor * its
+  // TTFT target). After that it has a right to ageing_share of the prefill tokens even while others could still attain.
   duration ageing_floor{std::chrono::seconds{5}};
   double ageing_factor{10.0};
+  double ageing_share{0.1};
+  double lost_after{8.0};        ///< a resident this many token times late has lost its attainment and binds nobody
   double length_quantile{0.9};   ///< of a class's output lengths: what is reserved
   std::uint32_t plan_depth{512}; ///< waiting requests that one plan looks at, at most
   corrector_options corrector;
@@ -138,8 +141,8 @@ struct options {
 // --- the core -------------------------------------------------------------------------------------------------------
 
 struct view;
-class ledger;
 class policy;
+class decisions;
 
 class core {
 public:
@@ -164,8 +167,13 @@ public:
 
 private:
   core(const options& opts, std::unique_ptr<policy> p);
+  bool turn_away_if_too_big(const request_arrived& r, std::vector<effect>& out) const;
+  void recheck_waiting(std::vector<effect>& out);
+  void give_up_waiting(time_point now, decisions& d);
   void plan(time_point now, std::vector<effect>& out);
-  std::unique_ptr<ledger> ledger_;
+
+  struct kept;
+  std::unique_ptr<kept> kept_;
 };
 
 } // namespace hflex::scheduler

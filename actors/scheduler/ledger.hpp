@@ -1,0 +1,51 @@
+// The accounts of the scheduler: applies what happened and what was decided to the view, and nothing else. Only the
+// core uses it. Every amount that is added for a request is taken off again by exactly one of: prefill_finished, end,
+// remove.
+#pragma once
+#include "actors/scheduler/output_length.hpp"
+#include "actors/scheduler/policy.hpp"
+
+namespace hflex::scheduler {
+
+class ledger {
+public:
+  ledger(const options& opts, std::unique_ptr<policy> p);
+  ledger(const ledger&) = delete; // the view points at the options
+  ledger& operator=(const ledger&) = delete;
+
+  const options& opts() const { return opts_; }
+  const view& state() const { return view_; }
+  policy& chooser() { return *policy_; }
+
+  /// Highest attempt known of that request, waiting or placed.
+  std::optional<request_key> known_attempt(request_id id) const;
+  void enqueue(const request_arrived& r, time_point now);
+  /// Takes a waiting request out: it was shed or ended.
+  void drop_waiting(request_key key);
+  /// Moves a waiting request onto its instances. Breaking the rules of placement is a bug of the policy: checked.
+  void place(request_key key, const placement& to, time_point now);
+  void finish_prefill(request_key key, time_point now);
+  /// Forgets a request wherever it is; false when it was not known.
+  bool end(request_key key, std::optional<std::uint32_t> output_tokens);
+
+  void add_instance(const instance_ready& ready, time_point now);
+  void remove_instance(instance_id id);
+  void set_draining(instance_id id);
+  void set_role(instance_id id, instance_role role);
+  void report(const step_reported& r, time_point now);
+
+private:
+  instance_load* find(instance_id id);
+  void take_off(const placed_request& p);
+  void leave_prefill(placed_request& p, request_key key, instance_load& at);
+  void leave_tier(const placed_request& p, instance_load& at);
+  void credit_prefill(instance_load& at, std::uint64_t tokens);
+
+  options opts_;
+  std::unique_ptr<policy> policy_;
+  view view_;
+  output_length_predictor lengths_;
+  std::uint64_t next_order_{1};
+};
+
+} // namespace hflex::scheduler

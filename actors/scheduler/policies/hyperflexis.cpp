@@ -1,0 +1,270 @@
+// hyperflexis: earliest deadline first over what can still attain (hyperflexis_queue), placed as late as possible on
+// the instance that stays within everybody's budget with the least to spare. Sections 3 to 5 of the scheduling design.
+#include "actors/scheduler/budget.hpp"
+#include "actors/scheduler/policies/hyperflexis_queue.hpp"
+#include "actors/scheduler/policy.hpp"
+#include <cmath>
+#include <tuple>
+
+namespace hflex::scheduler {
+
+namespace {
+
+/// How much a request may ask for.
+enum class claim {
+  within_budget, ///< all targets of all residents, and its own
+  left_over,     ///< all targets of all residents; its own are lost or given up
+  by_right,      ///< resumed or aged: if nothing else will do, at the cost of others
+};
+
+/// A way to serve a request, and how good it is: the smallest score wins.
+struct candidate {
+  const instance_load* prefill{};
+  const instance_load* decode{};
+  duration finish{duration::max()}; ///< planned time to its first token
+  std::tuple<int, double, duration, instance_id> score;
+};
+
+// How many planned requests in a row may find no place before the plan ends: somebody further back may still fit, but a
+// full fleet must not cost a walk through the queue.
+constexpr int patience = 16;
+
+class hyperflexis final : public policy {
+public:
+  explicit hyperflexis(const options& opts) : opts_(opts) {}
+
+  void queued(const view& v, const waiting_request& w) override { queue_.add(w, last_start(v, w.request), opts_); }
+  void unqueued(const view&, const waiting_request& w) override { queue_.remove(w); }
+
+  void plan(const view& v, time_point now, decisions& d) override {
+    turn_away_the_late(v, now, d);
+    budgets_.clear();
+    held_for_right_.reset();
+    if (queue_.stale() || now >= next_replan_) replan(v, now);
+    serve_resumed(v, now, d);
+    serve_aged(v, now, d);
+    serve_planned(v, now, d);
+    serve_spare(v, now, d);
+  }
+
+private:
+  // --- who ----------------------------------------------------------------------------------------------------------
+
+  // Later than that, no instance can bring the first token in time. An instance whose model is a guess proves nothing.
+  static time_point last_start(const view& v, const request_arrived& r) {
+    const auto due = token_deadline(r.arrival, r.slo, 0);
+    std::optional<duration> prefill, step;
+    bool guess = false;
+    for (const auto& [id, at] : v.instances) {
+      if (!at.measured) guess = true;
+      step_shape alone;
+      alone.add_decode(r.tokens);
+      if (can_prefill(at.is.role)) prefill = std::min(prefill.value_or(duration::max()), fastest_prefill(at, r.tokens));
+      if (can_decode(at.is.role)) step = std::min(step.value_or(duration::max()), at.model().predict(alone));
+    }
+    if (guess) return due;
+    if (step && *step > r.slo.tpot && r.max_output_tokens > 1) return time_point::min();
+    return due - prefill.value_or(duration{0});
+  }
+
+  void turn_away_the_late(const view& v, time_point now, decisions& d) {
+    std::vector<request_key> late;
+    queue_.expire(now, [&](request_key key) {
+      if (v.waiting.at(key).request.slo.when_late == late_action::shed) late.push_back(key);
+    });
+    for (auto key : late) {
+      const auto& r = v.waiting.at(key).request;
+      d.shed(key,
+          fmt::format("targets cannot be met any more: TTFT {:.0f} ms, of which {:.0f} ms have passed, TPOT {:.0f} ms",
+              to_ms(r.slo.ttft), to_ms(now - r.arrival), to_ms(r.slo.tpot)));
+    }
+  }
+
+  void replan(const view& v, time_point now) {
+    next_replan_ = now + opts_.replan_every;
+    hyperflexis_queue::capacity fleet;
+    for (const auto& [id, at] : v.instances) {
+      if (!at.may_prefill()) continue;
+      const auto rate = prefill_rate(at, budget_of(at));
+      fleet.tokens_per_s += rate;
+      fleet.best_tokens_per_s = std::max(fleet.best_tokens_per_s, rate);
+      fleet.backlog += at.pending_prefill;
+    }
+    queue_.replan(now, fleet, opts_.plan_depth);
+  }
+
+  void serve_resumed(const view& v, time_point now, decisions& d) {
+    for (auto it = queue_.resumed().begin(); it != queue_.resumed().end();) {
+      const auto key = (it++)->key;
+      if (!serve(v, v.waiting.at(key), now, claim::by_right, "resumed", d)) return hold_for(v, v.waiting.at(key));
+    }
+  }
+
+  // Those that waited too long have a right to a share of the work, whatever the plan would rather do.
+  void serve_aged(const view& v, time_point now, decisions& d) {
+    while (!queue_.spare().empty() && queue_.spare().begin()->when <= now) {
+      const auto& w = v.waiting.at(queue_.spare().begin()->key);
+      const double tokens = w.request.tokens;
+      if (aged_credit_ < tokens && !queue_.planned().empty()) return;
+      if (!serve(v, w, now, claim::by_right, "waited longest", d)) return hold_for(v, w);
+      aged_credit_ = std::max(0.0, aged_credit_ - tokens);
+    }
+  }
+
+  void serve_planned(const view& v, time_point now, decisions& d) {
+    int failed = 0;
+    for (auto it = queue_.planned().begin(); it != queue_.planned().end() && failed < patience;) {
+      const auto& w = v.waiting.at((it++)->key);
+      const double tokens = w.request.tokens;
+      const bool served = serve(v, w, now, claim::within_budget, "earliest deadline", d);
+      failed = served ? 0 : failed + 1;
+      if (!served) continue;
+      const bool someone_aged = !queue_.spare().empty() && queue_.spare().begin()->when <= now;
+      aged_credit_ =
+          someone_aged ? aged_credit_ + tokens * opts_.ageing_share / (1.0 - opts_.ageing_share + 1e-9) : 0.0;
+    }
+  }
+
+  // What the plan leaves over: nobody with a chance waits for it.
+  void serve_spare(const view& v, time_point now, decisions& d) {
+    int failed = 0;
+    if (!queue_.resumed().empty() || !queue_.planned().empty()) return;
+    for (auto it = queue_.spare().begin(); it != queue_.spare().end() && failed < patience;)
+      failed = serve(v, v.waiting.at((it++)->key), now, claim::left_over, "best effort", d) ? 0 : failed + 1;
+  }
+
+  // --- where --------------------------------------------------------------------------------------------------------
+
+  const prefill_budget& budget_of(const instance_load& at) {
+    auto [found, fresh] = budgets_.try_emplace(at.is.instance);
+    if (fresh) found->second = estimate_prefill(at, opts_.lost_after);
+    return found->second;
+  }
+
+  // Late binding: one step's work may run there and one step's work may wait. An instance that has gone silent is
+  // believed to be done; the ledger lets one request through per report_timeout.
+  bool takes_now(const instance_load& p, std::uint32_t tokens, time_point now, claim how) {
+    if (now - p.last_heard > opts_.report_timeout) return true;
+    const auto& budget = budget_of(p);
+    const std::uint64_t step = std::max(budget.next_step, budget.steady_step);
+    if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
+    return p.pending_prefill + std::min<std::uint64_t>(tokens, step) <= 2 * step;
+  }
+
+  static std::uint32_t blocks_wanted(const instance_load& d, const waiting_request& w) {
+    return blocks_for(d, std::uint64_t{w.request.tokens} + w.output_to_come);
+  }
+
+  static bool has_space(const view& v, const instance_load& d, const waiting_request& w) {
+    return has_room(v, d) && d.sequences() < d.is.max_sequences && blocks_wanted(d, w) <= d.free_blocks();
+  }
+
+  // The context that the newcomer will have half way through its output.
+  static duration step_with(const instance_load& d, const waiting_request& w) {
+    return decode_step_with(d, w.request.tokens + w.output_to_come / 2);
+  }
+
+  // The tightest target that its decode step must keep once the request is there; nothing when none binds.
+  static std::optional<duration> step_limit(const instance_load& d, const waiting_request& w, claim how) {
+    auto limit = d.tightest_tpot();
+    if (how == claim::within_budget) limit = std::min(limit.value_or(duration::max()), w.request.slo.tpot);
+    return limit;
+  }
+
+  // How far its TPOT target is from those served there, in doublings: unequal neighbours cost one of them its budget.
+  static int tier_distance(const instance_load& d, const waiting_request& w) {
+    const auto tightest = d.tightest_tpot();
+    if (!tightest) return 1; // an empty one is second choice only to neighbours of the same tier
+    const auto own = static_cast<double>(std::max(w.request.slo.tpot, duration{1}).count());
+    const auto there = static_cast<double>(std::max(*tightest, duration{1}).count());
+    return 2 * static_cast<int>(std::lround(std::abs(std::log2(own / there))));
+  }
+
+  bool serve(const view& v, const waiting_request& w, time_point now, claim how, std::string_view band, decisions& d) {
+    std::optional<candidate> in_time, soonest;
+    for (const auto& [id, p] : v.instances) {
+      if (!p.may_prefill() || !has_room(v, p) || !takes_now(p, w.request.tokens, now, how)) continue;
+      const auto c = best_with(v, p, w, how);
+      if (!c) continue;
+      const bool meets = now + c->finish <= token_deadline(w.request.arrival, w.request.slo, w.request.produced);
+      if (c->finish < duration::max() && meets && (!in_time || c->score < in_time->score)) in_time = c;
+      if (!soonest || c->finish < soonest->finish) soonest = c;
+    }
+    // Late everywhere by the safe estimate, but not beyond hope: the soonest, rather than to let time go by.
+    const auto& chosen = in_time && how == claim::within_budget ? in_time : soonest;
+    if (!chosen) return false;
+    place(w, *chosen, now, how, band, d);
+    return true;
+  }
+
+  std::optional<candidate> best_with(const view& v, const instance_load& p, const waiting_request& w, claim how) {
+    std::optional<candidate> best;
+    const auto consider = [&](const instance_load& d) {
+      if (held_for_right_ == d.is.instance || !can_serve(p, d, w.request, true) || !has_space(v, d, w)) return;
+      if (&p != &d && blocks_for(p, w.request.tokens) > p.free_blocks()) return;
+      const auto step = step_with(d, w);
+      const auto limit = step_limit(d, w, how);
+      const bool over = limit && step > *limit;
+      if (over && how != claim::by_right) return;
+      auto c = scored(p, d, w, over ? std::nullopt : limit, step);
+      if (over) std::get<0>(c.score) += 1000; // by right, but only when nobody has room
+      if (!best || c.score < best->score) best = c;
+    };
+    if (p.is.role == instance_role::mixed)
+      consider(p);
+    else
+      for (const auto& [id, d] : v.instances) consider(d);
+    return best;
+  }
+
+  candidate scored(const instance_load& p, const instance_load& d, const waiting_request& w,
+      std::optional<duration> limit, duration step) {
+    candidate c{&p, &d, prefill_time(p, budget_of(p), w.request.tokens).value_or(duration::max()), {}};
+    if (&p == &d) {
+      // Best fit: the least to spare under the limit, so that the roomy instances stay roomy for those who need it.
+      const double spare = limit ? to_ms(*limit - step) : 0.0;
+      c.score = {tier_distance(d, w), spare, c.finish, d.is.instance};
+    } else {
+      // Of pairs: a decode instance of the tier, near by, whose step grows least; then the shorter step.
+      const auto rise = to_ms(step - d.model().plan_ahead(d.decode_shape()));
+      const double far = p.is.node == d.is.node ? 0.0 : 0.5;
+      c.score = {tier_distance(d, w), far + std::round(rise * 1e3), step, d.is.instance};
+    }
+    return c;
+  }
+
+  void place(
+      const waiting_request& w, const candidate& c, time_point now, claim how, std::string_view band, decisions& d) {
+    const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
+    auto why = fmt::format("{}: due in {:.0f} ms", band, to_ms(due - now));
+    if (c.finish < duration::max()) why += fmt::format(", planned in {:.0f} ms", to_ms(c.finish));
+    const bool best_effort = how == claim::left_over || (how == claim::by_right && w.request.produced == 0);
+    budgets_.erase(c.prefill->is.instance);
+    budgets_.erase(c.decode->is.instance);
+    d.dispatch(
+        w.request.key, {c.prefill->is.instance, c.decode->is.instance, blocks_wanted(*c.decode, w), best_effort, why});
+  }
+
+  // A request with a right that fits nowhere now: the instance closest to having the space is kept for it.
+  void hold_for(const view& v, const waiting_request& w) {
+    if (held_for_right_) return;
+    const instance_load* roomiest = nullptr;
+    for (const auto& [pid, p] : v.instances)
+      for (const auto& [did, d] : v.instances)
+        if (can_serve(p, d, w.request, true) && (!roomiest || d.free_blocks() > roomiest->free_blocks())) roomiest = &d;
+    if (roomiest && !has_space(v, *roomiest, w)) held_for_right_ = roomiest->is.instance;
+  }
+
+  options opts_;
+  hyperflexis_queue queue_;
+  std::map<instance_id, prefill_budget> budgets_; ///< of this plan, as far as asked for
+  std::optional<instance_id> held_for_right_;     ///< in this plan
+  time_point next_replan_{time_point::min()};
+  double aged_credit_{}; ///< prefill tokens that the aged may claim
+};
+
+} // namespace
+
+std::unique_ptr<policy> make_hyperflexis(const options& opts) { return std::make_unique<hyperflexis>(opts); }
+
+} // namespace hflex::scheduler

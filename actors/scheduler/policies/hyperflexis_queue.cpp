@@ -1,0 +1,99 @@
+#include "actors/scheduler/policies/hyperflexis_queue.hpp"
+#include "actors/common/check.hpp"
+#include <algorithm>
+#include <queue>
+
+namespace hflex::scheduler {
+
+void hyperflexis_queue::add(const waiting_request& w, time_point last_start, const options& opts) {
+  const auto& r = w.request;
+  const auto patience = std::max(opts.ageing_floor,
+      duration{static_cast<std::int64_t>(opts.ageing_factor * static_cast<double>(r.slo.ttft.count()))});
+  entry e;
+  e.due = {token_deadline(r.arrival, r.slo, r.produced), w.order, r.key};
+  e.start = {last_start, w.order, r.key};
+  e.ages = {r.arrival + patience, w.order, r.key};
+  e.tokens = r.tokens;
+  e.weight = std::max(r.slo.weight, 1e-6);
+  e.is_resumed = r.produced > 0;
+  if (e.is_resumed) {
+    resumed_.insert(e.due);
+    resumed_tokens_ += e.tokens;
+  } else {
+    planned_.insert(e.due);
+    hopeful_.insert(e.due);
+    starts_.insert(e.start);
+  }
+  entries_.emplace(r.key, e);
+  ++changes_;
+}
+
+void hyperflexis_queue::remove(const waiting_request& w) {
+  auto found = entries_.find(w.request.key);
+  HFLEX_CHECK(found != entries_.end());
+  const auto& e = found->second;
+  if (resumed_.erase(e.due) > 0) resumed_tokens_ -= e.tokens;
+  planned_.erase(e.due);
+  hopeful_.erase(e.due);
+  starts_.erase(e.start);
+  spare_.erase(e.ages);
+  entries_.erase(found);
+  ++changes_;
+}
+
+void hyperflexis_queue::give_up(request_key key) {
+  auto& e = entries_.at(key);
+  e.is_lost = true;
+  set_demoted(e, true);
+  hopeful_.erase(e.due);
+  starts_.erase(e.start);
+  ++changes_;
+}
+
+void hyperflexis_queue::set_demoted(entry& e, bool demoted) {
+  if (e.is_demoted == demoted) return;
+  e.is_demoted = demoted;
+  if (demoted) {
+    planned_.erase(e.due);
+    spare_.insert(e.ages);
+  } else {
+    spare_.erase(e.ages);
+    planned_.insert(e.due);
+  }
+}
+
+// A small queue is planned anew at every change; a long one after an eighth of it has changed, which keeps the cost per
+// event constant on average.
+bool hyperflexis_queue::stale() const { return changes_ > hopeful_.size() / 8; }
+
+void hyperflexis_queue::replan(time_point now, const capacity& fleet, std::uint32_t depth) {
+  changes_ = 0;
+  if (!(fleet.tokens_per_s > 0)) return;
+  struct job {
+    double cost;
+    std::uint64_t order;
+    entry* e;
+    bool operator<(const job& other) const { return std::tie(cost, order) < std::tie(other.cost, other.order); }
+  };
+  std::priority_queue<job> taken; // costliest on top
+  double tokens = static_cast<double>(fleet.backlog) + resumed_tokens_;
+  std::uint32_t looked_at = 0;
+  for (const auto& due : hopeful_) {
+    if (++looked_at > depth) break;
+    auto& e = entries_.at(due.key);
+    set_demoted(e, false); // hopeful_ is another set: this loop goes on undisturbed
+    taken.push({e.tokens / e.weight, due.order, &e});
+    tokens += e.tokens;
+    // The fleet works on the queue as one, but a request runs on one instance only: its own part is slower.
+    const double alone = e.tokens * (1.0 / fleet.best_tokens_per_s - 1.0 / fleet.tokens_per_s);
+    const auto is_late = [&] { return now + from_s(tokens / fleet.tokens_per_s + std::max(0.0, alone)) > due.when; };
+    while (!e.is_demoted && is_late()) {
+      auto& costliest = *taken.top().e;
+      taken.pop();
+      tokens -= costliest.tokens;
+      set_demoted(costliest, true);
+    }
+  }
+}
+
+} // namespace hflex::scheduler

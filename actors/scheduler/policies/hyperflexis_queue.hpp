@@ -1,0 +1,79 @@
+// The order in which hyperflexis wants to serve (design/scheduling.md, section 4): bands, deadlines, demotion. It
+// decides who is next, not where to. Used by hyperflexis.cpp only. All operations but replan() are O(log n).
+//
+//   resumed  had tokens already: by the deadline of the next one, before everybody else
+//   planned  expected to attain: earliest deadline first
+//   spare    best effort: demoted (may return to `planned`) or lost (may not); by the time at which their age earns
+//   them a right
+#pragma once
+#include "actors/scheduler/view.hpp"
+#include <set>
+
+namespace hflex::scheduler {
+
+class hyperflexis_queue {
+public:
+  struct slot {
+    time_point when; ///< due, for resumed and planned; ages at, for spare
+    std::uint64_t order{};
+    request_key key;
+    friend auto operator<=>(const slot&, const slot&) = default;
+  };
+  using band = std::set<slot>;
+
+  /// `last_start`: later than that its first token cannot come in time, wherever it runs.
+  void add(const waiting_request& w, time_point last_start, const options& opts);
+  void remove(const waiting_request& w);
+
+  const band& resumed() const { return resumed_; }
+  const band& planned() const { return planned_; }
+  const band& spare() const { return spare_; }
+
+  /// Moves those whose last start is over to `spare` for good. Calls `lost(key)` for each.
+  template <class OnLost>
+  void expire(time_point now, OnLost lost) {
+    while (!starts_.empty() && starts_.begin()->when < now) {
+      const auto key = starts_.begin()->key;
+      give_up(key);
+      lost(key);
+    }
+  }
+
+  /// What the fleet can prefill.
+  struct capacity {
+    double tokens_per_s{};      ///< all instances together
+    double best_tokens_per_s{}; ///< the fastest one alone
+    std::uint64_t backlog{};    ///< tokens dispatched and not yet done
+  };
+  /// Moore and Hodgson's rule over the first `depth` requests by deadline: whenever one would be late, the costliest
+  /// (tokens per weight) of those before it, or itself, is demoted. Demoted ones that fit again return. O(depth log
+  /// depth).
+  void replan(time_point now, const capacity& fleet, std::uint32_t depth);
+  /// Whether enough came or went since the last replan() that the plan should be made again.
+  bool stale() const;
+
+private:
+  struct entry {
+    slot due;
+    slot start; ///< when = last start
+    slot ages;
+    double tokens{};
+    double weight{1.0};
+    bool is_resumed{false};
+    bool is_lost{false};
+    bool is_demoted{false};
+  };
+  void give_up(request_key key);
+  void set_demoted(entry& e, bool demoted);
+
+  std::map<request_key, entry> entries_;
+  band resumed_;
+  band planned_;
+  band spare_;
+  band hopeful_; ///< planned and demoted, by deadline
+  band starts_;  ///< the same by last start
+  double resumed_tokens_{};
+  std::size_t changes_{}; ///< since the last replan
+};
+
+} // namespace hflex::scheduler

@@ -1,0 +1,57 @@
+// The interface of a scheduling policy, and the table of those there are. A policy decides who goes where; the core
+// keeps the accounts and calls it. One policy is one file in policies/ and one line in policies/table.cpp.
+#pragma once
+#include "actors/scheduler/view.hpp"
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace hflex::scheduler {
+
+/// Where a request goes.
+struct placement {
+  instance_id prefill;
+  instance_id decode;              ///< the same when collocated
+  std::uint32_t reserved_blocks{}; ///< on `decode`, at most its free_blocks(); 0 = none
+  bool best_effort{false};         ///< its targets are lost: they bind nobody
+  std::string why;
+};
+
+/// What a plan may do. Each takes effect at once: the view that the policy reads is up to date after it.
+class decisions {
+public:
+  virtual ~decisions() = default;
+  virtual void dispatch(request_key key, placement to) = 0;
+  virtual void shed(request_key key, std::string reason) = 0;
+  /// Plan again at that time, if nothing happens before.
+  virtual void wake(time_point when) = 0;
+};
+
+class policy {
+public:
+  virtual ~policy() = default;
+  /// A request began to wait / waits no more (placed, shed or ended): for policies that keep an order of their own.
+  virtual void queued(const view&, const waiting_request&) {}
+  virtual void unqueued(const view&, const waiting_request&) {}
+  /// Called after every event, when requests wait. Deterministic: a function of the view, `now` and what it was told
+  /// before.
+  virtual void plan(const view& v, time_point now, decisions& d) = 0;
+};
+
+using policy_factory = std::unique_ptr<policy>(const options& opts);
+
+struct policy_entry {
+  std::string_view name;
+  std::string_view description;
+  step_policy steps; ///< how the instances' batchers size their steps under this policy
+  policy_factory* make;
+};
+
+/// By name.
+std::span<const policy_entry> policies();
+/// errc::reject for an unknown name; the message lists the known ones.
+result<policy_entry> find_policy(std::string_view name);
+result<std::unique_ptr<policy>> make_policy(const options& opts);
+
+} // namespace hflex::scheduler

@@ -1,0 +1,218 @@
+#include "actors/scheduler/scheduler.hpp"
+#include "actors/common/check.hpp"
+#include "actors/scheduler/ledger.hpp"
+#include <algorithm>
+
+namespace hflex::scheduler {
+
+namespace {
+
+/// Carries decisions out on the ledger as they are made, and records them as effects.
+class recorder final : public decisions {
+public:
+  recorder(ledger& books, time_point now, std::vector<effect>& out) : books_(books), now_(now), out_(out) {}
+
+  void dispatch(request_key key, placement to) override {
+    books_.place(key, to, now_);
+    out_.emplace_back(scheduler::dispatch{key, to.prefill, to.decode, to.reserved_blocks, std::move(to.why)});
+  }
+  void shed(request_key key, std::string reason) override {
+    books_.drop_waiting(key);
+    out_.emplace_back(scheduler::shed{key, std::move(reason)});
+  }
+  void wake(time_point when) override {
+    if (!wake_ || when < *wake_) wake_ = when;
+  }
+  std::optional<time_point> wanted_wake() const { return wake_; }
+
+private:
+  ledger& books_;
+  time_point now_;
+  std::vector<effect>& out_;
+  std::optional<time_point> wake_;
+};
+
+template <class Predicate>
+bool any_pair(const view& v, Predicate serves) {
+  for (const auto& [pid, p] : v.instances)
+    for (const auto& [did, d] : v.instances)
+      if (serves(p, d)) return true;
+  return false;
+}
+
+// Whether the instances, as their roles stand, can serve anything at all.
+bool serviceable(const view& v) {
+  bool prefill = false, decode = false;
+  for (const auto& [id, at] : v.instances) {
+    if (at.draining) continue;
+    if (at.is.role == instance_role::mixed) return true;
+    (at.is.role == instance_role::prefill ? prefill : decode) = true;
+  }
+  return prefill && decode;
+}
+
+std::string why_unserviceable(const view& v) {
+  bool prefill = false, decode = false;
+  for (const auto& [id, at] : v.instances) {
+    prefill = prefill || at.may_prefill();
+    decode = decode || at.may_decode();
+  }
+  if (prefill) return "no decode instance";
+  return decode ? "no prefill instance" : "no instance";
+}
+
+result<void> check_options(const options& o) {
+  const auto positive = [](duration d) { return d > duration{0}; };
+  if (o.max_queued == 0) return fail(errc::reject, "max_queued: expected 1 or more");
+  if (o.max_outstanding == 0) return fail(errc::reject, "max_outstanding: expected 1 or more");
+  if (o.plan_depth == 0) return fail(errc::reject, "plan_depth: expected 1 or more");
+  if (!positive(o.max_wait)) return fail(errc::reject, "max_wait: expected more than 0");
+  if (!positive(o.report_timeout)) return fail(errc::reject, "report_timeout: expected more than 0");
+  if (!positive(o.replan_every)) return fail(errc::reject, "replan_every: expected more than 0");
+  if (!(o.length_quantile > 0 && o.length_quantile <= 1)) return fail(errc::reject, "length_quantile: expected (0, 1]");
+  if (!(o.ageing_factor >= 0) || o.ageing_floor < duration{0}) return fail(errc::reject, "ageing: expected 0 or more");
+  if (!(o.ageing_share > 0 && o.ageing_share <= 1)) return fail(errc::reject, "ageing_share: expected (0, 1]");
+  if (!(o.lost_after >= 0)) return fail(errc::reject, "lost_after: expected 0 or more");
+  return {};
+}
+
+} // namespace
+
+struct core::kept {
+  kept(const options& opts, std::unique_ptr<policy> p) : books(opts, std::move(p)) {}
+
+  ledger books;
+  std::optional<time_point> armed;               ///< the wake_at that is under way
+  std::optional<time_point> unserviceable_since; ///< since when no instance can serve anything
+};
+
+result<core> core::make(const options& opts) {
+  if (auto ok = check_options(opts); !ok) return pass(ok.error());
+  return make_policy(opts).map([&](std::unique_ptr<policy>&& p) { return core(opts, std::move(p)); });
+}
+
+core::core(const options& opts, std::unique_ptr<policy> p) : kept_(std::make_unique<kept>(opts, std::move(p))) {}
+core::core(core&&) noexcept = default;
+core& core::operator=(core&&) noexcept = default;
+core::~core() = default;
+
+const view& core::state() const { return kept_->books.state(); }
+
+bool core::turn_away_if_too_big(const request_arrived& r, std::vector<effect>& out) const {
+  const auto& v = state();
+  if (v.instances.empty()) return false;
+  if (any_pair(v, [&](const auto& p, const auto& d) { return can_serve(p, d, r, false); })) return false;
+  // While a side is missing nothing can be said of its pools: only a request that no pool here could hold is too big.
+  if (!serviceable(v) && std::any_of(v.instances.begin(), v.instances.end(),
+                             [&](const auto& i) { return blocks_at_most(i.second, r) <= i.second.is.kv_blocks; }))
+    return false;
+  std::uint64_t largest = 0;
+  for (const auto& [id, at] : v.instances)
+    largest = std::max(largest, std::uint64_t{at.is.kv_blocks} * at.is.block_size);
+  out.emplace_back(shed{r.key,
+      fmt::format("too long: {} prompt + {} output tokens need more KV blocks than any instance has (largest pool: {} "
+                  "tokens)",
+          r.prompt_tokens, r.max_output_tokens, largest)});
+  return true;
+}
+
+// The fleet changed: what waits and cannot be held by any instance any more is turned away.
+void core::recheck_waiting(std::vector<effect>& out) {
+  std::vector<request_key> too_big;
+  for (const auto& [key, w] : state().waiting)
+    if (turn_away_if_too_big(w.request, out)) too_big.push_back(key);
+  for (auto key : too_big) kept_->books.drop_waiting(key);
+}
+
+void core::give_up_waiting(time_point now, decisions& d) {
+  const auto& v = state();
+  if (serviceable(v)) {
+    kept_->unserviceable_since.reset();
+    return;
+  }
+  if (!kept_->unserviceable_since) kept_->unserviceable_since = now;
+  while (!v.first_come.empty()) {
+    const auto key = v.first_come.begin()->second;
+    const auto until =
+        std::max(v.waiting.at(key).queued_at, *kept_->unserviceable_since) + kept_->books.opts().max_wait;
+    if (now < until) return d.wake(until);
+    d.shed(key, why_unserviceable(v));
+  }
+}
+
+void core::plan(time_point now, std::vector<effect>& out) {
+  recorder d(kept_->books, now, out);
+  give_up_waiting(now, d);
+  if (!state().waiting.empty() && !kept_->unserviceable_since) {
+    kept_->books.chooser().plan(state(), now, d);
+    // Whatever happens or does not happen outside, there is a next look.
+    if (!state().waiting.empty()) d.wake(now + kept_->books.opts().replan_every);
+  }
+  const auto wake = d.wanted_wake();
+  if (!wake || (kept_->armed && *kept_->armed <= *wake)) return;
+  kept_->armed = wake;
+  out.emplace_back(wake_at{*wake});
+}
+
+void core::on(const request_arrived& e, time_point now, std::vector<effect>& out) {
+  if (const auto known = kept_->books.known_attempt(e.key.id)) {
+    if (e.key <= *known) return;
+    kept_->books.end(*known, std::nullopt);
+  }
+  if (e.tokens == 0) {
+    out.emplace_back(shed{e.key, "nothing to prefill"});
+    return;
+  }
+  if (turn_away_if_too_big(e, out)) return;
+  kept_->books.enqueue(e, now);
+  plan(now, out);
+  // Only now: a request that finds its place at once never fills the queue.
+  if (state().waiting.size() <= kept_->books.opts().max_queued) return;
+  kept_->books.drop_waiting(e.key);
+  out.emplace_back(shed{e.key, "queue full"});
+}
+
+void core::on(const request_ended& e, time_point now, std::vector<effect>& out) {
+  if (kept_->books.end(e.key, e.output_tokens)) plan(now, out);
+}
+
+void core::on(const prefill_finished& e, time_point now, std::vector<effect>& out) {
+  kept_->books.finish_prefill(e.key, now);
+  plan(now, out);
+}
+
+void core::on(const instance_ready& e, time_point now, std::vector<effect>& out) {
+  HFLEX_CHECK(e.kv_blocks > 0 && e.block_size > 0 && e.max_batched_tokens > 0 && e.max_sequences > 0);
+  kept_->books.add_instance(e, now);
+  recheck_waiting(out);
+  plan(now, out);
+}
+
+void core::on(const instance_gone& e, time_point now, std::vector<effect>& out) {
+  kept_->books.remove_instance(e.instance);
+  recheck_waiting(out);
+  plan(now, out);
+}
+
+void core::on(const instance_draining& e, time_point now, std::vector<effect>& out) {
+  kept_->books.set_draining(e.instance);
+  plan(now, out);
+}
+
+void core::on(const instance_role_changed& e, time_point now, std::vector<effect>& out) {
+  kept_->books.set_role(e.instance, e.role);
+  recheck_waiting(out);
+  plan(now, out);
+}
+
+void core::on(const step_reported& e, time_point now, std::vector<effect>& out) {
+  kept_->books.report(e, now);
+  plan(now, out);
+}
+
+void core::on(const tick&, time_point now, std::vector<effect>& out) {
+  kept_->armed.reset();
+  plan(now, out);
+}
+
+} // namespace hflex::scheduler

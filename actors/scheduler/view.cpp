@@ -1,0 +1,63 @@
+#include "actors/scheduler/view.hpp"
+#include <algorithm>
+
+namespace hflex::scheduler {
+
+instance_load::instance_load(const instance_ready& ready, const options& opts, time_point now)
+    : is(ready), corrector(ready.model.value_or(opts.unmeasured_model), opts.corrector),
+      measured(ready.model.has_value()), last_heard(now) {}
+
+std::uint32_t instance_load::free_blocks() const {
+  const auto taken = std::uint64_t{reserved_blocks} + overshoot_blocks;
+  return taken >= is.kv_blocks ? 0 : static_cast<std::uint32_t>(is.kv_blocks - taken);
+}
+
+step_shape instance_load::decode_shape() const {
+  step_shape shape;
+  shape.decode_seqs = sequences();
+  shape.decode_context = static_cast<double>(decode_context);
+  return shape;
+}
+
+std::optional<duration> instance_load::tightest_tpot() const {
+  if (tiers.empty()) return std::nullopt;
+  return tiers.begin()->first;
+}
+
+std::optional<duration> instance_load::slack(double lost_after) const {
+  std::optional<duration> least;
+  for (const auto& [tpot, tier] : tiers) {
+    // A promised resident is due one target after it starts; one that decodes is due at anchor + (steps + 1) * target.
+    duration here = tpot;
+    const auto passed = tpot * static_cast<std::int64_t>(decode_steps + 1);
+    const auto lost = duration{static_cast<std::int64_t>(lost_after * static_cast<double>(tpot.count()))};
+    const auto first = tier.anchors.lower_bound(last_heard - lost - passed);
+    if (first != tier.anchors.end())
+      here = *first + passed - last_heard;
+    else if (tier.members == tier.anchors.size())
+      continue; // all of them are lost
+    if (!least || here < *least) least = here;
+  }
+  return least;
+}
+
+std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens) {
+  const auto blocks = (tokens + at.is.block_size - 1) / at.is.block_size;
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, std::numeric_limits<std::uint32_t>::max()));
+}
+
+std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r) {
+  return blocks_for(at, std::uint64_t{r.prompt_tokens} + std::max(r.max_output_tokens, r.produced + 1));
+}
+
+bool has_room(const view& v, const instance_load& at) { return at.outstanding < v.opts->max_outstanding; }
+
+bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable) {
+  if (now_placeable && (p.draining || d.draining)) return false;
+  const bool together = p.is.instance == d.is.instance;
+  const bool roles_fit =
+      together ? p.is.role == instance_role::mixed : p.is.role == instance_role::prefill && can_decode(d.is.role);
+  return roles_fit && blocks_at_most(d, r) <= d.is.kv_blocks && blocks_for(p, r.tokens) <= p.is.kv_blocks;
+}
+
+} // namespace hflex::scheduler

@@ -1,0 +1,99 @@
+// What the scheduler knows: who waits, and what every instance has in hand and has promised. The ledger keeps it;
+// policies, tests and topology read it. All iteration is in id order. It must not decide anything.
+#pragma once
+#include "actors/scheduler/scheduler.hpp"
+#include <cstdint>
+#include <deque>
+#include <limits>
+#include <map>
+#include <set>
+
+namespace hflex::scheduler {
+
+/// A request that has no place yet.
+struct waiting_request {
+  request_arrived request;
+  time_point queued_at;
+  std::uint64_t order{};          ///< first come, first served is ascending `order`
+  std::uint32_t output_to_come{}; ///< predicted tokens that it still produces, >= 1
+};
+
+/// A request that was dispatched and has not ended.
+struct placed_request {
+  request_arrived request;
+  instance_id prefill;
+  instance_id decode;
+  std::uint32_t decode_blocks{}; ///< reserved on `decode`
+  std::uint32_t
+      prefill_blocks{};         ///< reserved on `prefill` until its prefill is finished, when that is another instance
+  std::uint32_t prefill_left{}; ///< tokens not yet reported as prefilled
+  std::uint32_t output_to_come{};
+  bool best_effort{false};      ///< its targets bind nobody
+  bool decodes{false};          ///< prefill is finished
+  bool binds{false};            ///< its token deadlines are in the decode instance's book
+  std::uint64_t steps_before{}; ///< decode steps of the instance before its first one
+  time_point anchor;            ///< token deadlines: anchor + (decode steps of the instance) * TPOT
+};
+
+/// Residents and promised residents of one instance that share a TPOT target and still count for attainment.
+struct tpot_tier {
+  std::uint32_t members{};
+  std::multiset<time_point> anchors; ///< of those that decode already
+};
+
+/// One instance and its accounts.
+struct instance_load {
+  explicit instance_load(const instance_ready& ready, const options& opts, time_point now);
+
+  instance_ready is;
+  bool draining{false};
+  step_time_corrector corrector;
+  bool measured{false}; ///< the model was measured at its start, or by enough steps since
+
+  std::uint32_t reserved_blocks{};    ///< promised KV blocks, in use or not
+  std::uint32_t overshoot_blocks{};   ///< in use beyond what was promised (outputs longer than predicted)
+  std::uint32_t outstanding{};        ///< requests in hand, prefill or decode side
+  std::uint64_t outstanding_tokens{}; ///< prefill tokens to do + output tokens to come: the load that baselines compare
+  std::uint64_t pending_prefill{};    ///< prefill tokens dispatched here and not yet done
+  std::deque<request_key> prefilling; ///< whose prefill is here and not finished, in dispatch order
+  std::uint32_t decoding{};           ///< sequences that decode here
+  std::uint32_t promised{};           ///< sequences that will decode here once their prefill is finished
+  std::uint64_t decode_context{};     ///< summed context of both
+  std::uint64_t decode_steps{};       ///< steps with decode work so far
+  std::map<duration, tpot_tier> tiers; ///< by TPOT target, tightest first
+  time_point last_heard;               ///< last report, or the last dispatch that a silence let through
+
+  const step_time_model& model() const { return corrector.model(); }
+  bool may_prefill() const { return !draining && can_prefill(is.role); }
+  bool may_decode() const { return !draining && can_decode(is.role); }
+  /// Blocks that a new reservation can take.
+  std::uint32_t free_blocks() const;
+  std::uint32_t sequences() const { return decoding + promised; }
+  /// The decode part of its steps, promised sequences included.
+  step_shape decode_shape() const;
+  /// Tightest TPOT target that still counts here; nothing when none does.
+  std::optional<duration> tightest_tpot() const;
+  /// How long after `last_heard` the first resident's next token is due; at most the banked slack of the one worst off.
+  /// Those later than `lost_after` token times have lost their attainment and do not count. Nothing when none counts.
+  std::optional<duration> slack(double lost_after) const;
+};
+
+struct view {
+  const options* opts{};
+  std::map<instance_id, instance_load> instances;
+  std::map<request_key, waiting_request> waiting;
+  std::map<std::uint64_t, request_key> first_come; ///< waiting ones by `order`
+  std::map<request_key, placed_request> placed;
+};
+
+/// KV blocks of `tokens` tokens on that instance.
+std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens);
+/// KV blocks of the request at its end: the whole prompt and all the output that it may produce.
+std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r);
+/// Whether one more request may be given to it at all.
+bool has_room(const view& v, const instance_load& at);
+/// Whether `p` and `d` may serve a request together: both roles fit, p == d only when mixed, mixed only with itself for
+/// its own prefills, and both pools could ever hold it. Draining counts as unfit when `now_placeable`.
+bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable);
+
+} // namespace hflex::scheduler
