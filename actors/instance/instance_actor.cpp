@@ -25,7 +25,7 @@ public:
 
   ~shell() {
     // Also on a crash: blocks must not be written by a transfer whose owner is gone.
-    for (const auto& [id, t] : transfers_) set_.transport->close(id);
+    for (const auto& [id, t] : transfers_) set_.transport->close(id, t.side);
   }
 
   shell(const shell&) = delete;
@@ -159,7 +159,7 @@ public:
       out.setTokensToSend(static_cast<std::uint32_t>(e.spec.tokens.size()));
       out.setLeaseMs(static_cast<std::uint32_t>(to_ms(e.lease)));
     }, 64 + e.spec.tokens.size() / 2));
-    transfers_[e.transfer] = {e.to};
+    transfers_[e.transfer] = {e.to, gpu::transfer_side::source};
   }
 
   void perform(open_push& e) {
@@ -199,7 +199,7 @@ public:
     }
     std::random_device random;
     auto key = (std::uint64_t{random()} << 32U) | random();
-    transfers_[e.transfer] = {e.from};
+    transfers_[e.transfer] = {e.from, gpu::transfer_side::sink};
     set_.transport->expect(e.transfer, key, shape(e.tokens), set_.context, e.block_table, e.lease, moved(true));
     wire::tell(self_, *peer, msg<s::KvAccept>::make([&](s::KvAccept::Builder out) {
       out.setTransfer(e.transfer.value);
@@ -221,8 +221,10 @@ public:
   }
 
   void perform(close_transfer& e) {
-    set_.transport->close(e.transfer);
-    transfers_.erase(e.transfer);
+    auto found = transfers_.find(e.transfer);
+    if (found == transfers_.end()) return; // never came as far as the transport
+    set_.transport->close(e.transfer, found->second.side);
+    transfers_.erase(found);
   }
 
   void perform(wake_at& e) { timer_.at(e.at); }
@@ -241,6 +243,7 @@ private:
   };
   struct transfer_entry {
     instance_id peer;
+    gpu::transfer_side side{};
   };
   struct way {
     std::uint64_t key{};

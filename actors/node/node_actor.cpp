@@ -108,7 +108,7 @@ public:
       break;
     case s::SourceKind::SHARED_MEMORY:
       if (!set_.from_neighbours) fail_load(id, load.attempt, "taking weights from neighbours is switched off");
-      else set_.machine.transport->fetch_weights(wire::read(in.getEndpoints()), digest, fetch_deadline, loaded_by(id, load.attempt));
+      else set_.machine.transport->fetch_weights(wire::read(in.getEndpoints()), digest, set_.fetch_deadline, loaded_by(id, load.attempt));
       break;
     case s::SourceKind::DISK:
       set_.machine.run_blocking([load = set_.machine.load_weights, dir = wire::read(in.getModelDir()), report = progress_to(id, load.attempt),
@@ -334,8 +334,6 @@ public:
   void perform(wake_at& e) { timer_.at(e.time); }
 
 private:
-  static constexpr duration fetch_deadline = std::chrono::seconds{10};
-
   struct load_entry {
     std::uint32_t attempt{}; ///< 0: none under way
     s::SourceKind kind{s::SourceKind::DISK};

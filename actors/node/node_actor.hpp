@@ -15,7 +15,7 @@ struct shell_settings {
   std::string address;       ///< of this host, for people
   std::string host_id;       ///< equal for processes that can share memory
   bool from_neighbours{true};///< take weights from other processes of this host
-  std::uint64_t max_slots_per_device{8};
+  duration fetch_deadline{std::chrono::seconds{10}}; ///< of one try with one neighbour
   std::function<std::uint64_t()> random; ///< 64 random bits: incarnations
 };
 

@@ -1,0 +1,81 @@
+#include "tools/runtime/head.hpp"
+#include "actors/scheduler/policy.hpp"
+#include "gpu/model/model_config.hpp"
+#include "tools/cli/endpoint.hpp"
+#include "tools/runtime/process.hpp"
+#include <algorithm>
+#include <filesystem>
+#include <spdlog/spdlog.h>
+
+namespace hflex::runtime {
+namespace {
+
+wire::instance_options instance_options_of(const config::cluster_config& c, step_policy steps) {
+  wire::instance_options o;
+  o.model_dir = std::filesystem::absolute(c.model).lexically_normal().string();
+  o.compute = c.instance.compute == gpu::compute_type::f32 ? "f32" : "bf16";
+  o.threads = c.instance.threads;
+  o.isa = c.instance.isa;
+  o.block_size = c.instance.block_size;
+  o.kv_blocks = c.instance.kv_blocks;
+  o.kv_memory_bytes = std::uint64_t{c.instance.kv_memory_mib} << 20U;
+  o.max_batched_tokens = c.instance.max_batched_tokens;
+  o.max_sequences = c.instance.max_sequences;
+  o.max_waiting = c.instance.max_waiting;
+  o.slack_budget = steps == step_policy::slack_budget;
+  o.safety = c.scheduler.safety;
+  return o;
+}
+
+cluster::head_settings settings_of(const config::cluster_config& c, const gpu::model_config& model, step_policy steps) {
+  cluster::head_settings s;
+  s.scheduler.policy = c.scheduler.policy;
+  s.scheduler.max_queued = c.scheduler.max_queued;
+  s.scheduler.max_wait = c.scheduler.max_wait;
+  auto& router = s.router.core;
+  router.classes = c.slo.classes;
+  router.default_class = c.slo.default_class;
+  router.max_context = model.max_context;
+  router.eos_tokens = model.eos;
+  router.max_in_flight = c.router.max_in_flight;
+  router.max_attempts = c.router.max_attempts;
+  router.max_history = c.router.max_history;
+  router.request_timeout = c.router.request_timeout;
+  router.stage_timeout = c.router.stage_timeout;
+  s.scaler.instance = instance_options_of(c, steps);
+  s.scaler.core.start_deadline = c.membership.start_deadline;
+  for (const auto& entry : c.fleet.empty() ? config::default_fleet(c.mode) : c.fleet)
+    s.scaler.core.fleet.push_back({entry.role, entry.count});
+  s.cluster.core.heartbeat_interval = c.membership.heartbeat_interval;
+  s.cluster.core.suspect_after = c.membership.suspect_after;
+  s.cluster.core.lost_after = c.membership.lost_after;
+  s.cluster.model = std::filesystem::path{s.scaler.instance.model_dir}.filename().string();
+  s.cluster.listen_address = cli::to_string(cli::endpoint{c.listen.host, c.listen.port});
+  s.cluster.unix_ms = unix_ms;
+  return s;
+}
+
+} // namespace
+
+result<running_head> start_head(caf::actor_system& system, const config::cluster_config& config) {
+  auto model = gpu::load_model_config(config.model);
+  if (!model) return pass(model.error());
+  auto tokenizer = gpu::tokenizer::load(config.model);
+  if (!tokenizer) return pass(tokenizer.error());
+  auto known = scheduler::policies();
+  auto policy = std::find_if(known.begin(), known.end(), [&](const auto& p) { return p.name == config.scheduler.policy; });
+  auto steps = policy != known.end() ? policy->steps : step_policy::fixed_budget;
+  auto settings = settings_of(config, *model, steps);
+  settings.router.tokenizer = *tokenizer;
+  auto head = cluster::spawn_head(system, std::move(settings));
+  if (!head) return pass(head.error());
+  auto port = system.middleman().publish(head->cluster, config.listen.port, config.listen.host.c_str(), true);
+  if (!port) {
+    cluster::stop_head(*head);
+    return fail(errc::retry, "cannot listen on {}:{} ({}): is another head running there? Stop it, or give this one another port with --port",
+        config.listen.host, config.listen.port, system.render(port.error()));
+  }
+  return running_head{*head, *port};
+}
+
+} // namespace hflex::runtime
