@@ -50,7 +50,7 @@ row<T> scalar(string_view key, Rule, Ref, string_view doc, bool required = false
 }
 #define RULE(r) [] { return r; }
 #define FIELD(f)                                                                                                       \
-  [](auto& of) -> auto& { return of.f; }
+  [](auto& of) -> auto& { return of.f; } // NOLINT(bugprone-macro-parentheses)
 
 // ---- fleet ----
 const std::vector<row<fleet_entry>>& fleet_rows() {

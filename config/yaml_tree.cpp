@@ -87,7 +87,8 @@ private:
 
   /// The new node's address holds while it is open: nothing is added to its parent before it ends.
   node& add(node_kind kind, const YAML::Mark& mark) {
-    if (waits_for_key()) throw stop{{place(mark), "a word as key and every bracket closed", "none, a list or a section"}};
+    if (waits_for_key())
+      throw stop{{place(mark), "a word as key and every bracket closed", "none, a list or a section"}};
     if (++nodes_ > bounds_.max_nodes)
       throw stop{{place(mark), fmt::format("at most {} values", bounds_.max_nodes), "more"}};
     node& added = open_.empty() ? root_ : open_.back()->children.emplace_back();

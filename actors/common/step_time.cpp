@@ -138,10 +138,12 @@ void step_time_corrector::set_coefficients(const vec& theta) {
 }
 
 // Stochastic approximation of a quantile: up by p, down by 1 - p; it rests where a share p of the errors lies below.
+// The strides are a fraction of the usual error, so that a device without noise is planned without padding.
 void step_time_corrector::track_error(double ratio) {
-  constexpr double rate = 0.05;
-  const double p = opts_.safety_quantile;
-  log_quantile_ += std::log(ratio) > log_quantile_ ? rate * p : -rate * (1.0 - p);
+  const double error = std::clamp(std::log(ratio), -std::log(opts_.max_safety), std::log(opts_.max_safety));
+  usual_error_ += 0.02 * (std::abs(error) - usual_error_);
+  const double stride = 0.3 * usual_error_;
+  log_quantile_ += error > log_quantile_ ? stride * opts_.safety_quantile : -stride * (1.0 - opts_.safety_quantile);
   log_quantile_ = std::clamp(log_quantile_, 0.0, std::log(opts_.max_safety));
   model_.safety = std::exp(log_quantile_);
 }

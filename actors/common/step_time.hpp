@@ -92,7 +92,8 @@ private:
   double initial_trace_{};
   std::uint64_t observed_{};
   std::uint32_t outliers_in_a_row_{};
-  double log_quantile_{};
+  double log_quantile_{}; ///< of measured/predicted
+  double usual_error_{};  ///< running mean of |log(measured/predicted)|
 };
 
 } // namespace hflex

@@ -59,7 +59,7 @@ struct needed {
 struct not_needed {
   instance_id instance{};
 };
-/// A node holds these weights and serves them. Comes with each load's end, and when a node joins with warm weights.
+/// A node holds these weights already, outside of any load from here: it joined with them, or its endpoints changed.
 struct held {
   node_id node{};
   std::string host;
@@ -82,11 +82,13 @@ struct progress {
   std::uint64_t bytes_done{};
   std::uint64_t bytes_total{};
 };
+/// The instance's node holds these weights from now on.
 struct loaded {
   instance_id instance{};
   std::uint32_t attempt{};
-  std::string digest; ///< of what was loaded
-  duration took{};
+  std::string digest;                 ///< of what was loaded
+  std::vector<std::string> endpoints; ///< as of `held`: how the neighbours that waited reach them
+  std::uint64_t bytes{};
 };
 struct failed {
   instance_id instance{};
@@ -137,6 +139,14 @@ struct load_view {
   friend bool operator==(const load_view&, const load_view&) = default;
 };
 
+/// A node that can serve weights.
+struct holder_view {
+  node_id node{};
+  std::string host;
+  std::uint64_t bytes{};
+  friend bool operator==(const holder_view&, const holder_view&) = default;
+};
+
 class core {
 public:
   explicit core(options opts);
@@ -154,7 +164,7 @@ public:
   /// Waiting and loading instances, by id.
   std::vector<load_view> loads() const;
   /// Nodes that hold these weights, by id.
-  std::vector<node_id> holders(const std::string& digest) const;
+  std::vector<holder_view> holders(const std::string& digest) const;
 
 private:
   struct load {
@@ -182,7 +192,7 @@ private:
   void drop_source(instance_id instance, const std::string& fault, bool stop, time_point now, std::vector<effect>& out);
   void drop_holder(
       node_id node, const std::string& digest, const std::string& fault, time_point now, std::vector<effect>& out);
-  void advance_waiting(time_point now, std::vector<effect>& out);
+  void settle(time_point now, std::vector<effect>& out);
   duration stall(source_kind kind) const;
   time_point deadline(const load& l) const;
   void announce(std::vector<effect>& out);

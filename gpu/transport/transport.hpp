@@ -3,8 +3,8 @@
 // callbacks come on the I/O thread and must not block (actor shells post them to their mailbox).
 //
 // Paths, picked per peer from what both offer: `local` (same process: memcpy), `shm` (same host: a memfd ring announced over
-// a Unix socket), `tcp` (bytes inline). Every path is acknowledged, checksummed and leased: when either side dies or a lease
-// ends, both sides get exactly one completion and nothing stays allocated.
+// a Unix socket), `tcp` (bytes inline). Every path is acknowledged and leased, and checksummed where bytes leave the process.
+// When either side dies or a lease ends, both sides get exactly one completion and nothing stays allocated.
 //
 //   source                                         sink
 //     |                                              | expect(id, key, ...)         blocks are allocated, lease starts
@@ -34,6 +34,7 @@ struct transport_options {
   bool enable_local{true};              ///< off in tests that want the wire
   std::uint64_t ring_bytes{8U << 20U};  ///< shm ring per connection
   std::uint64_t max_queued_bytes{256U << 20U}; ///< pushed but unsent bytes per peer; more fails the transfer with errc::retry
+  std::uint32_t max_transfers{4096}; ///< open transfers per side; more complete with errc::retry
 };
 
 /// How peers reach a transport: "local:<random process id>", "shm:<host id>:<abstract unix socket name>", "tcp:<host>:<port>".
@@ -47,6 +48,9 @@ struct kv_shape {
   std::uint64_t token_layer_bytes{};  ///< as kv_geometry::token_layer_bytes
 };
 
+/// One transport may hold both ends of a transfer (local path), so an id alone does not say whose end is meant.
+enum class transfer_side : std::uint8_t { source, sink };
+
 /// Completion of a transfer, once per side. On failure: errc::reroute (peer gone, checksum, refused), errc::retry (lease
 /// ended, queue full), errc::reject (peer broke the protocol).
 using transfer_callback = std::function<void(transfer_id, result<void>)>;
@@ -59,28 +63,37 @@ struct transfer_stats {
 
 class transport {
 public:
+  /// Listens and starts the I/O thread. May block on name service when `listen_host` is a name. errc::reject: options out of
+  /// range, or an address that cannot be listened on.
   static result<std::unique_ptr<transport>> start(transport_options options);
-  virtual ~transport() = default; ///< closes everything; open transfers complete with errc::reroute before it returns
+  /// Closes everything; open transfers complete with errc::reroute before it returns. Not from a callback; what callbacks ask
+  /// for meanwhile is ignored.
+  virtual ~transport() = default;
 
   virtual const endpoint_list& endpoints() const = 0;
 
   // ---- sink ----
-  /// Allows one inbound transfer into `table` of `context`. `key` (64 random bits, sent to the source in a control message) is
-  /// the source's proof that it was invited. The caller holds the blocks until `on_received` (or until close returns).
+  /// Allows one inbound transfer into `table` of `context`, from the moment it returns. Call it before the source may open: an
+  /// open that finds no invitation is refused (the source completes with errc::reroute). `key` (64 random bits, sent to the
+  /// source in a control message) is the source's proof that it was invited. The caller holds the blocks until `on_received`
+  /// (or until close returns). errc::reject: the shape does not fit the context or the table, or the id is taken.
   virtual void expect(transfer_id id, std::uint64_t key, kv_shape shape, std::shared_ptr<device_context> context,
       std::vector<block_index> table, duration lease, transfer_callback on_received) = 0;
 
   // ---- source ----
   /// Opens the way to a sink. `table` holds the KV of the tokens to send; blocks are held by the caller until `on_delivered`.
+  /// errc::reject as for expect; an id stays taken (and its stats known) until close.
   virtual void open(transfer_id id, std::uint64_t key, kv_shape shape, std::shared_ptr<const device_context> context,
       std::vector<block_index> table, endpoint_list sink, duration lease, transfer_callback on_delivered) = 0;
-  /// Queues rows [begin, begin + count) of one layer. Any thread (device threads call it from on_layer).
+  /// Queues rows [begin, begin + count) of one layer; every row of every layer is pushed once. Any thread, at any time after
+  /// open returned (device threads call it from on_layer); ignored once the transfer has ended.
   virtual void push(transfer_id id, std::uint32_t layer, std::uint32_t begin, std::uint32_t count) = 0;
 
-  /// Ends a transfer on either side; no callback follows once it returned, and no thread touches its blocks or context.
-  virtual void close(transfer_id id) = 0;
+  /// Ends this side of a transfer; the other side, if still open, completes with errc::reroute. A barrier: no callback follows
+  /// once it returned, and no thread touches the blocks or the context. Any thread, callbacks included (there it is at once).
+  virtual void close(transfer_id id, transfer_side side) = 0;
 
-  /// Path and bytes so far of a finished or open transfer this side sent (kept until close); empty path when unknown.
+  /// Path and bytes so far of a finished or open transfer this side sent (kept until close); empty path while unknown.
   virtual transfer_stats stats(transfer_id id) const = 0;
 
   // ---- weights (same host: the descriptor is passed, no byte is copied) ----
@@ -89,6 +102,7 @@ public:
   virtual void withdraw_weights(const std::string& digest) = 0;
   using weights_callback = std::function<void(result<std::shared_ptr<const weight_region>>)>;
   /// Gets a region from a process on this host. errc::reroute: the peer is gone, not on this host or has no such weights.
+  /// errc::retry: the deadline passed, or too many fetches wait. errc::reject: what the peer passed are not those weights.
   virtual void fetch_weights(endpoint_list holder, std::string digest, duration deadline, weights_callback done) = 0;
 };
 

@@ -14,7 +14,7 @@ constexpr std::string_view erase_line = "\r\x1b[K";
 
 } // namespace
 
-progress::progress(std::string what, const terminal& on, time_point start)
+progress::progress(std::string_view what, const terminal& on, time_point start)
     : what_(one_line(what)), on_(on), start_(start) {}
 
 std::string progress::update(std::uint64_t done, std::uint64_t total, std::string_view note, time_point now) {

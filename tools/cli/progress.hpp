@@ -6,13 +6,14 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace hflex::cli {
 
 class progress {
 public:
   /// `what` stands before the numbers: "loading weights". Not thread-safe.
-  progress(std::string what, const terminal& on, time_point start);
+  progress(std::string_view what, const terminal& on, time_point start);
 
   /// What to write now; often nothing: at most ten times a second on a terminal, every five seconds elsewhere. `total`
   /// 0 = unknown. `note` is free text after the numbers.

@@ -17,6 +17,13 @@ enum class claim {
   by_right,      ///< resumed or aged: if nothing else will do, at the cost of others
 };
 
+/// What came of trying to serve a request.
+enum class attempt {
+  served,
+  no_space, ///< some instance would take it now, but it breaks a target or finds no KV blocks: another request may do
+  all_busy, ///< every instance has the work that it may have for now: nobody of lower rank may slip in
+};
+
 /// A way to serve a request, and how good it is: the smallest score wins.
 struct candidate {
   const instance_load* prefill{};
@@ -96,7 +103,8 @@ private:
   void serve_resumed(const view& v, time_point now, decisions& d) {
     for (auto it = queue_.resumed().begin(); it != queue_.resumed().end();) {
       const auto key = (it++)->key;
-      if (!serve(v, v.waiting.at(key), now, claim::by_right, "resumed", d)) return hold_for(v, v.waiting.at(key));
+      if (serve(v, v.waiting.at(key), now, claim::by_right, "resumed", d) != attempt::served)
+        return hold_for(v, v.waiting.at(key));
     }
   }
 
@@ -106,7 +114,7 @@ private:
       const auto& w = v.waiting.at(queue_.spare().begin()->key);
       const double tokens = w.request.tokens;
       if (aged_credit_ < tokens && !queue_.planned().empty()) return;
-      if (!serve(v, w, now, claim::by_right, "waited longest", d)) return hold_for(v, w);
+      if (serve(v, w, now, claim::by_right, "waited longest", d) != attempt::served) return hold_for(v, w);
       aged_credit_ = std::max(0.0, aged_credit_ - tokens);
     }
   }
@@ -116,9 +124,10 @@ private:
     for (auto it = queue_.planned().begin(); it != queue_.planned().end() && failed < patience;) {
       const auto& w = v.waiting.at((it++)->key);
       const double tokens = w.request.tokens;
-      const bool served = serve(v, w, now, claim::within_budget, "earliest deadline", d);
-      failed = served ? 0 : failed + 1;
-      if (!served) continue;
+      const auto result = serve(v, w, now, claim::within_budget, "earliest deadline", d);
+      if (result == attempt::all_busy) return;
+      failed = result == attempt::served ? 0 : failed + 1;
+      if (result != attempt::served) continue;
       const bool someone_aged = !queue_.spare().empty() && queue_.spare().begin()->when <= now;
       aged_credit_ =
           someone_aged ? aged_credit_ + tokens * opts_.ageing_share / (1.0 - opts_.ageing_share + 1e-9) : 0.0;
@@ -130,7 +139,16 @@ private:
     int failed = 0;
     if (!queue_.resumed().empty() || !queue_.planned().empty()) return;
     for (auto it = queue_.spare().begin(); it != queue_.spare().end() && failed < patience;)
-      failed = serve(v, v.waiting.at((it++)->key), now, claim::left_over, "best effort", d) ? 0 : failed + 1;
+      switch (serve(v, v.waiting.at((it++)->key), now, claim::left_over, "best effort", d)) {
+      case attempt::served:
+        failed = 0;
+        break;
+      case attempt::no_space:
+        ++failed;
+        break;
+      case attempt::all_busy:
+        return;
+      }
   }
 
   // --- where --------------------------------------------------------------------------------------------------------
@@ -180,10 +198,13 @@ private:
     return 2 * static_cast<int>(std::lround(std::abs(std::log2(own / there))));
   }
 
-  bool serve(const view& v, const waiting_request& w, time_point now, claim how, std::string_view band, decisions& d) {
+  attempt serve(
+      const view& v, const waiting_request& w, time_point now, claim how, std::string_view band, decisions& d) {
     std::optional<candidate> in_time, soonest;
+    bool all_busy = true;
     for (const auto& [id, p] : v.instances) {
       if (!p.may_prefill() || !has_room(v, p) || !takes_now(p, w.request.tokens, now, how)) continue;
+      all_busy = false;
       const auto c = best_with(v, p, w, how);
       if (!c) continue;
       const bool meets = now + c->finish <= token_deadline(w.request.arrival, w.request.slo, w.request.produced);
@@ -192,9 +213,9 @@ private:
     }
     // Late everywhere by the safe estimate, but not beyond hope: the soonest, rather than to let time go by.
     const auto& chosen = in_time && how == claim::within_budget ? in_time : soonest;
-    if (!chosen) return false;
+    if (!chosen) return all_busy ? attempt::all_busy : attempt::no_space;
     place(w, *chosen, now, how, band, d);
-    return true;
+    return attempt::served;
   }
 
   std::optional<candidate> best_with(const view& v, const instance_load& p, const waiting_request& w, claim how) {

@@ -225,6 +225,11 @@ TEST_CASE("an offer is accepted with blocks for its tokens") {
   CHECK(b.report().receiving == 1);
 }
 
+TEST_CASE("a peer cannot hold blocks here for longer than this instance's own lease") {
+  decode_side b;
+  CHECK(only<accept_offer>(b.offer_one(1, duration::max())).lease == 10s);
+}
+
 TEST_CASE("decoding starts when KV and first token are both there, in either order") {
   decode_side b;
   b.offer_one(1);

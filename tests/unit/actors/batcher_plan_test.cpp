@@ -134,6 +134,20 @@ TEST_CASE("the prefill chunk is the largest that the tightest decode has time fo
   CHECK(b.plan().shape.prefill_tokens == 47); // 1 + 47 + 2 = 50
 }
 
+TEST_CASE("no newcomer is started for a crumb that an unfinished chunk has left") {
+  auto o = slack_options();
+  o.predict = [](const step_shape& s) { return 1ms + duration{static_cast<std::int64_t>(s.query_key_pairs * 10e3)}; };
+  bench b(o);
+  b.send(add{timed(b, 1, 4, 1s, 2ms), {}});
+  b.finish();
+  b.send(add{timed(b, 2, 60, 1s, 1s), {}});
+  b.send(add{timed(b, 3, 60, 2s, 1s), {}});
+  b.finish(); // 4 ms: 24 tokens of 2 take 2.88 ms after the first, 4 tokens of 3 would still fit
+  REQUIRE(b.plan().entries.size() == 2);
+  CHECK(b.plan().entries[1].tokens.size() == 24);
+  CHECK(b.report().waiting == 1);
+}
+
 TEST_CASE("a share of the slack is left unplanned for safety") {
   auto o = slack_options();
   o.safety = 0.5;

@@ -1,0 +1,263 @@
+#include "actors/weights/weights.hpp"
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace hflex::weights {
+
+std::string_view to_string(source_kind k) {
+  switch (k) {
+  case source_kind::same_process:
+    return "same_process";
+  case source_kind::shared_memory:
+    return "shared_memory";
+  case source_kind::disk:
+    return "disk";
+  }
+  return "disk";
+}
+
+namespace {
+
+std::string describe(const source& s) {
+  auto where = s.kind == source_kind::disk ? s.directory : to_string(s.holder);
+  return fmt::format("{} ({})", to_string(s.kind), where);
+}
+
+/// Whether what one of them loads is what the other wants: the same weights, as far as can be known beforehand.
+bool same_weights(const needed& a, const needed& b) {
+  if (!a.digest.empty() && !b.digest.empty()) return a.digest == b.digest;
+  return a.digest.empty() && b.digest.empty() && a.directory == b.directory;
+}
+
+} // namespace
+
+core::core(options opts) : opts_(opts) {}
+
+// ---- newcomers ----
+
+void core::on(const needed& e, time_point now, std::vector<effect>& out) {
+  if (!e.instance || loads_.count(e.instance)) return;
+  if (loads_.size() >= opts_.max_loads) {
+    out.emplace_back(give_up{
+        e.instance, fmt::format("{} instances load weights already, limit {}", loads_.size(), opts_.max_loads)});
+    return;
+  }
+  auto& l = loads_[e.instance];
+  l.want = e;
+  l.since = l.last_progress = now;
+  advance(e.instance, now, out);
+  announce(out);
+}
+
+void core::on(const not_needed& e, time_point now, std::vector<effect>& out) {
+  auto it = loads_.find(e.instance);
+  if (it == loads_.end()) return;
+  if (it->second.from) out.emplace_back(stop_load{e.instance, it->second.attempt});
+  loads_.erase(it);
+  settle(now, out);
+}
+
+// ---- holders ----
+
+void core::on(const held& e, time_point now, std::vector<effect>& out) {
+  if (!e.node || e.digest.empty()) return;
+  holders_[e.digest][e.node] = {e.host, e.endpoints, e.bytes};
+  settle(now, out);
+}
+
+void core::on(const released& e, time_point now, std::vector<effect>& out) {
+  drop_holder(e.node, e.digest, "let its weights go", now, out);
+  settle(now, out);
+}
+
+void core::on(const node_gone& e, time_point now, std::vector<effect>& out) {
+  for (auto it = loads_.begin(); it != loads_.end();)
+    it = it->second.want.node == e.node ? loads_.erase(it) : std::next(it);
+  std::vector<std::string> digests;
+  for (auto& [digest, nodes] : holders_)
+    if (nodes.count(e.node)) digests.push_back(digest);
+  for (auto& digest : digests) drop_holder(e.node, digest, "is gone", now, out);
+  settle(now, out);
+}
+
+void core::drop_holder(
+    node_id node, const std::string& digest, const std::string& fault, time_point now, std::vector<effect>& out) {
+  auto weights = holders_.find(digest);
+  if (weights == holders_.end() || weights->second.erase(node) == 0) return;
+  if (weights->second.empty()) holders_.erase(weights);
+  std::vector<instance_id> cut_off;
+  for (auto& [id, l] : loads_)
+    if (l.from && l.from->holder == node && l.from->digest == digest) cut_off.push_back(id);
+  for (auto id : cut_off) drop_source(id, to_string(node) + " " + fault, true, now, out);
+}
+
+// ---- what loaders report ----
+
+void core::on(const progress& e, time_point now, std::vector<effect>&) {
+  auto* l = current(e.instance, e.attempt);
+  if (!l) return;
+  if (e.bytes_done > l->bytes_done) l->last_progress = now; // a report without progress is no sign of life
+  l->bytes_done = std::max(l->bytes_done, std::min(e.bytes_done, e.bytes_total));
+  l->bytes_total = e.bytes_total;
+}
+
+void core::on(const loaded& e, time_point now, std::vector<effect>& out) {
+  auto* l = current(e.instance, e.attempt);
+  if (!l) return;
+  auto& wanted = l->want.digest;
+  if (e.digest.empty() || (!wanted.empty() && e.digest != wanted)) {
+    drop_source(e.instance,
+        fmt::format("it holds weights {}, wanted {}", e.digest.empty() ? "without a digest" : e.digest, wanted), false,
+        now, out);
+    settle(now, out);
+    return;
+  }
+  // Neighbours that waited for this very read of the directory now know what they want.
+  for (auto& [id, other] : loads_)
+    if (id != e.instance && !other.from && wanted.empty() && other.want.host == l->want.host &&
+        same_weights(other.want, l->want))
+      other.want.digest = e.digest;
+  out.emplace_back(ready{e.instance, l->from->kind, e.digest, now - l->since});
+  holders_[e.digest][l->want.node] = {l->want.host, e.endpoints, e.bytes};
+  loads_.erase(e.instance);
+  settle(now, out);
+}
+
+void core::on(const failed& e, time_point now, std::vector<effect>& out) {
+  if (!current(e.instance, e.attempt)) return;
+  drop_source(e.instance, e.reason, false, now, out);
+  settle(now, out);
+}
+
+void core::on(const tick&, time_point now, std::vector<effect>& out) {
+  if (announced_ && *announced_ <= now) announced_.reset();
+  std::vector<instance_id> stalled;
+  for (auto& [id, l] : loads_)
+    if (l.from && deadline(l) <= now) stalled.push_back(id);
+  for (auto id : stalled) {
+    auto& l = loads_.at(id);
+    drop_source(id,
+        fmt::format(
+            "no progress for {:g} s at {} of {} bytes", to_s(now - l.last_progress), l.bytes_done, l.bytes_total),
+        true, now, out);
+  }
+  settle(now, out);
+}
+
+core::load* core::current(instance_id instance, std::uint32_t attempt) {
+  auto it = loads_.find(instance);
+  return it != loads_.end() && it->second.from && it->second.attempt == attempt ? &it->second : nullptr;
+}
+
+// ---- the choice ----
+
+/// The cheapest source that was not tried yet.
+std::optional<source> core::next_source(const load& l) const {
+  auto untried = [&](source_kind kind, node_id node) { return l.tried.count({kind, node}) == 0; };
+  auto& want = l.want;
+  auto weights = want.digest.empty() ? holders_.end() : holders_.find(want.digest);
+  if (weights != holders_.end()) {
+    auto& nodes = weights->second;
+    if (nodes.count(want.node) && untried(source_kind::same_process, want.node))
+      return source{source_kind::same_process, want.node, {}, want.digest, {}};
+    for (auto& [node, h] : nodes)
+      if (node != want.node && h.host == want.host && !h.endpoints.empty() && untried(source_kind::shared_memory, node))
+        return source{source_kind::shared_memory, node, h.endpoints, want.digest, {}};
+  }
+  if (!want.directory.empty() && untried(source_kind::disk, {}))
+    return source{source_kind::disk, {}, {}, want.digest, want.directory};
+  return std::nullopt;
+}
+
+/// Whether another instance of this host reads the same weights right now. They will be there to share.
+bool core::neighbour_loads(const load& l) const {
+  return std::any_of(loads_.begin(), loads_.end(), [&](const auto& entry) {
+    auto& other = entry.second;
+    return &other != &l && other.from && other.want.host == l.want.host && same_weights(other.want, l.want);
+  });
+}
+
+/// Gives a waiting instance its next source, lets it go on waiting, or gives it up.
+void core::advance(instance_id instance, time_point now, std::vector<effect>& out) {
+  auto& l = loads_.at(instance);
+  auto next = next_source(l);
+  if (!next) {
+    std::string reason = "no source of weights is left";
+    for (auto& fault : l.faults) reason += "; " + fault;
+    out.emplace_back(give_up{instance, std::move(reason)});
+    loads_.erase(instance);
+    return;
+  }
+  if (next->kind == source_kind::disk && neighbour_loads(l) && now < l.since + opts_.max_wait) return;
+  l.tried.insert({next->kind, next->holder});
+  l.from = std::move(next);
+  ++l.attempt;
+  l.bytes_done = l.bytes_total = 0;
+  l.last_progress = now;
+  out.emplace_back(load_from{instance, l.attempt, *l.from});
+}
+
+void core::drop_source(
+    instance_id instance, const std::string& fault, bool stop, time_point now, std::vector<effect>& out) {
+  auto& l = loads_.at(instance);
+  l.faults.push_back(fmt::format("{}: {}", describe(*l.from), fault));
+  if (stop) out.emplace_back(stop_load{instance, l.attempt});
+  l.from.reset();
+  advance(instance, now, out);
+}
+
+/// Ends an event: what changed may be what waiting instances waited for. In order of id: the first may become the load
+/// that the others go on waiting for.
+void core::settle(time_point now, std::vector<effect>& out) {
+  std::vector<instance_id> waiting;
+  for (auto& [id, l] : loads_)
+    if (!l.from) waiting.push_back(id);
+  for (auto id : waiting) advance(id, now, out);
+  announce(out);
+}
+
+// ---- time ----
+
+duration core::stall(source_kind kind) const {
+  switch (kind) {
+  case source_kind::same_process:
+    return opts_.same_process_stall;
+  case source_kind::shared_memory:
+    return opts_.shared_memory_stall;
+  case source_kind::disk:
+    return opts_.disk_stall;
+  }
+  return opts_.disk_stall;
+}
+
+time_point core::deadline(const load& l) const {
+  return l.from ? l.last_progress + stall(l.from->kind) : l.since + opts_.max_wait;
+}
+
+void core::announce(std::vector<effect>& out) {
+  std::optional<time_point> due;
+  for (auto& [id, l] : loads_)
+    if (auto next = deadline(l); !due || next < *due) due = next;
+  if (!due || (announced_ && *announced_ <= *due)) return;
+  announced_ = due;
+  out.emplace_back(wake_at{*due});
+}
+
+// ---- accessors ----
+
+std::vector<load_view> core::loads() const {
+  std::vector<load_view> all;
+  for (auto& [id, l] : loads_)
+    all.push_back(
+        {id, l.want.node, l.from ? std::optional(l.from->kind) : std::nullopt, l.attempt, l.bytes_done, l.bytes_total});
+  return all;
+}
+
+std::vector<holder_view> core::holders(const std::string& digest) const {
+  std::vector<holder_view> all;
+  if (auto it = holders_.find(digest); it != holders_.end())
+    for (auto& [node, h] : it->second) all.push_back({node, h.host, h.bytes});
+  return all;
+}
+
+} // namespace hflex::weights

@@ -1,0 +1,68 @@
+// Weights between processes of one host: the holder answers with its region's descriptor, the fetcher maps and checks
+// it on a thread of its own (a checksum over gigabytes is no work for the I/O thread). I/O thread only, but for
+// finish_mapping.
+#pragma once
+#include "gpu/transport/completion_queue.hpp"
+#include "gpu/transport/connection.hpp"
+#include "gpu/transport/endpoint.hpp"
+#include <condition_variable>
+#include <map>
+
+namespace hflex::gpu {
+
+class weights_exchange {
+public:
+  weights_exchange(event_loop& loop, completion_queue& completions) : loop_{loop}, completions_{completions} {}
+  weights_exchange(const weights_exchange&) = delete;
+  weights_exchange& operator=(const weights_exchange&) = delete;
+  ~weights_exchange() { finish_mapping(); }
+
+  void offer(std::shared_ptr<const weight_region> region);
+  void withdraw(const std::string& digest) { offers_.erase(digest); }
+  /// A fetcher's `want`.
+  void answer(connection& to, std::span<const std::byte> digest);
+
+  /// `ways`: tcp ones are not looked at.
+  void fetch(std::vector<endpoint> ways, std::string digest, duration deadline, transport::weights_callback done);
+  void close_all();
+  /// Waits for the mapping thread; after the loop has stopped.
+  void finish_mapping();
+
+private:
+  using region_ptr = std::shared_ptr<const weight_region>;
+  struct fetching {
+    std::vector<endpoint> ways;
+    std::size_t way{0};
+    std::string digest;
+    transport::weights_callback done;
+    std::shared_ptr<connection> holder;
+    event_loop::token deadline{0};
+  };
+  struct mapping_job {
+    std::uint64_t fetch;
+    unique_fd fd;
+    std::string digest;
+  };
+
+  void try_ways(std::uint64_t id);
+  result<std::shared_ptr<connection>> ask(const endpoint& holder, std::uint64_t id);
+  result<void> on_frame(std::uint64_t id, const frame_header& header, unique_fd fd);
+  void next_way(std::uint64_t id);
+  void complete(std::uint64_t id, result<region_ptr> outcome);
+  result<void> map_later(mapping_job job);
+  void map_all();
+
+  event_loop& loop_;
+  completion_queue& completions_;
+  std::map<std::string, region_ptr> offers_;
+  std::map<std::uint64_t, fetching> fetches_;
+  std::uint64_t next_fetch_{1};
+
+  std::thread mapper_;
+  std::mutex mutex_; // guards the three below
+  std::condition_variable changed_;
+  std::deque<mapping_job> jobs_;
+  bool ending_{false};
+};
+
+} // namespace hflex::gpu
