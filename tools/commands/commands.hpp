@@ -1,0 +1,50 @@
+// The subcommands of hflex: one file each, one line here and one in hflex.cpp. A command adds its options to `app` and leaves a
+// function that runs it and returns an exit code.
+#pragma once
+#include "actors/common/result.hpp"
+#include "config/config.hpp"
+#include "tools/cli/endpoint.hpp"
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+namespace hflex::commands {
+
+using runner = std::function<int()>;
+
+runner add_up(CLI::App& app);
+runner add_head(CLI::App& app);
+runner add_agent(CLI::App& app);
+runner add_submit(CLI::App& app);
+runner add_jobs(CLI::App& app);
+runner add_cancel(CLI::App& app);
+runner add_wait(CLI::App& app);
+runner add_topology(CLI::App& app);
+runner add_ready(CLI::App& app);
+runner add_role(CLI::App& app);
+runner add_drain(CLI::App& app);
+runner add_model(CLI::App& app);
+
+// ---- shared by the commands ----
+
+/// `-o table|json` and the like.
+enum class output : unsigned char { text, json, dot };
+
+/// --head HOST:PORT (HFLEX_HEAD) and --timeout-s.
+struct head_options {
+  std::string head{"127.0.0.1:7450"};
+  double timeout_s{10};
+};
+void add_head_options(CLI::App& app, head_options& to);
+/// Examples under the options of --help.
+void add_examples(CLI::App& app, const std::string& examples);
+
+/// "hflex: ..." on stderr, and the exit code that belongs to the error.
+int report(const error& e);
+/// The same for errors of the command line.
+int usage_error(const std::string& what);
+
+/// "r17", "17"; "i3"; "n2". errc::reject says what was expected.
+result<std::uint64_t> parse_id(const std::string& word, char letter, const char* what);
+
+} // namespace hflex::commands

@@ -1,0 +1,38 @@
+#include "tools/cli/exit_code.hpp"
+#include "tools/commands/commands.hpp"
+#include <charconv>
+#include <cstdio>
+
+namespace hflex::commands {
+
+void add_head_options(CLI::App& app, head_options& to) {
+  app.add_option("--head", to.head, "Address of the head, HOST:PORT")->envname("HFLEX_HEAD")->capture_default_str();
+  app.add_option("--timeout-s", to.timeout_s, "Longest wait for an answer of the head, in seconds")
+      ->envname("HFLEX_TIMEOUT_S")
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 86400.0));
+}
+
+void add_examples(CLI::App& app, const std::string& examples) { app.footer("\nExamples:\n" + examples); }
+
+int report(const error& e) {
+  std::fprintf(stderr, "hflex: %s\n", e.message.c_str());
+  return e.code == errc::reject ? cli::exit_usage : cli::exit_failed;
+}
+
+int usage_error(const std::string& what) {
+  std::fprintf(stderr, "hflex: %s\n", what.c_str());
+  return cli::exit_usage;
+}
+
+result<std::uint64_t> parse_id(const std::string& word, char letter, const char* what) {
+  std::string_view digits = word;
+  if (!digits.empty() && digits.front() == letter) digits.remove_prefix(1);
+  std::uint64_t id = 0;
+  auto [end, fault] = std::from_chars(digits.data(), digits.data() + digits.size(), id);
+  if (fault != std::errc{} || end != digits.data() + digits.size() || id == 0)
+    return fail(errc::reject, "\"{}\" is no {}: expected {}1, {}2, ...", word, what, letter, letter);
+  return id;
+}
+
+} // namespace hflex::commands

@@ -1,0 +1,57 @@
+// The one binary: subcommands, each in a file of its own.
+#include "tools/cli/exit_code.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/runtime/process.hpp"
+#include <cstdio>
+#include <exception>
+
+namespace {
+
+struct command {
+  const char* name;
+  const char* description;
+  hflex::commands::runner (*add)(CLI::App&);
+};
+
+constexpr command table[] = {
+    {"up", "Run a whole cluster on this machine", hflex::commands::add_up},
+    {"head", "Run a head: router, scheduler, scaler, weight coordinator, cluster", hflex::commands::add_head},
+    {"agent", "Run a node agent: offers this host's devices to a head", hflex::commands::add_agent},
+    {"submit", "Submit jobs and stream their tokens", hflex::commands::add_submit},
+    {"jobs", "List jobs, or show one", hflex::commands::add_jobs},
+    {"cancel", "Cancel a job", hflex::commands::add_cancel},
+    {"wait", "Wait for a job to end and print its result", hflex::commands::add_wait},
+    {"topology", "Show the live actor topology", hflex::commands::add_topology},
+    {"ready", "Wait until instances are ready", hflex::commands::add_ready},
+    {"role", "Change an instance's role without reloading weights", hflex::commands::add_role},
+    {"drain", "Take an instance or a node out of service, losing no request", hflex::commands::add_drain},
+    {"model", "What a checkpoint is, and whether it will load", hflex::commands::add_model},
+};
+
+} // namespace
+
+int main(int argc, char** argv) {
+  hflex::runtime::hold_signals();
+  CLI::App app{"HyperFlexis: an actor-model cluster runtime that serves large language models under many SLOs at once"};
+  app.name("hflex");
+  app.set_version_flag("--version", "hflex 0.1.0");
+  app.require_subcommand(1);
+  app.footer("\n`hflex COMMAND --help` shows a command's options and examples.");
+  int code = hflex::cli::exit_done;
+  for (const auto& c : table) {
+    auto* sub = app.add_subcommand(c.name, c.description);
+    sub->callback([run = c.add(*sub), &code] {
+      if (run) code = run();
+    });
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    auto shown = app.exit(e); // prints help, version or what was wrong
+    return shown == 0 ? hflex::cli::exit_done : hflex::cli::exit_usage;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "hflex: %s\n", e.what());
+    return hflex::cli::exit_failed;
+  }
+  return code;
+}
