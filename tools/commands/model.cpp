@@ -1,0 +1,79 @@
+// `hflex model info` and `hflex model check`: what a checkpoint is, and whether it will load.
+#include "gpu/model/model_info.hpp"
+#include "tools/cli/exit_code.hpp"
+#include "tools/cli/json_line.hpp"
+#include "tools/cli/units.hpp"
+#include "tools/commands/commands.hpp"
+#include <cstdio>
+#include <memory>
+
+namespace hflex::commands {
+namespace {
+
+struct model_flags {
+  std::string dir;
+  output format{output::text};
+};
+
+void add_flags(CLI::App& app, model_flags& f) {
+  app.add_option("DIR", f.dir, "Checkpoint directory (config.json, model.safetensors, tokenizer.json)")->required();
+  app.add_option("-o,--output", f.format, "text or json")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
+      ->option_text("text|json");
+}
+
+int info(const model_flags& f) {
+  auto summary = gpu::summarize_model(f.dir);
+  if (!summary) return report({errc::retry, summary.error().message});
+  const auto& c = summary->config;
+  if (f.format == output::json) {
+    std::fputs(cli::json_line({{"architecture", c.architecture}, {"parameters", summary->parameters}, {"layers", c.layers},
+                   {"hidden", c.hidden}, {"intermediate", c.intermediate}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
+                   {"head_dim", c.head_dim}, {"vocab", c.vocab}, {"max_context", c.max_context}, {"tied_embeddings", c.tie_embeddings},
+                   {"tensors", summary->tensors}, {"tokenizer_vocab", summary->tokenizer_vocab}, {"weights_bytes", summary->weights_bytes},
+                   {"kv_bytes_per_token", summary->kv_bytes_per_token}}).c_str(), stdout);
+    return cli::exit_done;
+  }
+  std::printf("architecture  %s\n", c.architecture.c_str());
+  std::printf("parameters    %s in %llu tensors\n", fmt::format("{:.3f} M", static_cast<double>(summary->parameters) * 1e-6).c_str(),
+      static_cast<unsigned long long>(summary->tensors));
+  std::printf("shape         %u layers, hidden %u, ffn %u, %u heads (%u kv) of %u%s\n", c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads,
+      c.head_dim, c.tie_embeddings ? ", tied embeddings" : "");
+  std::printf("vocabulary    %u (tokenizer %u)\n", c.vocab, summary->tokenizer_vocab);
+  std::printf("context       %u tokens\n", c.max_context);
+  std::printf("memory        %s weights, %s KV per 1,024 tokens (bf16)\n", cli::human_bytes(summary->weights_bytes).c_str(),
+      cli::human_bytes(summary->kv_bytes_per_1k_tokens()).c_str());
+  for (const auto& file : summary->files) std::printf("file          %-24s %s\n", file.name.c_str(), cli::human_bytes(file.bytes).c_str());
+  return cli::exit_done;
+}
+
+int check(const model_flags& f) {
+  auto faults = gpu::check_model(f.dir);
+  if (f.format == output::json) {
+    std::fputs(cli::json_line({{"ok", faults.empty()}, {"faults", faults}}).c_str(), stdout);
+  } else if (faults.empty()) {
+    std::printf("%s will load\n", f.dir.c_str());
+  } else {
+    for (const auto& fault : faults) std::fprintf(stderr, "%s\n", fault.c_str());
+    std::fprintf(stderr, "hflex: %zu fault%s: the model will not load\n", faults.size(), faults.size() == 1 ? "" : "s");
+  }
+  return faults.empty() ? cli::exit_done : cli::exit_failed;
+}
+
+} // namespace
+
+runner add_model(CLI::App& app) {
+  auto f = std::make_shared<model_flags>();
+  auto chosen = std::make_shared<runner>();
+  app.require_subcommand(1);
+  auto* about = app.add_subcommand("info", "Shape, size and memory needed");
+  add_flags(*about, *f);
+  about->callback([f, chosen] { *chosen = [f] { return info(*f); }; });
+  auto* will_load = app.add_subcommand("check", "Every fault that keeps it from loading");
+  add_flags(*will_load, *f);
+  will_load->callback([f, chosen] { *chosen = [f] { return check(*f); }; });
+  add_examples(app, "  hflex model info examples/models/austen-2.7m\n  hflex model check /models/mine -o json");
+  return [chosen] { return (*chosen)(); };
+}
+
+} // namespace hflex::commands

@@ -1,0 +1,171 @@
+// `hflex topology` and `hflex ready`: the live topology, once or as it changes.
+#include "actors/cluster/topology_render.hpp"
+#include "actors/wire/convert_topology.hpp"
+#include "tools/cli/exit_code.hpp"
+#include "tools/cli/json_line.hpp"
+#include "tools/commands/commands.hpp"
+#include "tools/runtime/client.hpp"
+#include "tools/runtime/process.hpp"
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <memory>
+
+namespace hflex::commands {
+namespace {
+
+namespace s = wire::schema;
+using wire::msg;
+
+struct topology_flags {
+  head_options head;
+  output format{output::text};
+  bool watch{false};
+};
+
+struct ready_flags {
+  head_options head;
+  std::uint32_t instances{1};
+  double longest_s{60};
+};
+
+result<std::unique_ptr<runtime::head_client>> connect(const head_options& o) {
+  auto at = cli::parse_endpoint(o.head, 7450);
+  if (!at) return fail(errc::reject, "--head: {}", at.error().message);
+  return runtime::head_client::connect(*at, from_s(o.timeout_s));
+}
+
+struct numbered_snapshot {
+  cluster::snapshot view;
+  std::uint64_t last_event{};
+};
+
+result<numbered_snapshot> ask_snapshot(runtime::head_client& client, duration timeout) {
+  auto answer = client.ask<msg<s::Snapshot>>(client.cluster(), timeout, msg<s::SnapshotQuery>{});
+  if (!answer) return pass(answer.error());
+  auto in = answer->read();
+  return numbered_snapshot{wire::read(*in), in->getLastEvent()};
+}
+
+result<void> subscribe(runtime::head_client& client, std::uint64_t after, duration timeout) {
+  auto question = msg<s::Subscribe>::make([&](s::Subscribe::Builder out) { out.setAfterEvent(after); });
+  auto answer = client.ask<msg<s::Ack>>(client.cluster(), timeout, question, client.self());
+  if (!answer) return pass(answer.error());
+  return {};
+}
+
+void print(const cluster::snapshot& view, output format) {
+  std::string text;
+  switch (format) {
+  case output::text: text = cluster::render_tree(view, {cli::detect_terminal(1).colours}); break;
+  case output::json: text = cluster::render_json(view) + "\n"; break;
+  case output::dot: text = cluster::render_dot(view); break;
+  }
+  std::fputs(text.c_str(), stdout);
+  std::fflush(stdout);
+}
+
+std::string clock_time(std::uint64_t unix_ms) {
+  auto seconds = static_cast<std::time_t>(unix_ms / 1000);
+  std::tm parts{};
+  ::localtime_r(&seconds, &parts);
+  char text[16];
+  std::strftime(text, sizeof(text), "%H:%M:%S", &parts);
+  return fmt::format("{}.{:03}", text, unix_ms % 1000);
+}
+
+/// A line per event: readable in a log. In a terminal the tree is drawn anew before it, so that the current state is in view.
+int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t after) {
+  auto timeout = from_s(f.head.timeout_s);
+  if (auto ok = subscribe(client, after, timeout); !ok) return report(ok.error());
+  auto terminal = cli::detect_terminal(1);
+  auto redraw = terminal.is_terminal && f.format == output::text;
+  while (true) {
+    if (auto signal = runtime::next_signal(duration{0}); signal == SIGINT || signal == SIGTERM) return cli::exit_done;
+    auto event = client.events().take(std::chrono::milliseconds{redraw ? 1000 : 200});
+    if (event && std::holds_alternative<runtime::head_lost>(*event))
+      return report({errc::reroute, "the head is gone: " + std::get<runtime::head_lost>(*event).reason});
+    if (!event || redraw) {
+      if (!redraw) continue;
+      auto snapshot = ask_snapshot(client, timeout);
+      if (!snapshot) return report(snapshot.error());
+      std::fputs("\033[H\033[2J", stdout);
+      print(snapshot->view, f.format);
+    }
+    if (!event) continue;
+    if (const auto* m = std::get_if<msg<s::Event>>(&*event)) {
+      auto in = m->read();
+      auto e = wire::read(*in);
+      if (f.format == output::json)
+        std::fputs(cli::json_line({{"sequence", e.sequence}, {"unix_ms", in->getUnixMs()}, {"epoch", e.epoch}, {"change", std::string{to_string(e.what)}},
+                       {"subject", e.subject}, {"detail", e.detail}}).c_str(), stdout);
+      else std::printf("%s %s\n", clock_time(in->getUnixMs()).c_str(), cluster::render_event(e).c_str());
+      std::fflush(stdout);
+    }
+  }
+}
+
+int show(const topology_flags& f) {
+  auto client = connect(f.head);
+  if (!client) return report(client.error());
+  auto snapshot = ask_snapshot(**client, from_s(f.head.timeout_s));
+  if (!snapshot) return report(snapshot.error());
+  print(snapshot->view, f.format);
+  return f.watch ? watch(**client, f, snapshot->last_event) : static_cast<int>(cli::exit_done);
+}
+
+std::size_t ready_instances(const cluster::snapshot& view) {
+  return static_cast<std::size_t>(
+      std::count_if(view.actors.begin(), view.actors.end(), [](const auto& a) { return a.kind == "instance" && a.state == "ready"; }));
+}
+
+/// Event by event, so that it returns the moment the last one is up.
+int wait_ready(const ready_flags& f) {
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(f.longest_s);
+  auto client = connect(f.head);
+  if (!client) return report(client.error());
+  auto timeout = from_s(f.head.timeout_s);
+  auto snapshot = ask_snapshot(**client, timeout);
+  if (!snapshot) return report(snapshot.error());
+  if (auto ok = subscribe(**client, snapshot->last_event, timeout); !ok) return report(ok.error());
+  while (true) {
+    if (ready_instances(snapshot->view) >= f.instances) {
+      std::printf("%zu instances ready\n", ready_instances(snapshot->view));
+      return cli::exit_done;
+    }
+    auto left = deadline - std::chrono::steady_clock::now();
+    auto event = left > duration{0} ? (*client)->events().take(std::chrono::duration_cast<duration>(left)) : std::nullopt;
+    if (!event)
+      return report({errc::retry, fmt::format("{} of {} instances ready after {} s; `hflex topology` shows what is there",
+                                      ready_instances(snapshot->view), f.instances, f.longest_s)});
+    if (const auto* lost = std::get_if<runtime::head_lost>(&*event)) return report({errc::reroute, "the head is gone: " + lost->reason});
+    snapshot = ask_snapshot(**client, timeout);
+    if (!snapshot) return report(snapshot.error());
+  }
+}
+
+} // namespace
+
+runner add_topology(CLI::App& app) {
+  auto f = std::make_shared<topology_flags>();
+  app.add_option("-o,--output", f->format, "tree, json or dot (Graphviz)")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, output>{{"tree", output::text}, {"json", output::json}, {"dot", output::dot}}))
+      ->option_text("tree|json|dot");
+  app.add_flag("-w,--watch", f->watch, "Go on with every change, until interrupted");
+  add_head_options(app, f->head);
+  add_examples(app, "  hflex topology\n  hflex topology --watch\n  hflex topology -o dot | dot -Tsvg > topology.svg");
+  return [f] { return show(*f); };
+}
+
+runner add_ready(CLI::App& app) {
+  auto f = std::make_shared<ready_flags>();
+  app.add_option("--instances", f->instances, "How many must be ready")->capture_default_str()->check(CLI::Range(1U, 100000U));
+  app.add_option("--for-s", f->longest_s, "Longest wait, in seconds")->capture_default_str()->check(CLI::Range(0.001, 86400.0));
+  add_head_options(app, f->head);
+  add_examples(app, "  hflex ready\n  hflex ready --instances 2 --for-s 30 && hflex submit -p 'Hello'");
+  return [f] { return wait_ready(*f); };
+}
+
+} // namespace hflex::commands
