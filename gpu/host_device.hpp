@@ -16,6 +16,7 @@ struct host_context_options {
   std::uint32_t kv_blocks{0};              ///< 0 = from kv_memory_bytes
   std::uint64_t kv_memory_bytes{64U << 20U};
   std::uint32_t max_batched_tokens{2048};  ///< largest step accepted; sizes the work space
+  std::uint32_t max_queued_steps{16};      ///< steps that wait; one more completes with errc::retry
   std::string isa;                         ///< force "portable", "avx2", "avx512", "avx512_bf16"; empty = best of this CPU
 };
 

@@ -1,0 +1,88 @@
+// Row-wise kernels (norm, activation function, rotation, conversion) and the compute modes, written once for every
+// instruction set. Included by isa_*.cpp inside its own namespace, after matmul.inl.
+
+/// The reference: nothing is rounded but the weights.
+struct mode_f32 {
+  using activation = float;
+  using kv_element = float;
+  using weight_op = op_widen;
+  using score_op = op_f32;
+  static constexpr compute_type compute = compute_type::f32;
+  static HFLEX_INLINE void store(activation* out, vf value) { v_store(out, value); }
+  static HFLEX_INLINE void store_kv(kv_element* out, vf value) { v_store(out, value); }
+  static HFLEX_INLINE vf load_kv(const kv_element* in) { return v_load(in); }
+};
+
+/// bf16 activations on a CPU without bf16 dot products: rounded to bf16 but kept as f32, which the f32 kernels take.
+struct mode_bf16 {
+  using activation = float;
+  using kv_element = std::uint16_t;
+  using weight_op = op_widen;
+  using score_op = op_widen;
+  static constexpr compute_type compute = compute_type::bf16;
+  static HFLEX_INLINE void store(activation* out, vf value) { v_store(out, v_round_bf16(value)); }
+  static HFLEX_INLINE void store_kv(kv_element* out, vf value) { v_store_bf16(out, value); }
+  static HFLEX_INLINE vf load_kv(const kv_element* in) { return v_load_bf16(in); }
+};
+
+/// e^x for |x| <= 87 (clamped there); relative error below 2^-22. x = n ln 2 + r with |r| <= ln 2 / 2, then the Taylor
+/// series of e^r up to r^7 (next term < 6e-9). ln 2 is subtracted in two parts so that n ln 2 is exact.
+HFLEX_INLINE vf v_exp(vf x) {
+  x = v_max(v_min(x, v_set1(87.0F)), v_set1(-87.0F));
+  const vf n = v_nearest(v_mul(x, v_set1(1.44269504F)));
+  vf r = v_fma(n, v_set1(-0.693359375F), x);
+  r = v_fma(n, v_set1(2.12194440e-4F), r);
+  vf p = v_set1(1.0F / 5040);
+  p = v_fma(p, r, v_set1(1.0F / 720));
+  p = v_fma(p, r, v_set1(1.0F / 120));
+  p = v_fma(p, r, v_set1(1.0F / 24));
+  p = v_fma(p, r, v_set1(1.0F / 6));
+  p = v_fma(p, r, v_set1(1.0F / 2));
+  p = v_fma(p, r, v_set1(1.0F));
+  p = v_fma(p, r, v_set1(1.0F));
+  return v_mul(p, v_exp2_int(n));
+}
+
+template <class Mode>
+HFLEX_KERNEL void rmsnorm_kernel(const float* x, const float* weight, std::uint32_t width, float eps, void* out) {
+  const std::uint32_t padded = padded_width(width);
+  vf squares = v_zero();
+  for (std::uint32_t i = 0; i < padded; i += lanes) {
+    const vf v = v_load(x + i);
+    squares = v_fma(v, v, squares);
+  }
+  const vf scale = v_set1(1.0F / std::sqrt(v_sum(squares) / static_cast<float>(width) + eps));
+  auto* y = static_cast<typename Mode::activation*>(out);
+  for (std::uint32_t i = 0; i < padded; i += lanes)
+    Mode::store(y + i, v_mul(v_mul(v_load(x + i), scale), v_load(weight + i)));
+}
+
+template <class Mode>
+HFLEX_KERNEL void swiglu_kernel(const float* gate, const float* up, std::uint32_t width, void* out) {
+  auto* y = static_cast<typename Mode::activation*>(out);
+  const vf one = v_set1(1.0F);
+  for (std::uint32_t i = 0; i < padded_width(width); i += lanes) {
+    const vf g = v_load(gate + i);
+    const vf silu = v_div(g, v_add(one, v_exp(v_sub(v_zero(), g))));
+    Mode::store(y + i, v_mul(silu, v_load(up + i)));
+  }
+}
+
+HFLEX_KERNEL void rope_kernel(float* x, std::uint32_t heads, std::uint32_t head_dim, const float* cos_sin) {
+  const std::uint32_t half = head_dim / 2;
+  float partner[max_head_dim];
+  for (std::uint32_t h = 0; h < heads; ++h, x += head_dim) {
+    std::memcpy(partner, x + half, half * sizeof(float));
+    std::memcpy(partner + half, x, half * sizeof(float));
+    for (std::uint32_t i = 0; i < head_dim; i += lanes) {
+      const vf turned = v_mul(v_load(partner + i), v_load(cos_sin + head_dim + i));
+      v_store(x + i, v_fma(v_load(x + i), v_load(cos_sin + i), turned));
+    }
+  }
+}
+
+template <class Mode>
+HFLEX_KERNEL void store_kv_kernel(const float* x, std::uint32_t width, void* out) {
+  auto* y = static_cast<typename Mode::kv_element*>(out);
+  for (std::uint32_t i = 0; i < width; i += lanes) Mode::store_kv(y + i, v_load(x + i));
+}

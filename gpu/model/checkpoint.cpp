@@ -1,0 +1,76 @@
+#include "gpu/model/checkpoint.hpp"
+#include "gpu/model/json_file.hpp"
+#include <filesystem>
+
+namespace hflex::gpu {
+
+struct checkpoint::state {
+  std::string directory;
+  model_config config;
+  tensor_files weights;
+};
+
+result<checkpoint> checkpoint::open(const std::string& dir) {
+  if (const auto missing = missing_model_files(dir, needs_tokenizer::no); !missing.empty()) {
+    return fail(errc::reject, "{}", fmt::join(missing, "\n"));
+  }
+  auto config = load_model_config(dir);
+  if (!config) return pass(std::move(config.error()));
+  std::vector<std::string> faults;
+  auto weights = open_tensor_files(dir, faults);
+  if (!faults.empty()) return fail(errc::reject, "{}", fmt::join(faults, "\n"));
+  return checkpoint(std::make_shared<const state>(state{dir, std::move(*config), std::move(weights)}));
+}
+
+const std::string& checkpoint::directory() const { return state_->directory; }
+
+const model_config& checkpoint::config() const { return state_->config; }
+
+result<tensor_view> checkpoint::tensor(std::string_view name) const {
+  const auto& tensors = state_->weights.tensors;
+  if (const auto at = tensors.find(name); at != tensors.end()) return at->second;
+  return fail(errc::reject, "{}: has no tensor {}", state_->directory, printable(name));
+}
+
+bool checkpoint::contains(std::string_view name) const {
+  return state_->weights.tensors.find(name) != state_->weights.tensors.end();
+}
+
+std::vector<std::string> checkpoint::names() const {
+  std::vector<std::string> all;
+  for (const auto& item : state_->weights.tensors) all.push_back(item.first);
+  return all;
+}
+
+std::uint64_t checkpoint::bytes() const {
+  std::uint64_t sum = 0;
+  for (const auto& item : state_->weights.tensors) sum += item.second.data.size();
+  return sum;
+}
+
+std::uint64_t checkpoint::parameters() const {
+  std::uint64_t sum = 0;
+  for (const auto& item : state_->weights.tensors) sum += item.second.data.size() / bytes_of(item.second.type);
+  return sum;
+}
+
+std::vector<std::string> missing_model_files(const std::string& dir, needs_tokenizer tokenizer) {
+  namespace fs = std::filesystem;
+  constexpr auto wanted = "a model directory holds config.json, tokenizer.json and model.safetensors "
+                          "(or model.safetensors.index.json and its shards)";
+  std::error_code ignored;
+  if (!fs::is_directory(dir, ignored)) return {fmt::format("{}: is not a directory; {}", dir, wanted)};
+  std::vector<std::string> missing;
+  const auto want = [&](std::initializer_list<const char*> any_of) {
+    for (const auto* name : any_of) {
+      if (fs::exists(dir + "/" + name, ignored)) return;
+    }
+    missing.push_back(fmt::format("{}/{}: is missing; {}", dir, *any_of.begin(), wanted));
+  };
+  want({"config.json"});
+  if (tokenizer == needs_tokenizer::yes) want({"tokenizer.json"});
+  want({"model.safetensors", "model.safetensors.index.json"});
+  return missing;
+}
+
+} // namespace hflex::gpu

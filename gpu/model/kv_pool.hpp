@@ -1,0 +1,46 @@
+// The KV blocks of one context in host memory: [layers][2][blocks][block_size][kv_heads][head_dim], 0 = K, 1 = V. Knows
+// where a row lies; which block belongs to whom is the owner's business.
+#pragma once
+#include "gpu/device.hpp"
+#include "gpu/host_memory.hpp"
+#include <cstddef>
+#include <span>
+
+namespace hflex::gpu {
+
+enum class kv_side : std::uint8_t { keys = 0, values = 1 };
+
+class kv_pool {
+public:
+  static result<kv_pool> allocate(const kv_geometry& geometry);
+
+  const kv_geometry& geometry() const { return geometry_; }
+  /// First row of one layer's keys or values.
+  std::byte* layer(std::uint32_t index, kv_side side) const;
+  /// Bytes of one token's keys (or values) in one layer.
+  std::size_t row_bytes() const { return geometry_.token_layer_bytes() / 2; }
+  /// Row of the token at `position` of a sequence, counted from layer(). The table covers the position.
+  std::size_t slot(std::span<const block_index> block_table, std::uint32_t position) const {
+    return std::size_t{block_table[position / geometry_.block_size]} * geometry_.block_size +
+           position % geometry_.block_size;
+  }
+
+  /// As device_context::read_kv and write_kv.
+  result<void> read(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
+      std::uint32_t count, std::span<std::byte> out) const;
+  result<void> write(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
+      std::uint32_t count, std::span<const std::byte> in);
+
+  /// errc::reject unless the table's blocks exist and cover tokens [0, tokens).
+  result<void> check_table(std::span<const block_index> block_table, std::uint64_t tokens) const;
+
+private:
+  kv_pool(const kv_geometry& geometry, host_memory memory) : geometry_(geometry), memory_(std::move(memory)) {}
+  result<void> check_copy(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
+      std::uint32_t count, std::size_t bytes) const;
+
+  kv_geometry geometry_;
+  host_memory memory_;
+};
+
+} // namespace hflex::gpu

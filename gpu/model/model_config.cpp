@@ -1,0 +1,227 @@
+#include "gpu/model/model_config.hpp"
+#include "gpu/model/json_file.hpp"
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <optional>
+
+namespace hflex::gpu {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t max_config_bytes = 1U << 20U;
+constexpr auto supported =
+    "supported: \"LlamaForCausalLM\" with silu, plain rotary embeddings and unquantised f32, f16 or bf16 weights";
+
+// Far above any model there is; they keep every product of two of them inside 64 bits.
+constexpr std::uint32_t max_width = 1U << 20U;
+constexpr std::uint32_t max_layers = 1U << 12U;
+constexpr std::uint32_t max_heads = 1U << 12U;
+constexpr std::uint32_t max_head_dim = 1U << 12U;
+constexpr std::uint32_t max_vocab = 1U << 24U;
+constexpr std::uint32_t max_positions = 1U << 28U;
+
+/// Takes typed, range-checked fields out of one JSON object and notes what is wrong with them.
+class field_reader {
+public:
+  field_reader(const json& object, std::string source, std::vector<std::string>& faults)
+      : object_(object), source_(std::move(source)), faults_(faults) {}
+
+  void fault(std::string_view key, const std::string& what) {
+    faults_.push_back(fmt::format("{}: {}: {}", source_, key, what));
+  }
+
+  /// The value, or nothing for a key that is absent or null.
+  const json* find(const char* key) const {
+    const auto at = object_.find(key);
+    return at == object_.end() || at->is_null() ? nullptr : &*at;
+  }
+
+  /// An integer in [1, max]; a key that is absent has the value `absent`, or is a fault without one.
+  std::uint32_t size(const char* key, std::uint32_t max, std::optional<std::uint32_t> absent = {}) {
+    const auto* value = find(key);
+    if (!value) return absent_or_fault(key, absent);
+    if (value->is_number_unsigned()) {
+      const auto n = value->get<std::uint64_t>();
+      if (n >= 1 && n <= max) return static_cast<std::uint32_t>(n);
+    }
+    fault(key, fmt::format("expected an integer from 1 to {}, found {}", max, described(*value)));
+    return 0;
+  }
+
+  /// A number in [min, max].
+  float real(const char* key, double min, double max, std::optional<float> absent = {}) {
+    const auto* value = find(key);
+    if (!value) return absent_or_fault(key, absent);
+    if (value->is_number()) {
+      const auto x = value->get<double>();
+      if (x >= min && x <= max) return static_cast<float>(x);
+    }
+    fault(key, fmt::format("expected a number from {} to {}, found {}", min, max, described(*value)));
+    return 0;
+  }
+
+  bool flag(const char* key) {
+    const auto* value = find(key);
+    if (value && !value->is_boolean()) fault(key, "expected true or false, found " + described(*value));
+    return value && value->is_boolean() && value->get<bool>();
+  }
+
+  /// A token id below `vocab` (no upper bound when that is 0, because it has a fault of its own).
+  std::optional<token_id> token(std::string_view key, const json& value, std::uint32_t vocab) {
+    const std::uint64_t end = vocab != 0 ? vocab : std::numeric_limits<token_id>::max();
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() < end) return value.get<token_id>();
+    fault(key, fmt::format("expected a token id below vocab_size {}, found {}", end, described(value)));
+    return std::nullopt;
+  }
+
+  /// eos_token_id: a number or a list of numbers; appended to `eos` where not yet there.
+  void add_eos(std::uint32_t vocab, std::vector<token_id>& eos) {
+    const auto* value = find("eos_token_id");
+    if (!value) return;
+    const auto add = [&](const json& item) {
+      const auto id = token("eos_token_id", item, vocab);
+      if (id && std::find(eos.begin(), eos.end(), *id) == eos.end()) eos.push_back(*id);
+    };
+    if (!value->is_array()) return add(*value);
+    if (value->size() > 64) return fault("eos_token_id", fmt::format("{} ids; at most 64 are expected", value->size()));
+    for (const auto& item : *value) add(item);
+  }
+
+private:
+  template <class Number>
+  Number absent_or_fault(const char* key, std::optional<Number> absent) {
+    if (!absent) fault(key, "is missing");
+    return absent.value_or(Number{});
+  }
+
+  const json& object_;
+  std::string source_;
+  std::vector<std::string>& faults_;
+};
+
+void read_architecture(field_reader& in, model_config& config) {
+  const auto* list = in.find("architectures");
+  if (!list) return in.fault("architectures", fmt::format("is missing; {}", supported));
+  if (!list->is_array() || list->size() != 1 || !list->front().is_string()) {
+    return in.fault("architectures", fmt::format("expected a list of one string, found {}", described(*list)));
+  }
+  config.architecture = list->front().get<std::string>();
+  if (config.architecture != "LlamaForCausalLM") {
+    in.fault("architectures", fmt::format("{} is not supported; {}", printable(config.architecture), supported));
+  }
+}
+
+void read_shape(field_reader& in, model_config& config) {
+  config.hidden = in.size("hidden_size", max_width);
+  config.intermediate = in.size("intermediate_size", max_width);
+  config.layers = in.size("num_hidden_layers", max_layers);
+  config.heads = in.size("num_attention_heads", max_heads);
+  config.kv_heads = in.size("num_key_value_heads", max_heads, config.heads);
+  config.vocab = in.size("vocab_size", max_vocab);
+  config.max_context = in.size("max_position_embeddings", max_positions);
+  config.rms_norm_eps = in.real("rms_norm_eps", 1e-12, 1e-1);
+  config.tie_embeddings = in.flag("tie_word_embeddings");
+  config.attention_bias = in.flag("attention_bias");
+  if (config.heads == 0 || config.hidden == 0) return; // said already
+
+  const bool divides = config.hidden % config.heads == 0;
+  if (!divides && !in.find("head_dim")) {
+    return in.fault(
+        "head_dim", fmt::format("is missing, and hidden_size {} is not a multiple of num_attention_heads {}",
+                        config.hidden, config.heads));
+  }
+  config.head_dim = in.size("head_dim", max_head_dim, config.hidden / config.heads);
+  if (config.head_dim % 2 != 0)
+    in.fault("head_dim", fmt::format("{} is odd; rotary embeddings need pairs", config.head_dim));
+  if (config.kv_heads != 0 && config.heads % config.kv_heads != 0) {
+    in.fault(
+        "num_key_value_heads", fmt::format("{} does not divide num_attention_heads {}", config.kv_heads, config.heads));
+  }
+}
+
+/// Plain rotary embeddings only. Before transformers 5: rope_theta, with rope_scaling null; since: rope_parameters.
+void read_rope(field_reader& in, const std::string& source, std::vector<std::string>& faults, model_config& config) {
+  constexpr double min_theta = 1.0;
+  constexpr double max_theta = 1e12;
+  config.rope_theta = in.real("rope_theta", min_theta, max_theta, 10000.0F);
+  for (const auto* key : {"rope_scaling", "rope_parameters"}) {
+    const auto* value = in.find(key);
+    if (!value) continue;
+    if (!value->is_object()) {
+      in.fault(key, "expected an object or null, found " + described(*value));
+      continue;
+    }
+    field_reader rope(*value, fmt::format("{}: {}", source, key), faults);
+    for (const auto* kind : {"rope_type", "type"}) {
+      const auto* type = rope.find(kind);
+      if (type && *type != "default")
+        rope.fault(kind, fmt::format("{} is not supported; {}", described(*type), supported));
+    }
+    if (!rope.find("rope_type") && !rope.find("type") && !rope.find("rope_theta")) {
+      in.fault(key, fmt::format("does not say which kind it is (rope_type); {}", supported));
+    }
+    if (rope.find("partial_rotary_factor")) rope.real("partial_rotary_factor", 1.0, 1.0);
+    config.rope_theta = rope.real("rope_theta", min_theta, max_theta, config.rope_theta);
+  }
+}
+
+void refuse_unsupported(field_reader& in) {
+  for (const auto* key : {"mlp_bias", "rope_interleaved"}) {
+    if (in.flag(key)) in.fault(key, fmt::format("true is not supported; {}", supported));
+  }
+  for (const auto* key : {"quantization_config", "sliding_window"}) {
+    if (const auto* value = in.find(key)) {
+      in.fault(key, fmt::format("{} is not supported; {}", described(*value), supported));
+    }
+  }
+  const auto* act = in.find("hidden_act");
+  if (act && *act != "silu") in.fault("hidden_act", fmt::format("{} is not supported; {}", described(*act), supported));
+}
+
+void add_generation_config(const std::string& path, config_report& report) {
+  const auto document = load_json(path, max_config_bytes);
+  if (!document) return report.faults.push_back(document.error().message);
+  if (!document->is_object())
+    return report.faults.push_back(path + ": expected an object, found " + described(*document));
+  field_reader(*document, path, report.faults).add_eos(report.config.vocab, report.config.eos);
+}
+
+} // namespace
+
+config_report parse_model_config(std::string_view text, const std::string& source) {
+  config_report report;
+  const auto document = parse_json(text, source);
+  if (!document) return {{}, {document.error().message}};
+  if (!document->is_object()) return {{}, {source + ": expected an object, found " + described(*document)}};
+  field_reader in(*document, source, report.faults);
+  read_architecture(in, report.config);
+  read_shape(in, report.config);
+  read_rope(in, source, report.faults, report.config);
+  refuse_unsupported(in);
+  if (const auto* bos = in.find("bos_token_id")) {
+    report.config.bos = in.token("bos_token_id", *bos, report.config.vocab).value_or(-1);
+  }
+  in.add_eos(report.config.vocab, report.config.eos);
+  return report;
+}
+
+config_report inspect_model_config(const std::string& dir) {
+  const auto path = dir + "/config.json";
+  const auto text = read_file(path, max_config_bytes);
+  if (!text) return {{}, {text.error().message}};
+  auto report = parse_model_config(*text, path);
+  const auto generation = dir + "/generation_config.json";
+  std::error_code ignored;
+  if (std::filesystem::exists(generation, ignored)) add_generation_config(generation, report);
+  return report;
+}
+
+result<model_config> load_model_config(const std::string& dir) {
+  auto report = inspect_model_config(dir);
+  if (report.faults.empty()) return std::move(report.config);
+  return fail(errc::reject, "{}", fmt::join(report.faults, "\n"));
+}
+
+} // namespace hflex::gpu

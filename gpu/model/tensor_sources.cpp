@@ -1,0 +1,96 @@
+#include "gpu/model/tensor_sources.hpp"
+#include <algorithm>
+#include <set>
+#include <string>
+
+namespace hflex::gpu {
+namespace {
+
+/// One checkpoint tensor that a packed tensor is made of.
+struct ingredient {
+  std::string name;
+  std::uint32_t first_row{};
+  std::vector<std::uint64_t> shape;
+};
+
+std::vector<ingredient> ingredients_of(const tensor_place& place, const model_config& c) {
+  const std::string layer = fmt::format("model.layers.{}.", place.layer);
+  const std::uint32_t q = c.heads * c.head_dim;
+  const std::uint32_t kv = c.kv_heads * c.head_dim;
+  switch (place.kind) {
+  case tensor_kind::embedding:
+    return {{"model.embed_tokens.weight", 0, {c.vocab, c.hidden}}};
+  case tensor_kind::final_norm:
+    return {{"model.norm.weight", 0, {c.hidden}}};
+  case tensor_kind::attn_norm:
+    return {{layer + "input_layernorm.weight", 0, {c.hidden}}};
+  case tensor_kind::qkv:
+    return {{layer + "self_attn.q_proj.weight", 0, {q, c.hidden}},
+        {layer + "self_attn.k_proj.weight", q, {kv, c.hidden}},
+        {layer + "self_attn.v_proj.weight", q + kv, {kv, c.hidden}}};
+  case tensor_kind::o:
+    return {{layer + "self_attn.o_proj.weight", 0, {c.hidden, q}}};
+  case tensor_kind::mlp_norm:
+    return {{layer + "post_attention_layernorm.weight", 0, {c.hidden}}};
+  case tensor_kind::gate_up:
+    return {{layer + "mlp.gate_proj.weight", 0, {c.intermediate, c.hidden}},
+        {layer + "mlp.up_proj.weight", padded_width(c.intermediate), {c.intermediate, c.hidden}}};
+  case tensor_kind::down:
+    return {{layer + "mlp.down_proj.weight", 0, {c.hidden, c.intermediate}}};
+  case tensor_kind::head:
+    return {{c.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", 0, {c.vocab, c.hidden}}};
+  }
+  return {};
+}
+
+/// Tensors that some checkpoints carry and that say nothing the configuration does not.
+bool is_redundant(const std::string& name, const model_config& c) {
+  return name.ends_with(".rotary_emb.inv_freq") || (c.tie_embeddings && name == "lm_head.weight");
+}
+
+constexpr std::size_t max_faults = 32;
+
+} // namespace
+
+void tensor_source::stack(std::uint32_t first_row, const tensor_view& tensor) {
+  const bool vector = tensor.shape.size() == 1;
+  const auto rows = vector ? 1U : static_cast<std::uint32_t>(tensor.shape[0]);
+  parts_.push_back({first_row, rows, tensor.data.size() / rows, tensor.data.data(), tensor.type});
+}
+
+source_row tensor_source::row(std::uint32_t index) const {
+  for (const auto& p : parts_)
+    if (index >= p.first && index - p.first < p.rows) return {p.data + (index - p.first) * p.row_bytes, p.type};
+  return {};
+}
+
+result<std::vector<tensor_source>> find_sources(const checkpoint& from, const region_layout& layout) {
+  std::vector<tensor_source> sources;
+  std::vector<std::string> faults;
+  std::set<std::string> used;
+  for (const auto& place : layout.tensors) {
+    auto& source = sources.emplace_back();
+    for (const auto& i : ingredients_of(place, from.config())) {
+      used.insert(i.name);
+      auto tensor = from.tensor(i.name);
+      if (!tensor)
+        faults.push_back(fmt::format("{}: missing, expected shape [{}]", i.name, fmt::join(i.shape, ", ")));
+      else if (tensor->shape != i.shape)
+        faults.push_back(fmt::format(
+            "{}: expected shape [{}], found [{}]", i.name, fmt::join(i.shape, ", "), fmt::join(tensor->shape, ", ")));
+      else
+        source.stack(i.first_row, *tensor);
+    }
+  }
+  for (const auto& name : from.names())
+    if (!used.contains(name) && !is_redundant(name, from.config()))
+      faults.push_back(
+          fmt::format("{}: not a tensor of a {} model that this engine knows", name, from.config().architecture));
+  if (faults.empty()) return sources;
+  const std::size_t shown = std::min(faults.size(), max_faults);
+  const std::string more = shown < faults.size() ? fmt::format("\nand {} more", faults.size() - shown) : "";
+  return fail(errc::reject, "{}: {}{}", from.directory(),
+      fmt::join(faults.begin(), faults.begin() + static_cast<std::ptrdiff_t>(shown), "\n"), more);
+}
+
+} // namespace hflex::gpu
