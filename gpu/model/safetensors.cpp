@@ -116,8 +116,8 @@ void check_coverage(const tensor_map& tensors, std::span<const std::byte> data, 
   for (const auto* item : order) {
     if (begin(item) < covered) faults.add(fmt::format("tensor {} overlaps another tensor", printable(item->first)));
     if (begin(item) > covered) {
-      faults.add(
-          fmt::format("{} bytes before tensor {} belong to no tensor", begin(item) - covered, printable(item->first)));
+      faults.add(fmt::format(
+          "tensor {}: {} bytes before it belong to no tensor", printable(item->first), begin(item) - covered));
     }
     covered = std::max(covered, begin(item) + item->second.data.size());
   }

@@ -243,10 +243,9 @@ private:
       if (type == "Digits") return add_split(is_true(member(item, "individual_digits")) ? R"(\p{N})" : R"(\p{N}+)");
       return unsupported("pre_tokenizer", item);
     };
-    if (text_of(member(top, "type")) != "Sequence") {
-      if (auto status = read_one(top); !status) return status;
-    }
-    for (const auto& item : member(top, "pretokenizers")) {
+    const json alone = json::array({top});
+    const bool sequence = text_of(member(top, "type")) == "Sequence";
+    for (const auto& item : sequence ? member(top, "pretokenizers") : alone) {
       if (auto status = read_one(item); !status) return status;
     }
     if (byte_level) return {};

@@ -16,6 +16,25 @@ std::string name_of(transfer_id id) { return fmt::format("outbound KV transfer {
 
 std::uint64_t whole_tokens(std::uint64_t bytes, std::uint64_t token_bytes) { return bytes / token_bytes * token_bytes; }
 
+frame_header open_frame(const source_spec& spec) {
+  frame_header h;
+  h.type = frame_type::open;
+  h.transfer = spec.id;
+  h.key = spec.key;
+  h.layer = spec.shape.layers;
+  h.count = spec.shape.tokens;
+  h.position = spec.shape.token_layer_bytes;
+  return h;
+}
+
+frame_header failed_frame(transfer_id id, fault cause) {
+  frame_header h;
+  h.type = frame_type::failed;
+  h.transfer = id;
+  h.code = static_cast<std::uint32_t>(cause);
+  return h;
+}
+
 } // namespace
 
 void kv_source::admit() {
@@ -84,7 +103,7 @@ void kv_source::join(entries::iterator it) {
     r.members.push_back(it->first);
     if (!r.ready) return;
     loop_.cancel(std::exchange(r.timer, 0));
-    announce(e, *r.way);
+    r.way->send(open_frame(e.spec));
     return pump(*id);
   }
   complete(it, fail(errc::reroute, "{}: {}", name_of(it->first), last));
@@ -116,17 +135,6 @@ void kv_source::leave(entries::iterator it) {
   r->second.timer = loop_.after(idle_time, [this, id] { on_closed(id, {errc::reroute, "idle"}); });
 }
 
-void kv_source::announce(const entry& e, lane& way) {
-  frame_header h;
-  h.type = frame_type::open;
-  h.transfer = e.spec.id;
-  h.key = e.spec.key;
-  h.layer = e.spec.shape.layers;
-  h.count = e.spec.shape.tokens;
-  h.position = e.spec.shape.token_layer_bytes;
-  way.send(h);
-}
-
 // ---- what lanes tell ----
 
 void kv_source::on_ready(route_id id) {
@@ -135,7 +143,8 @@ void kv_source::on_ready(route_id id) {
   route& r = it->second;
   r.ready = true;
   loop_.cancel(std::exchange(r.timer, 0));
-  for (const transfer_id member : r.members) announce(entries_.at(member), *r.way);
+  for (const frame_header& h : std::exchange(r.farewells, {})) r.way->send(h);
+  for (const transfer_id member : r.members) r.way->send(open_frame(entries_.at(member).spec));
   if (r.members.empty()) // all gave up meanwhile
     r.timer = loop_.after(idle_time, [this, id] { on_closed(id, {errc::reroute, "idle"}); });
   pump(id);
@@ -240,12 +249,13 @@ kv_source::step kv_source::send_chunk(route& r, transfer_id id) {
 // ---- ends ----
 
 void kv_source::give_up(entries::iterator it, fault cause, error why) {
-  if (const auto r = routes_.find(it->second.via); r != routes_.end() && r->second.ready) {
-    frame_header h;
-    h.type = frame_type::failed;
-    h.transfer = it->first;
-    h.code = static_cast<std::uint32_t>(cause);
-    r->second.way->send(h);
+  if (const auto r = routes_.find(it->second.via); r != routes_.end()) {
+    const frame_header failed = failed_frame(it->first, cause);
+    auto& farewells = r->second.farewells;
+    if (r->second.ready)
+      r->second.way->send(failed);
+    else if (farewells.size() < options_.max_transfers)
+      farewells.insert(farewells.end(), {open_frame(it->second.spec), failed});
   }
   complete(it, pass(std::move(why)));
 }

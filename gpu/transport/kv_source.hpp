@@ -40,6 +40,7 @@ private:
     std::shared_ptr<lane> way;
     bool ready{false};
     std::vector<transfer_id> members;
+    std::vector<frame_header> farewells; // of transfers that gave up before the lane was ready
     std::size_t turn{0};
     event_loop::token timer{0}; // until ready: handshake; without members: idle
     bool pump_later{false};
@@ -59,7 +60,6 @@ private:
   void join(entries::iterator it);
   result<route_id> route_to(const endpoint& to);
   void leave(entries::iterator it);
-  void announce(const entry& e, lane& way);
 
   void on_ready(route_id id);
   void on_room(route_id id);

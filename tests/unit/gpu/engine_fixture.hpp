@@ -95,6 +95,8 @@ inline tokens generate(gpu::llama& engine, const tokens& prompt, std::size_t cou
   return out;
 }
 
+inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
 /// Largest difference relative to the largest magnitude of the reference.
 inline double relative_difference(std::span<const float> found, std::span<const float> expected) {
   double difference = 0.0;
