@@ -204,6 +204,13 @@ public:
     REQUIRE(s.has_value());
     return raw_client{std::move(*s)};
   }
+  static raw_client accept(int listener) {
+    pollfd p{listener, POLLIN, 0};
+    REQUIRE(::poll(&p, 1, 60'000) == 1);
+    gpu::unique_fd s{::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)};
+    REQUIRE(static_cast<bool>(s));
+    return raw_client{std::move(s)};
+  }
   void send(const gpu::frame_header& header, std::span<const std::byte> payload = {}, int fd = -1) {
     std::vector<std::byte> bytes(gpu::frame_header_bytes);
     gpu::encode(header, std::span{bytes}.first<gpu::frame_header_bytes>());
