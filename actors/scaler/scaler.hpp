@@ -137,8 +137,8 @@ struct options {
 
 // --- the core -------------------------------------------------------------------------------------------------------
 
-class fleet;
 class policy;
+struct fleet_view;
 
 class core {
 public:
@@ -157,10 +157,13 @@ public:
   void on(const drain_node& e, time_point now, std::vector<effect>& out);
   void on(const tick& e, time_point now, std::vector<effect>& out);
 
+  /// What runs where, to read: for topology, metrics, tests.
+  const fleet_view& state() const;
+
 private:
   core(const options& opts, std::unique_ptr<policy> p);
-  void reconcile(time_point now, std::vector<effect>& out);
-  std::unique_ptr<fleet> fleet_;
+  struct kept;
+  std::unique_ptr<kept> kept_;
 };
 
 } // namespace hflex::scaler
