@@ -50,7 +50,7 @@ struct options {
   std::uint32_t max_context{};  ///< positions the model was made for
   std::uint32_t vocab_size{};   ///< token ids are in [0, vocab_size)
   std::vector<token_id> eos_tokens;
-  std::uint32_t max_batched_tokens{2048}; ///< tokens in a step, prefill and decode together; >= max_sequences
+  std::uint32_t max_batched_tokens{2048}; ///< tokens in a step, prefill and decode together; > max_sequences
   std::uint32_t max_sequences{256};       ///< running and receiving together
   std::uint32_t max_waiting{1024};        ///< sequences not yet started; an add beyond comes back with errc::retry
   std::uint32_t max_offers{256};          ///< offers waiting for blocks; one beyond is refused with errc::retry
@@ -60,8 +60,7 @@ struct options {
   double safety{0.1};                                ///< share of the slack left unplanned, [0, 1)
   std::uint32_t min_chunk{16};                       ///< prefill tokens a step takes however tight the slack; >= 1
   duration transfer_lease{std::chrono::seconds{60}}; ///< offer to acknowledgement; covers the prefill
-  std::uint64_t first_transfer{
-      1}; ///< serial of the first hand-over: past those of an earlier core of the same instance
+  std::uint32_t first_transfer{1}; ///< serial of the first hand-over: past those of an earlier core of this instance
 };
 
 /// errc::reject with the first option that is out of range.
@@ -363,7 +362,7 @@ private:
   void add_entry(sequence& s, std::uint32_t count, draft& d);
 
   // batcher_handover.cpp: both sides of a transfer
-  void link(sequence& s, handover h);
+  void link(sequence& s, const handover& h);
   void unlink(sequence& s, effects& out);
   void end_transfer(sequence& s, const error* tell_peer, effects& out);
   void offer_handover(sequence& s, time_point now, effects& out);

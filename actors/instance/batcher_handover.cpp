@@ -7,10 +7,10 @@ namespace hflex::instance {
 
 // ---- bookkeeping of both sides ----
 
-void core::link(sequence& s, handover h) {
+void core::link(sequence& s, const handover& h) {
   by_transfer_.emplace(h.id, &s);
   leases_.emplace(h.lease_until, h.id);
-  s.transfer = std::move(h);
+  s.transfer = h;
 }
 
 /// The transfer is over as far as this side is concerned.
@@ -81,7 +81,7 @@ void core::offer_handover(sequence& s, time_point now, effects& out) {
   h.rows = s.length();
   h.outbound = true;
   out.push_back(offer_kv{h.id, h.peer, s.spec, options_.transfer_lease});
-  link(s, std::move(h));
+  link(s, h);
 }
 
 void core::on(const offer_accepted& e, time_point now, effects& out) {
@@ -148,7 +148,7 @@ void core::on(const offer& e, time_point now, effects& out) {
   h.id = e.transfer;
   h.peer = e.from;
   h.lease_until = now + std::clamp(e.lease, duration::zero(), options_.transfer_lease);
-  link(insert(e.spec, stage::offered), std::move(h));
+  link(insert(e.spec, stage::offered), h);
   settle(now, out);
 }
 
