@@ -135,7 +135,7 @@ struct instance_died {
   std::string reason;
   bool device_fault{false};
 };
-/// The agent ends: retire everything, release everything, say goodbye.
+/// The agent ends: instances drain, contexts are freed, then it says goodbye. A second one does not wait for the drain.
 struct shut_down {};
 struct tick {};
 
@@ -278,12 +278,12 @@ public:
 private:
   struct instance {
     instance_state state{instance_state::waiting_weights};
-    instance_role role{};
+    instance_role role{}; ///< while changing_role: the new one
     std::uint32_t device{};
     model_ref model{};
     context_id context{};
     std::optional<time_point> deadline; ///< of the present stage
-    std::string fault;                  ///< why it is being killed; empty: because it was asked to
+    bool told_end{false};               ///< its failure was reported before its actor ended
   };
   struct context {
     std::uint32_t device{};
@@ -292,30 +292,35 @@ private:
     bool ready{false};
     time_point idle_since{};
   };
-  using instance_map = std::map<instance_id, instance>;
+  using effects = std::vector<effect>;
 
   // node_link.cpp: the connection to the head
-  void try_connect(time_point now, std::vector<effect>& out);
+  void try_connect(time_point now, effects& out);
   void back_off(time_point now);
-  void lose_head(const std::string& reason, time_point now, std::vector<effect>& out);
-  void beat(time_point now, std::vector<effect>& out);
+  void drop_link(time_point now, effects& out);
+  void drop_work(time_point now, effects& out);
+  void step_link(time_point now, effects& out);
+  void beat(time_point now, effects& out);
+  void leave_when_done(effects& out);
+  void tell(
+      instance_id id, report_state state, std::optional<instance_role> role, std::string reason, effects& out) const;
   duration jittered(duration d);
 
   // node.cpp: instances and contexts
   std::string start_fault(const start_instance& e) const;
   std::uint32_t used_slots(std::uint32_t device) const;
-  bool make_slot(std::uint32_t device, std::vector<effect>& out);
+  bool make_slot(std::uint32_t device, effects& out);
   context_id idle_context(std::uint32_t device, const model_ref& model) const;
-  void spawn(instance_id id, instance& i, time_point deadline, std::vector<effect>& out);
-  void kill(instance_id id, instance& i, std::string fault, std::vector<effect>& out);
-  void end(instance_id id, report_state state, const std::string& reason, bool keep_context, time_point now,
-      std::vector<effect>& out);
-  void release(context_id id, std::vector<effect>& out);
-  void expire_instances(time_point now, std::vector<effect>& out);
-  void expire_contexts(time_point now, std::vector<effect>& out);
-  void tell(instance_id id, report_state state, std::optional<instance_role> role, std::string reason,
-      std::vector<effect>& out) const;
-  void announce(std::vector<effect>& out);
+  void spawn(instance_id id, instance& i, effects& out);
+  void retire(instance_id id, instance& i, instance_state to, time_point now, effects& out);
+  void stop_start(instance_id id, report_state state, const std::string& reason, time_point now, effects& out);
+  void kill(instance_id id, instance& i, const std::string& fault, time_point now, effects& out);
+  void end(
+      instance_id id, report_state state, const std::string& reason, bool keep_context, time_point now, effects& out);
+  void release(context_id id, effects& out);
+  void expire_instances(time_point now, effects& out);
+  void expire_contexts(time_point now, effects& out);
+  void settle(effects& out);
 
   options opts_;
   head_state head_{head_state::disconnected};
@@ -328,9 +333,9 @@ private:
   duration heartbeat_interval_;
   std::optional<time_point> next_step_; ///< of the connection: retry, deadline or heartbeat, by state
   std::uint32_t last_context_{0};
-  instance_map instances_;
+  std::map<instance_id, instance> instances_;
   std::map<context_id, context> contexts_;
-  std::optional<time_point> announced_;
+  std::optional<time_point> announced_; ///< the last wake_at, until it has come
 };
 
 } // namespace hflex::node

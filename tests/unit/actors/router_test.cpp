@@ -1,81 +1,9 @@
-#include "actors/router/router.hpp"
-#include "tests/unit/actors/effects_of.hpp"
+#include "tests/unit/actors/router_bench.hpp"
 #include <limits>
 
 using namespace hflex;
 using namespace hflex::router;
-using namespace std::chrono_literals;
-using hflex::test::all;
-using hflex::test::count;
-using hflex::test::only;
-
-namespace {
-
-constexpr client_id alice{1};
-constexpr client_id bob{2};
-constexpr instance_id i1{1};
-constexpr instance_id i2{2};
-constexpr instance_id i3{3};
-constexpr token_id eos = 99;
-
-options small() {
-  options o;
-  o.classes = {{"chat", {200ms, 50ms, {}, 1.0, late_action::serve_late}, "test"},
-      {"batch", {10s, 1s, {}, 1.0, late_action::shed}, "test"}};
-  o.default_class = "chat";
-  o.max_context = 32;
-  o.default_max_output_tokens = 8;
-  o.eos_tokens = {eos};
-  o.max_in_flight = 3;
-  o.max_history = 2;
-  o.max_waiters = 2;
-  o.max_attempts = 3;
-  o.request_timeout = 60s;
-  o.stage_timeout = 5s;
-  o.reorder_timeout = 100ms;
-  return o;
-}
-
-/// One core, its clock, and what it answered to the last event.
-struct bench {
-  core c{small()};
-  time_point now{1s};
-  std::vector<effect> out{};
-
-  template <class Event>
-  std::vector<effect>& on(const Event& e, duration later = {}) {
-    now += later;
-    out.clear();
-    c.on(e, now, out);
-    return out;
-  }
-  request_id submitted(std::size_t prompt = 4, std::optional<std::uint32_t> limit = {}, bool detach = false) {
-    submit s;
-    s.client = alice;
-    s.client_ref = 7;
-    s.prompt.assign(prompt, 5);
-    s.max_output_tokens = limit;
-    s.detach = detach;
-    return only<accepted>(on(s)).id;
-  }
-  request_id started(instance_id prefill, instance_id decode, std::optional<std::uint32_t> limit = {}) {
-    auto id = submitted(4, limit);
-    only<start>(on(placed{{id, 1}, prefill, decode}));
-    return id;
-  }
-  std::string refusal(const submit& s) { return only<refused>(on(s)).reason; }
-};
-
-submit prompt_of(std::size_t tokens_in_prompt) {
-  submit s;
-  s.client = alice;
-  s.prompt.assign(tokens_in_prompt, 5);
-  return s;
-}
-
-bool says(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-} // namespace
+using namespace hflex::router::test;
 
 TEST_CASE("a request goes from submit to finished, its tokens streamed once each") {
   bench b;
@@ -132,80 +60,6 @@ TEST_CASE("attainment needs the mean, strict attainment each token's own deadlin
   record = only<client_done>(b.on(ended{{id, 1}, i1, stop_cause::max_tokens})).record;
   CHECK_FALSE(record.attained);
   CHECK_FALSE(record.strictly_attained);
-}
-
-TEST_CASE("an unknown SLO class is refused with the known ones and the nearest") {
-  bench b;
-  auto s = prompt_of(2);
-  s.slo_class = "chta";
-  auto reason = b.refusal(s);
-  CHECK(says(reason, "unknown SLO class \"chta\""));
-  CHECK(says(reason, "did you mean \"chat\""));
-  CHECK(says(reason, "known: chat, batch"));
-  s.slo_class = std::string(1U << 20U, 'x');
-  CHECK(b.refusal(s).size() < 256);
-}
-
-TEST_CASE("a prompt or output limit that the context cannot hold is refused with numbers") {
-  bench b;
-  CHECK(says(b.refusal(prompt_of(0)), "empty"));
-  auto reason = b.refusal(prompt_of(32));
-  CHECK(says(reason, "32 tokens"));
-  CHECK(says(reason, "at most 31"));
-  auto s = prompt_of(30);
-  s.max_output_tokens = 3;
-  CHECK(says(b.refusal(s), "max_tokens is 3"));
-  CHECK(says(b.refusal(s), "allows 1 to 2"));
-  s.max_output_tokens = 0;
-  CHECK(says(b.refusal(s), "max_tokens is 0"));
-  s.max_output_tokens = std::numeric_limits<std::uint32_t>::max();
-  CHECK(says(b.refusal(s), "allows 1 to 2"));
-  s.max_output_tokens = 2;
-  CHECK(only<to_scheduler_arrived>(b.on(s)).max_output_tokens == 2);
-}
-
-TEST_CASE("an output limit that was not given is cut to what the context leaves") {
-  bench b;
-  CHECK(only<to_scheduler_arrived>(b.on(prompt_of(4))).max_output_tokens == 8);
-  CHECK(only<to_scheduler_arrived>(b.on(prompt_of(30))).max_output_tokens == 2);
-}
-
-TEST_CASE("sampling and targets out of range are refused with what is allowed") {
-  bench b;
-  auto s = prompt_of(2);
-  s.sampling.temperature = 10.5F;
-  CHECK(says(b.refusal(s), "temperature is 10.5; allowed: 0 (greedy) to 10"));
-  s.sampling.temperature = std::numeric_limits<float>::quiet_NaN();
-  CHECK(says(b.refusal(s), "temperature is nan"));
-  s.sampling = {};
-  s.sampling.top_p = 0.0F;
-  CHECK(says(b.refusal(s), "top_p is 0"));
-  s.sampling = {};
-  s.ttft = 0ms;
-  CHECK(says(b.refusal(s), "ttft is 0 ms; allowed: above 0, up to 60000 ms"));
-  s.ttft = {};
-  s.tpot = 61s;
-  CHECK(says(b.refusal(s), "tpot is 61000 ms"));
-  CHECK(b.c.in_flight() == 0);
-}
-
-TEST_CASE("a request's own targets replace its class's") {
-  bench b;
-  auto s = prompt_of(2);
-  s.slo_class = "batch";
-  s.tpot = 20ms;
-  auto arrived = only<to_scheduler_arrived>(b.on(s));
-  CHECK(arrived.targets.ttft == 10s);
-  CHECK(arrived.targets.tpot == 20ms);
-  CHECK(arrived.targets.when_late == late_action::shed);
-}
-
-TEST_CASE("the queue is bounded and says so") {
-  bench b;
-  for (int i = 0; i < 3; ++i) b.submitted();
-  CHECK(b.refusal(prompt_of(2)) == "queue full: 3 in flight, limit 3; retry later");
-  b.on(cancel{alice, {1}});
-  b.submitted();
 }
 
 TEST_CASE("a repeated token index is ignored and an overlap adds only what is new") {
