@@ -133,6 +133,7 @@ public:
   const device_info& info() const override { return info_; }
   const kv_geometry& kv() const override { return worker_->model().kv().geometry(); }
   std::uint32_t max_context() const override { return worker_->model().config().max_context; }
+  std::span<const token_id> eos_tokens() const override { return worker_->model().config().eos; }
   std::uint32_t vocab_size() const override { return worker_->model().config().vocab; }
   std::uint64_t memory_used_bytes() const override { return memory_bytes_; }
 

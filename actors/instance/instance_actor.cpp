@@ -21,7 +21,8 @@ struct push_range {
 class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::instance_actor::pointer self, shell_settings settings)
-      : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self) {}
+      : self_(self), set_(std::move(settings)), steps_(std::make_shared<step_time_corrector>(unmeasured_step_time)),
+        core_(with_predictor(set_.core, steps_)), timer_(self) {}
 
   ~shell() {
     // Also on a crash: blocks must not be written by a transfer whose owner is gone.
@@ -46,6 +47,8 @@ public:
     e.elapsed = std::chrono::microseconds{in.getElapsedUs()};
     if (in.getFailed()) e.status = fail(errc::fatal, "{}", wire::read(in.getMessage()));
     feed(e);
+    auto done = core_.report();
+    if (e.status) steps_->observe(done.last_shape, done.last_elapsed);
     note_step(e.elapsed);
     report(false);
   }
@@ -250,6 +253,11 @@ private:
     gpu::endpoint_list endpoints;
   };
 
+  static options with_predictor(options core, std::shared_ptr<const step_time_corrector> steps) {
+    core.predict = [steps = std::move(steps)](const step_shape& shape) { return steps->model().plan_ahead(shape); };
+    return core;
+  }
+
   gpu::kv_shape shape(std::uint32_t tokens) const {
     const auto& kv = set_.context->kv();
     return {kv.layers, tokens, kv.token_layer_bytes()};
@@ -344,6 +352,7 @@ private:
 
   wire::instance_actor::pointer self_;
   shell_settings set_;
+  std::shared_ptr<step_time_corrector> steps_; ///< learns from each step; the core's budgets ask it
   core core_;
   wire::wake_timer<wire::instance_actor::pointer> timer_;
   wire::watcher watcher_;

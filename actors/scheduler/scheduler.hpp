@@ -135,7 +135,7 @@ struct options {
   std::uint32_t plan_depth{512}; ///< waiting requests that one plan looks at, at most
   corrector_options corrector;
   /// For instances that bring no model of their own; corrected by their steps like any other.
-  step_time_model unmeasured_model{.c0_ms = 10.0, .c1_ms = 0.05, .m0 = 64, .c2_ms = 4e-6, .c3_ms = 0.02, .c4_ms = 1e-4};
+  step_time_model unmeasured_model{unmeasured_step_time};
 };
 
 // --- the core -------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ public:
   const gpu::kv_geometry& kv() const override { return geometry_; }
   std::uint32_t max_context() const override { return geometry_.blocks * geometry_.block_size; }
   std::uint32_t vocab_size() const override { return 1; }
+  std::span<const token_id> eos_tokens() const override { return {}; }
   std::uint64_t memory_used_bytes() const override { return pool_.size(); }
   void submit(gpu::step_plan plan, gpu::step_callback done) override {
     done({plan.id, {}, {}, fail(errc::reject, "the fake device computes nothing")});

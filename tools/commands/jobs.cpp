@@ -1,4 +1,5 @@
 // `hflex jobs`, `cancel` and `wait`: what the router knows of requests.
+#include "actors/wire/convert.hpp"
 #include "tools/cli/exit_code.hpp"
 #include "tools/cli/json_line.hpp"
 #include "tools/commands/commands.hpp"

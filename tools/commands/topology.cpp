@@ -3,6 +3,7 @@
 #include "actors/wire/convert_topology.hpp"
 #include "tools/cli/exit_code.hpp"
 #include "tools/cli/json_line.hpp"
+#include "tools/cli/terminal.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/runtime/client.hpp"
 #include "tools/runtime/process.hpp"
@@ -75,6 +76,17 @@ std::string clock_time(std::uint64_t unix_ms) {
   return fmt::format("{}.{:03}", text, unix_ms % 1000);
 }
 
+std::string event_json(const cluster::cluster_event& e, std::uint64_t unix_ms) {
+  nlohmann::ordered_json j;
+  j["sequence"] = e.sequence;
+  j["unix_ms"] = unix_ms;
+  j["epoch"] = e.epoch;
+  j["change"] = to_string(e.what);
+  j["subject"] = e.subject;
+  j["detail"] = e.detail;
+  return cli::json_line(j);
+}
+
 /// A line per event: readable in a log. In a terminal the tree is drawn anew before it, so that the current state is in view.
 int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t after) {
   auto timeout = from_s(f.head.timeout_s);
@@ -98,8 +110,7 @@ int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t a
       auto in = m->read();
       auto e = wire::read(*in);
       if (f.format == output::json)
-        std::fputs(cli::json_line({{"sequence", e.sequence}, {"unix_ms", in->getUnixMs()}, {"epoch", e.epoch}, {"change", std::string{to_string(e.what)}},
-                       {"subject", e.subject}, {"detail", e.detail}}).c_str(), stdout);
+        std::fputs(event_json(e, in->getUnixMs()).c_str(), stdout);
       else std::printf("%s %s\n", clock_time(in->getUnixMs()).c_str(), cluster::render_event(e).c_str());
       std::fflush(stdout);
     }
