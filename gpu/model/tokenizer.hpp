@@ -1,5 +1,8 @@
 // Text to token ids and back: byte-level BPE as Hugging Face's tokenizer.json describes it, id for id. Called by the
 // router (prompts, streamed text) and by tools. Chat templates are not its business.
+// Two known differences, both of text that hardly occurs: NFC orders combining marks by the installed utf8proc's
+// Unicode, Hugging Face by an older one that lacks some of them; and an added token that NFC changes decodes as the
+// file spells it.
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
