@@ -16,10 +16,13 @@ HFLEX_INLINE void find_rows(const attention_args& args, const void* pool, std::u
     std::uint32_t count, const Element* padding, tile_rows_of<Element>& rows) {
   const std::size_t token_elements = std::size_t{args.kv_heads} * args.head_dim;
   const auto* head = static_cast<const Element*>(pool) + std::size_t{kv_head} * args.head_dim;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const std::uint32_t position = base + i;
-    const std::size_t slot = std::size_t{args.block_table[position / args.block_size]} * args.block_size;
-    rows.row[i] = head + (slot + position % args.block_size) * token_elements;
+  std::uint32_t block = base / args.block_size; // one division a tile, not one a position
+  std::uint32_t offset = base % args.block_size;
+  for (std::uint32_t i = 0; i < count; ++block, offset = 0) {
+    const std::size_t slot = std::size_t{args.block_table[block]} * args.block_size + offset;
+    const std::uint32_t run = args.block_size - offset < count - i ? args.block_size - offset : count - i;
+    const Element* row = head + slot * token_elements;
+    for (const std::uint32_t end = i + run; i < end; ++i, row += token_elements) rows.row[i] = row;
   }
   for (std::uint32_t i = count; i < attention_tile; ++i) rows.row[i] = padding;
 }
@@ -87,10 +90,11 @@ HFLEX_INLINE void add_values_tile(const float* weights, const typename Mode::kv_
 template <class Mode, int Rows>
 HFLEX_KERNEL void add_values(const float* weights, const typename Mode::kv_element* const* values, std::uint32_t begin,
     std::uint32_t end, float* sums, std::uint32_t head_dim) {
-  constexpr int vecs = value_vecs;
   std::uint32_t column = 0;
-  for (; column + vecs * lanes <= head_dim; column += vecs * lanes)
-    add_values_tile<Mode, Rows, vecs>(weights, values, begin, end, column, sums, head_dim);
+  for (; column + 4 * lanes <= head_dim; column += 4 * lanes)
+    add_values_tile<Mode, Rows, 4>(weights, values, begin, end, column, sums, head_dim);
+  for (; column + 2 * lanes <= head_dim; column += 2 * lanes)
+    add_values_tile<Mode, Rows, 2>(weights, values, begin, end, column, sums, head_dim);
   for (; column < head_dim; column += lanes)
     add_values_tile<Mode, Rows, 1>(weights, values, begin, end, column, sums, head_dim);
 }

@@ -3,9 +3,9 @@
 
 using vf = __m512;
 constexpr int lanes = 16;
-constexpr std::uint32_t tile_rows = 6; ///< 24 accumulators, 4 operands
+constexpr std::uint32_t tile_rows = 5; ///< 20 accumulators, up to 8 operands
 constexpr int strip_vecs(int) { return 4; }
-constexpr int value_vecs = 4;
+constexpr bool operands_first(int) { return false; } // a broadcast is part of the multiply
 
 HFLEX_INLINE vf v_set1(float x) { return _mm512_set1_ps(x); }
 HFLEX_INLINE vf v_zero() { return _mm512_setzero_ps(); }

@@ -14,10 +14,12 @@ namespace {
 
 using vf = __m256;
 constexpr int lanes = 8;
-constexpr std::uint32_t tile_rows = 6;
-/// Accumulators (rows x strip) plus two operands and a broadcast stay within 16 registers.
-constexpr int strip_vecs(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
-constexpr int value_vecs = 2;
+constexpr std::uint32_t tile_rows = 4;
+/// Accumulators (rows x strip), operands and broadcasts stay within 16 registers.
+constexpr int strip_vecs(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : 2; }
+/// From three rows on, a strip's operands are kept and rows broadcast in turn; the other way round all broadcasts of
+/// all rows would be kept, and spill.
+constexpr bool operands_first(int rows) { return rows >= 3; }
 
 HFLEX_INLINE vf v_set1(float x) { return _mm256_set1_ps(x); }
 HFLEX_INLINE vf v_zero() { return _mm256_setzero_ps(); }

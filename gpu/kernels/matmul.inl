@@ -42,9 +42,17 @@ HFLEX_INLINE void matmul_tile(const typename Op::x_type* x, std::size_t x_stride
     HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { acc[r][j] = v_zero(); }
   }
   for (std::uint32_t pair = 0; pair < pairs; ++pair) {
-    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) {
-      const typename Op::operand w = Op::load(panel, first_vec + j);
-      HFLEX_UNROLL for (int r = 0; r < Rows; ++r) { acc[r][j] = Op::step(acc[r][j], x + r * x_stride, w); }
+    if constexpr (operands_first(Rows)) {
+      typename Op::operand w[Vecs];
+      HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { w[j] = Op::load(panel, first_vec + j); }
+      HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
+        HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { acc[r][j] = Op::step(acc[r][j], x + r * x_stride, w[j]); }
+      }
+    } else {
+      HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) {
+        const typename Op::operand w = Op::load(panel, first_vec + j);
+        HFLEX_UNROLL for (int r = 0; r < Rows; ++r) { acc[r][j] = Op::step(acc[r][j], x + r * x_stride, w); }
+      }
     }
     x += 2;
     panel += panel_columns * 2;
