@@ -68,6 +68,7 @@ struct WeightsLoaded {           # node agent -> coordinator
   elapsedUs @3 :UInt64;
   attempt @4 :UInt32;
   digest @5 :Text;
+  endpoints @6 :List(Text);      # how waiting neighbours reach them
 }
 
 struct WeightsFailed {           # node agent -> coordinator

@@ -85,11 +85,7 @@ public:
   }
 
   void stop(s::StopInstance::Reader in) {
-    instance_id id{in.getInstance()};
-    // Without a drain the order comes from a start that took too long: nothing of it is worth waiting for.
-    feed(stop_instance{id});
-    if (auto found = instances_.find(id); !in.getDrain() && found != instances_.end() && found->second.actor)
-      caf::anon_send_exit(found->second.actor, caf::exit_reason::kill);
+    feed(stop_instance{instance_id{in.getInstance()}, in.getDrain()});
   }
 
   // ---- weights ----
@@ -461,6 +457,8 @@ private:
       out.setKind(load.kind);
       out.setBytes(region->bytes());
       out.setDigest(region->digest());
+      const auto& endpoints = set_.machine.transport->endpoints();
+      wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
       out.setElapsedUs(static_cast<std::uint64_t>(wire::age_us(load.since, wire::now(self_))));
     }));
     if (fresh) announce_weights(*region);

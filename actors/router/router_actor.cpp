@@ -148,7 +148,7 @@ public:
     wire::tell(self_, set_.scheduler, msg<s::RequestArrived>::make([&](s::RequestArrived::Builder out) {
       wire::write(out.initKey(), e.key);
       out.setAgeUs(wire::age_us(e.arrival, wire::now(self_)));
-      out.setPromptTokens(e.context_tokens - e.produced);
+      out.setPromptTokens(e.prompt_tokens);
       out.setProduced(e.produced);
       out.setMaxOutputTokens(e.max_output_tokens);
       wire::write(out.initSlo(), e.targets);

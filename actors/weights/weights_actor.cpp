@@ -107,7 +107,7 @@ wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer se
         sh->feed(progress{instance_id{in.getInstance()}, in.getAttempt(), in.getBytesDone(), in.getBytesTotal()});
       }),
       on<s::WeightsLoaded>([sh](s::WeightsLoaded::Reader in) {
-        sh->feed(loaded{instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getDigest()), std::chrono::microseconds{static_cast<std::int64_t>(in.getElapsedUs())}});
+        sh->feed(loaded{instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getDigest()), wire::read(in.getEndpoints()), in.getBytes()});
       }),
       on<s::WeightsFailed>([sh](s::WeightsFailed::Reader in) {
         sh->feed(failed{instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getReason())});

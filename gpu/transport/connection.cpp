@@ -102,8 +102,8 @@ bool connection::handle_frames() {
     if (in_.size() < whole) return true;
     const frame_header header = *next_;
     next_.reset();
-    const auto handled = events_.on_frame(
-        header, in_.data().subspan(frame_header_bytes, *payload), std::exchange(received_fd_, unique_fd{}));
+    unique_fd fd = may_carry_fd(header.type) ? std::exchange(received_fd_, unique_fd{}) : unique_fd{};
+    const auto handled = events_.on_frame(header, in_.data().subspan(frame_header_bytes, *payload), std::move(fd));
     if (closed_) return false;
     if (!handled) return end(handled.error()), false;
     in_.consume(whole);

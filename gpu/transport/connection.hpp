@@ -15,8 +15,8 @@
 namespace hflex::gpu {
 
 struct connection_events {
-  /// A whole frame, with its inline payload and the descriptor that came before its end, if any. An error ends the
-  /// connection.
+  /// A whole frame, with its inline payload and, for types that may carry one, the descriptor that came with it. An
+  /// error ends the connection.
   std::function<result<void>(const frame_header&, std::span<const std::byte> payload, unique_fd fd)> on_frame;
   /// What arrived in one go has been handled, or pending output has drained: the time for answers in bulk.
   std::function<void()> on_idle;

@@ -31,6 +31,9 @@ inline constexpr std::uint64_t max_digest_bytes = 256;
 
 enum class frame_type : std::uint16_t { hello = 1, welcome, open, data, credit, delivered, failed, want, have };
 
+/// A read can return several frames and one descriptor: this says whose it is.
+constexpr bool may_carry_fd(frame_type type) { return type == frame_type::hello || type == frame_type::have; }
+
 /// Why a transfer ended, as told to the other side.
 enum class fault : std::uint32_t {
   refused = 1, ///< unknown transfer, wrong key, already taken, or no such weights

@@ -46,7 +46,6 @@ public:
 private:
   result<void> on_frame(const frame_header& h, std::span<const std::byte> payload, unique_fd fd) {
     if (!greeted_) return on_hello(h, std::move(fd));
-    if (fd) return fail(errc::reject, "descriptor without a use");
     switch (h.type) {
     case frame_type::open:
     case frame_type::failed:

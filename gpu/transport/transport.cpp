@@ -88,12 +88,8 @@ public:
 
   transfer_stats stats(transfer_id id) const override { return pushed_.stats(id); }
 
-  void offer_weights(std::shared_ptr<const weight_region> region) override {
-    on_loop([this, r = std::move(region)]() mutable { weights_.offer(std::move(r)); });
-  }
-  void withdraw_weights(const std::string& digest) override {
-    on_loop([this, digest] { weights_.withdraw(digest); });
-  }
+  void offer_weights(std::shared_ptr<const weight_region> region) override { weights_.offer(std::move(region)); }
+  void withdraw_weights(const std::string& digest) override { weights_.withdraw(digest); }
   void fetch_weights(endpoint_list holder, std::string digest, duration deadline, weights_callback done) override {
     on_loop(
         [this, ways = usable_endpoints(holder, options_, local_id_, host_id_), d = std::move(digest), deadline,

@@ -97,7 +97,7 @@ public:
   virtual transfer_stats stats(transfer_id id) const = 0;
 
   // ---- weights (same host: the descriptor is passed, no byte is copied) ----
-  /// Lets neighbours fetch this region until `withdraw_weights`.
+  /// Lets neighbours fetch this region, from the moment it returns until `withdraw_weights` returned. Any thread.
   virtual void offer_weights(std::shared_ptr<const weight_region> region) = 0;
   virtual void withdraw_weights(const std::string& digest) = 0;
   using weights_callback = std::function<void(result<std::shared_ptr<const weight_region>>)>;

@@ -12,12 +12,24 @@ constexpr std::size_t max_fetches = 64;
 
 void weights_exchange::offer(region_ptr region) {
   const std::string& digest = region->digest();
+  const std::lock_guard lock{offers_mutex_};
   offers_.insert_or_assign(digest, std::move(region));
 }
 
+void weights_exchange::withdraw(const std::string& digest) {
+  const std::lock_guard lock{offers_mutex_};
+  offers_.erase(digest);
+}
+
+weights_exchange::region_ptr weights_exchange::offered(const std::string& digest) {
+  const std::lock_guard lock{offers_mutex_};
+  const auto it = offers_.find(digest);
+  return it == offers_.end() ? nullptr : it->second;
+}
+
 void weights_exchange::answer(connection& to, std::span<const std::byte> digest) {
-  const auto it = offers_.find(std::string{reinterpret_cast<const char*>(digest.data()), digest.size()});
-  unique_fd copy{it == offers_.end() ? -1 : ::fcntl(it->second->fd(), F_DUPFD_CLOEXEC, 0)};
+  const auto region = offered({reinterpret_cast<const char*>(digest.data()), digest.size()});
+  unique_fd copy{region ? ::fcntl(region->fd(), F_DUPFD_CLOEXEC, 0) : -1};
   frame_header h;
   h.type = copy ? frame_type::have : frame_type::failed;
   h.code = static_cast<std::uint32_t>(fault::refused);
@@ -42,7 +54,7 @@ void weights_exchange::try_ways(std::uint64_t id) {
   for (; f.way < f.ways.size(); ++f.way) {
     const endpoint& to = f.ways[f.way];
     if (to.kind == path_kind::local)
-      if (const auto own = offers_.find(f.digest); own != offers_.end()) return complete(id, own->second);
+      if (auto own = offered(f.digest)) return complete(id, std::move(own));
     if (to.kind != path_kind::shm || f.digest.size() > max_digest_bytes) continue;
     if (auto holder = ask(to, id)) {
       f.holder = std::move(*holder);
@@ -72,8 +84,8 @@ result<std::shared_ptr<connection>> weights_exchange::ask(const endpoint& holder
 }
 
 result<void> weights_exchange::on_frame(std::uint64_t id, const frame_header& header, unique_fd fd) {
-  if (header.type == frame_type::welcome && !fd) return {};
-  if (header.type == frame_type::failed && !fd) {
+  if (header.type == frame_type::welcome) return {};
+  if (header.type == frame_type::failed) {
     next_way(id);
     return {};
   }
@@ -104,7 +116,6 @@ void weights_exchange::complete(std::uint64_t id, result<region_ptr> outcome) {
 
 void weights_exchange::close_all() {
   while (!fetches_.empty()) complete(fetches_.begin()->first, fail(errc::reroute, "transport ends"));
-  offers_.clear();
 }
 
 // ---- the mapping thread ----

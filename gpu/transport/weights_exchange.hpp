@@ -1,6 +1,6 @@
 // Weights between processes of one host: the holder answers with its region's descriptor, the fetcher maps and checks
-// it on a thread of its own (a checksum over gigabytes is no work for the I/O thread). I/O thread only, but for
-// finish_mapping.
+// it on a thread of its own (a checksum over gigabytes is no work for the I/O thread). I/O thread only, unless
+// said otherwise.
 #pragma once
 #include "gpu/transport/completion_queue.hpp"
 #include "gpu/transport/connection.hpp"
@@ -17,8 +17,9 @@ public:
   weights_exchange& operator=(const weights_exchange&) = delete;
   ~weights_exchange() { finish_mapping(); }
 
+  /// Any thread; both hold from their return.
   void offer(std::shared_ptr<const weight_region> region);
-  void withdraw(const std::string& digest) { offers_.erase(digest); }
+  void withdraw(const std::string& digest);
   /// A fetcher's `want`.
   void answer(connection& to, std::span<const std::byte> digest);
 
@@ -44,6 +45,7 @@ private:
     std::string digest;
   };
 
+  region_ptr offered(const std::string& digest);
   void try_ways(std::uint64_t id);
   result<std::shared_ptr<connection>> ask(const endpoint& holder, std::uint64_t id);
   result<void> on_frame(std::uint64_t id, const frame_header& header, unique_fd fd);
@@ -54,6 +56,7 @@ private:
 
   event_loop& loop_;
   completion_queue& completions_;
+  std::mutex offers_mutex_;
   std::map<std::string, region_ptr> offers_;
   std::map<std::uint64_t, fetching> fetches_;
   std::uint64_t next_fetch_{1};

@@ -1,0 +1,125 @@
+// Weights that go from process to process as a descriptor.
+#include "tests/support/model_dir.hpp"
+#include "tests/support/transport_kit.hpp"
+#include <sys/mman.h>
+
+using namespace hflex;
+using namespace hflex::test;
+
+namespace {
+
+using region_ptr = std::shared_ptr<const gpu::weight_region>;
+
+region_ptr loaded() {
+  auto region = gpu::load_weights(demo_model(), {});
+  REQUIRE(region);
+  return *region;
+}
+
+/// Fetches and waits.
+result<region_ptr> fetch(
+    gpu::transport& t, const gpu::endpoint_list& holder, const std::string& digest, duration deadline = long_lease) {
+  ending done;
+  auto got = std::make_shared<region_ptr>();
+  t.fetch_weights(holder, digest, deadline, [got, f = done.callback()](result<region_ptr> r) {
+    if (r) *got = *r;
+    f({}, r ? result<void>{} : result<void>{tl::unexpected(r.error())});
+  });
+  const auto outcome_of_fetch = done.wait();
+  REQUIRE(outcome_of_fetch);
+  if (!*outcome_of_fetch) return tl::unexpected(outcome_of_fetch->error());
+  return *got;
+}
+
+bool fails(const result<region_ptr>& r, errc code) {
+  if (!r) UNSCOPED_INFO(r.error().message);
+  return !r && r.error().code == code;
+}
+
+/// Claims to be weights and is not.
+class false_region final : public gpu::weight_region {
+public:
+  explicit false_region(std::string digest) : digest_{std::move(digest)} {
+    REQUIRE(::ftruncate(memory_.get(), 8192) == 0);
+  }
+  const std::string& digest() const override { return digest_; }
+  std::uint64_t bytes() const override { return 8192; }
+  int fd() const override { return memory_.get(); }
+  std::span<const std::byte> data() const override { return {}; }
+
+private:
+  std::string digest_;
+  gpu::unique_fd memory_{::memfd_create("hflex-false", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+};
+
+} // namespace
+
+TEST_CASE("weights are fetched from a neighbour, who goes on being asked until it withdraws them") {
+  const auto region = loaded();
+  auto holder = started({});
+  auto fetcher = started({});
+  CHECK(fails(fetch(*fetcher, holder->endpoints(), region->digest()), errc::reroute)); // not offered yet
+  holder->offer_weights(region);
+  const std::size_t descriptors = open_descriptors();
+  {
+    const auto got = fetch(*fetcher, holder->endpoints(), region->digest());
+    REQUIRE(got);
+    CHECK((*got)->digest() == region->digest());
+    CHECK((*got)->data().data() != region->data().data());
+    CHECK(std::equal((*got)->data().begin(), (*got)->data().end(), region->data().begin(), region->data().end()));
+    CHECK(fails(fetch(*fetcher, holder->endpoints(), region->digest() + "0"), errc::reroute));
+    const auto own = fetch(*holder, holder->endpoints(), region->digest());
+    REQUIRE(own);
+    CHECK(own->get() == region.get());
+  }
+  holder->withdraw_weights(region->digest());
+  CHECK(fails(fetch(*fetcher, holder->endpoints(), region->digest()), errc::reroute));
+  CHECK(region.use_count() == 1);
+  CHECK(fails(fetch(*fetcher, {endpoint_of(*holder, "tcp"), "shm:another-host:x"}, "d"), errc::reroute));
+  fetcher.reset();
+  holder.reset();
+  CHECK(open_descriptors() < descriptors);
+}
+
+TEST_CASE("weights outlive the process that packed them") {
+  const std::string digest = loaded()->digest();
+  child_process child{[](const child_process& parent) {
+    auto t = gpu::transport::start({});
+    const auto region = gpu::load_weights(demo_model(), {});
+    (*t)->offer_weights(*region);
+    parent.say(endpoint_of(**t, "shm"));
+    parent.hear();
+  }};
+  auto fetcher = started({});
+  const gpu::endpoint_list holder{child.hear()};
+  const auto got = fetch(*fetcher, holder, digest);
+  if (!got) FAIL(got.error().message);
+  child.kill();
+  const auto original = loaded();
+  CHECK(std::equal((*got)->data().begin(), (*got)->data().end(), original->data().begin(), original->data().end()));
+  CHECK(fails(fetch(*fetcher, holder, digest), errc::reroute));
+}
+
+TEST_CASE("a holder that passes something else than those weights is found out") {
+  auto holder = started({});
+  auto fetcher = started({});
+  holder->offer_weights(std::make_shared<false_region>("0123"));
+  CHECK(fails(fetch(*fetcher, holder->endpoints(), "0123"), errc::reject));
+}
+
+TEST_CASE("a holder that hangs costs a fetcher its deadline only") {
+  child_process child{[](const child_process& parent) {
+    auto t = gpu::transport::start({});
+    parent.say(endpoint_of(**t, "shm"));
+    parent.hear();
+  }};
+  auto fetcher = started({});
+  const gpu::endpoint_list holder{child.hear()};
+  child.signal(SIGSTOP);
+  CHECK(fails(fetch(*fetcher, holder, "d", std::chrono::milliseconds{100}), errc::retry));
+  ending open;
+  fetcher->fetch_weights(holder, "d", long_lease,
+      [f = open.callback()](const result<region_ptr>& r) { f({}, tl::unexpected(r.error())); });
+  fetcher.reset();
+  CHECK(open.failed(errc::reroute));
+}
