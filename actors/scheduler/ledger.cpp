@@ -9,6 +9,10 @@ namespace {
 // Steps after which a model that was not measured at the start is believed.
 constexpr std::uint64_t enough_steps = 32;
 
+// Targets beyond these bind nobody; deadlines are sums of targets and must not leave the clock's range.
+constexpr duration longest_ttft = std::chrono::hours{24};
+constexpr duration longest_tpot = std::chrono::seconds{10};
+
 } // namespace
 
 ledger::ledger(const options& opts, std::unique_ptr<policy> p)
@@ -36,6 +40,9 @@ void ledger::enqueue(const request_arrived& r, time_point now) {
   const auto length = lengths_.predict(r.slo_class, r.produced, r.max_output_tokens);
   auto [at, fresh] = view_.waiting.emplace(r.key, waiting_request{r, now, next_order_, length - r.produced});
   HFLEX_CHECK(fresh);
+  auto& slo = at->second.request.slo;
+  slo.ttft = std::clamp(slo.ttft, duration{0}, longest_ttft);
+  slo.tpot = std::clamp(slo.tpot, duration{1}, longest_tpot);
   view_.first_come.emplace(next_order_++, r.key);
   policy_->queued(view_, at->second);
 }
@@ -139,6 +146,7 @@ void ledger::take_off(const placed_request& p) {
     --at->outstanding;
     at->overshoot_blocks = 0; // told again by the next report
     leave_tier(p, *at);
+    if (at->decoding == 0) at->decode_steps = 0; // nobody's deadlines count from it
   }
 }
 

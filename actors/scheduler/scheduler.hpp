@@ -33,8 +33,8 @@ struct request_arrived {
   std::uint32_t prompt_tokens{};     ///< how many of `tokens` are the client's prompt
   std::uint32_t max_output_tokens{}; ///< over all attempts
   std::uint32_t produced{};          ///< output tokens that earlier attempts delivered
-  slo_targets slo;
-  std::string slo_class; ///< output lengths are predicted per class
+  slo_targets slo;                   ///< TTFT beyond a day and TPOT beyond 10 s count as that
+  std::string slo_class;             ///< output lengths are predicted per class
 };
 
 /// Any terminal outcome, or the attempt was given up: frees everything that was accounted for it.
@@ -98,9 +98,8 @@ struct dispatch {
   request_key key;
   instance_id prefill;
   instance_id decode;
-  std::uint32_t
-      reserved_blocks{}; ///< KV blocks set aside on `decode` for prompt and predicted output; 0 = none reserved
-  std::string why;       ///< for people: `hflex explain`
+  std::uint32_t reserved_blocks{}; ///< KV blocks for prompt and predicted output, on `decode`; 0 = none reserved
+  std::string why;                 ///< for people: `hflex explain`
 };
 
 /// Terminal: the request is turned away.

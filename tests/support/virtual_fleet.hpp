@@ -83,7 +83,7 @@ private:
   void send(const Event& e) {
     std::vector<scheduler::effect> out;
     core_.on(e, now_, out);
-    for (const auto& x : out) std::visit([this](const auto& y) { perform(y); }, x);
+    for (const auto& x : out) std::visit([this](const auto& y) { this->perform(y); }, x);
   }
   void perform(const scheduler::dispatch& d) {
     sequences_.at(d.key).decode = d.decode;

@@ -207,8 +207,9 @@ private:
       all_busy = false;
       const auto c = best_with(v, p, w, how);
       if (!c) continue;
-      const bool meets = now + c->finish <= token_deadline(w.request.arrival, w.request.slo, w.request.produced);
-      if (c->finish < duration::max() && meets && (!in_time || c->score < in_time->score)) in_time = c;
+      const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
+      const bool meets = c->finish < duration::max() && now + c->finish <= due;
+      if (meets && (!in_time || c->score < in_time->score)) in_time = c;
       if (!soonest || c->finish < soonest->finish) soonest = c;
     }
     // Late everywhere by the safe estimate, but not beyond hope: the soonest, rather than to let time go by.

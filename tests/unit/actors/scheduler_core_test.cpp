@@ -213,3 +213,18 @@ TEST_CASE("output lengths are predicted by the class's quantile once it is known
   CHECK(lengths.predict("chat", 95, 1000) > 95);   // it is longer than that already
   CHECK(lengths.predict("chat", 500, 1000) == 1000);
 }
+
+TEST_CASE("targets beyond all reason do not break the clock") {
+  for (const auto& entry : scheduler::policies()) {
+    scheduler_desk desk(with_policy(std::string(entry.name)));
+    desk.instance(1);
+    auto endless = scheduler_desk::request(1, 100, 0, 0);
+    endless.slo.ttft = endless.slo.tpot = duration::max();
+    desk.arrive(endless);
+    auto negative = scheduler_desk::request(2, 100, 0, 0);
+    negative.slo.ttft = negative.slo.tpot = duration::min();
+    desk.arrive(negative);
+    for (int i = 0; i < 100; ++i) desk.step(1, 100);
+    CHECK(desk.dispatches.size() == 2);
+  }
+}

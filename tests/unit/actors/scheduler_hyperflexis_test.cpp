@@ -189,14 +189,23 @@ TEST_CASE("best fit takes the fullest instance that still keeps everybody's budg
   desk.instance(1);
   desk.instance(2);
   const double tpot = 5.05; // 1 + 4: four sequences
-  for (std::uint64_t id = 1; id <= 6; ++id) {
+  const auto settle_on = [&](std::uint64_t id, std::uint32_t other) {
+    desk.on(scheduler::instance_draining{{other}});
+    desk.arrive(id, 10, loose, tpot);
+    desk.settle(id);
+    desk.on(scheduler::instance_role_changed{{other}, instance_role::mixed});
+  };
+  settle_on(1, 2);
+  for (std::uint64_t id = 2; id <= 3; ++id) settle_on(id, 1);
+  for (std::uint64_t id = 4; id <= 6; ++id) {
     desk.arrive(id, 10, loose, tpot);
     desk.settle(id);
   }
-  const auto first = desk.place_of(1);
-  for (std::uint64_t id = 2; id <= 4; ++id) CHECK(desk.place_of(id) == first);
-  CHECK(desk.place_of(5) != first); // full: the other one
-  CHECK(desk.place_of(6) != first);
+  CHECK(desk.place_of(1) == 1);
+  CHECK(desk.place_of(3) == 2);
+  CHECK(desk.place_of(4) == 2); // the third there rather than the second on the other one
+  CHECK(desk.place_of(5) == 2);
+  CHECK(desk.place_of(6) == 1); // 2 is full
 }
 
 TEST_CASE("KV blocks of prompt and predicted output are reserved before prefill") {
