@@ -70,6 +70,7 @@ struct membership_config {
   duration heartbeat_interval{std::chrono::milliseconds{500}};
   duration suspect_after{std::chrono::milliseconds{1200}}; ///< silence: no new work; > heartbeat_interval
   duration lost_after{std::chrono::milliseconds{2000}};    ///< silence: taken for dead; > suspect_after
+  std::uint32_t expect_nodes{1}; ///< nodes that the first placement waits for (a few seconds), so that instances spread
   duration start_deadline{std::chrono::minutes{2}}; ///< decision to instance_ready; past it the start is torn down
   duration drain_deadline{std::chrono::minutes{1}}; ///< residents that have not ended by then are moved or retried
 };

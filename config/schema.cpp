@@ -232,6 +232,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "Silence after which a node gets no new work."),
       scalar<cluster_config>("membership.lost_after_ms", RULE(ms(1, hour_ms)), FIELD(membership.lost_after),
           "Silence after which a node is taken for dead and its requests are tried elsewhere."),
+      scalar<cluster_config>("membership.expect_nodes", RULE(whole(1, 1024)), FIELD(membership.expect_nodes),
+          "Nodes that the first placement waits for, a few seconds at most, so that instances spread over them."),
       scalar<cluster_config>("membership.start_deadline_s", RULE(seconds(0.1, day_s)), FIELD(membership.start_deadline),
           "Longest start of an instance, weights included."),
       scalar<cluster_config>("membership.drain_deadline_s", RULE(seconds(0, day_s)), FIELD(membership.drain_deadline),

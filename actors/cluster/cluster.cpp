@@ -155,6 +155,12 @@ void core::on(const heartbeat& e, time_point now, std::vector<effect>& out) {
   announce(out);
 }
 
+void core::on(const device_memory& e, time_point, std::vector<effect>&) {
+  auto found = nodes_.find(e.node);
+  if (found != nodes_.end() && found->second.live() && e.index < found->second.devices.size())
+    found->second.devices[e.index].memory_used_bytes = e.used_bytes;
+}
+
 void core::on(const node_left& e, time_point, std::vector<effect>& out) {
   if (auto* n = live(e.node, e.incarnation)) lose(*n, node_state::left, "left", out);
   announce(out);

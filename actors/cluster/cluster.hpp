@@ -76,6 +76,12 @@ struct heartbeat {
   std::uint64_t sequence{};                     ///< grows; an older one is ignored
   std::vector<std::uint64_t> memory_used_bytes; ///< per device, in the order of the join
 };
+/// A device's memory in use, as told with an instance's start (heartbeats tell it ever after).
+struct device_memory {
+  node_id node{};
+  std::uint32_t index{};
+  std::uint64_t used_bytes{};
+};
 /// The agent said goodbye.
 struct node_left {
   node_id node{};
@@ -180,6 +186,7 @@ public:
 
   void on(const node_joined& e, time_point now, std::vector<effect>& out);
   void on(const heartbeat& e, time_point now, std::vector<effect>& out);
+  void on(const device_memory& e, time_point now, std::vector<effect>& out);
   void on(const node_left& e, time_point now, std::vector<effect>& out);
   void on(const node_down& e, time_point now, std::vector<effect>& out);
   void on(const actor_up& e, time_point now, std::vector<effect>& out);

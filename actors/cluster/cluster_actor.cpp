@@ -64,6 +64,7 @@ public:
     } else {
       feed(actor_up{instance_ref(id), node, role, in.getDevice(), "ready"});
     }
+    feed(device_memory{node, in.getDevice(), in.getMemoryUsedBytes()});
     feed(actor_status{id, "ready", 0, 0, in.getKvBlocks(), in.getKvBlocks(), 0, 0});
     instances_[id] = {handle, node, role, "ready"};
     if (node_id from{in.getWeightsFromNode()}; from && agents_.count(from) > 0) {

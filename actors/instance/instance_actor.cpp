@@ -71,6 +71,7 @@ public:
         count_traffic(found->second.peer, wire::read(in.getPath()), in.getBytes());
       feed(kv_delivered{id});
     }
+    report(false); // blocks came free, or a sequence came in
   }
 
   void peer_up(instance_id id, const wire::kv_peer_actor& handle) {

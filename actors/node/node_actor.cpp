@@ -514,7 +514,7 @@ private:
       out.setBlockSize(context.kv().block_size);
       out.setMaxBatchedTokens(entry.options.max_batched_tokens);
       out.setMaxSequences(entry.options.max_sequences);
-      out.setMemoryUsedBytes(context.memory_used_bytes());
+      out.setMemoryUsedBytes(memory_used(entry.device));
       out.setWeightsBytes(entry.load.bytes);
       if (entry.load.bytes > 0 && entry.load.kind == s::SourceKind::SHARED_MEMORY) out.setWeightsFromNode(entry.load.from.value);
       out.setWeightsPath(entry.load.kind == s::SourceKind::DISK           ? "disk"

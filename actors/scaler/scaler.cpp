@@ -21,6 +21,7 @@ struct core::kept {
   void stop_overdue(time_point now, std::vector<effect>& out);
   void stop_surplus(const role_counts& wanted, time_point now, std::vector<effect>& out);
   void start_missing(const role_counts& wanted, time_point now, std::vector<effect>& out);
+  bool gathered(time_point now, std::vector<effect>& out);
   void wake(bool short_of_slots, time_point now, std::vector<effect>& out);
 
   options opts;
@@ -28,6 +29,8 @@ struct core::kept {
   fleet_view fleet;
   std::uint32_t next_instance;
   std::optional<time_point> armed; ///< the wake_at that is under way
+  std::optional<time_point> first_node; ///< when the first one joined
+  bool all_expected{false};        ///< for good: a node that dies later is not waited for
   bool short_of_slots{false};      ///< something is missing and has no slot: said once, not at every event
 };
 
@@ -131,7 +134,7 @@ void core::kept::reconcile(time_point now, std::vector<effect>& out) {
   stop_overdue(now, out);
   const auto wanted = chooser->wanted(fleet, now);
   stop_surplus(wanted, now, out);
-  start_missing(wanted, now, out);
+  if (gathered(now, out)) start_missing(wanted, now, out);
   wake(short_of_slots, now, out);
 }
 
@@ -160,6 +163,15 @@ void core::kept::stop_surplus(const role_counts& wanted, time_point now, std::ve
       stop(leaver->second, true, now, out);
     }
   }
+}
+
+bool core::kept::gathered(time_point now, std::vector<effect>& out) {
+  if (all_expected || fleet.nodes.empty()) return all_expected;
+  if (!first_node) first_node = now;
+  const auto latest = *first_node + opts.expect_for;
+  all_expected = fleet.nodes.size() >= opts.expect_nodes || now >= latest;
+  if (!all_expected) out.emplace_back(wake_at{latest});
+  return all_expected;
 }
 
 void core::kept::start_missing(const role_counts& wanted, time_point now, std::vector<effect>& out) {

@@ -44,6 +44,7 @@ runner add_head(CLI::App& app) {
   flags->add(app, "--model", "model", "Checkpoint directory");
   flags->add(app, "--mode", "mode", "collocated or disaggregated");
   flags->add(app, "--policy", "scheduler.policy", "Scheduling policy");
+  flags->add(app, "--expect-nodes", "membership.expect_nodes", "Nodes that the first placement waits for");
   flags->add(app, "--log-level", "log.level", "trace, debug, info, warning, error or off");
   add_examples(app, "  hflex head -C config/cluster.example.yaml\n  hflex head --model /models/llama --mode disaggregated --host 10.0.0.1");
   return [flags] { return run(*flags); };

@@ -130,6 +130,7 @@ int run(const up_flags& flags) {
   auto loaded = flags.config.load();
   if (!loaded) return cli::exit_usage;
   auto& config = loaded->config;
+  config.membership.expect_nodes = std::max(1U, flags.agents); // they come within milliseconds of each other
   if (config.model.empty()) config.model = default_model();
   if (flags.config.print_only()) {
     std::fputs(config::print_config(*loaded).c_str(), stdout);

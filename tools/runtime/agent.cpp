@@ -1,6 +1,7 @@
 #include "tools/runtime/agent.hpp"
 #include "gpu/host_device.hpp"
 #include <charconv>
+#include <future>
 #include <thread>
 
 namespace hflex::runtime {
@@ -14,6 +15,21 @@ std::string host_id_of(const gpu::transport& transport) {
     return endpoint.substr(4, end - 4);
   }
   return fmt::format("alone-{:016x}", random_bits());
+}
+
+/// One step over as much as a step takes: touches the work space and wakes the threads, so that the first request does not pay.
+/// What it writes to the KV pool is written again before anything reads it.
+result<void> warm_up(gpu::device_context& context, std::uint32_t max_batched_tokens) {
+  auto tokens = std::min({max_batched_tokens, context.max_context(), context.kv().blocks * context.kv().block_size, 512U});
+  gpu::step_plan plan;
+  gpu::step_item item;
+  item.tokens.assign(tokens, 0);
+  item.sample = true;
+  for (std::uint32_t b = 0; b * context.kv().block_size < tokens; ++b) item.block_table.push_back(b);
+  plan.items.push_back(std::move(item));
+  std::promise<result<void>> done;
+  context.submit(std::move(plan), [&done](const gpu::step_result& r) { done.set_value(r.status); });
+  return done.get_future().get();
 }
 
 struct device_plan {
@@ -55,7 +71,10 @@ node::backend make_backend(std::shared_ptr<worker> loader, std::shared_ptr<gpu::
     h.kv_memory_bytes = o.kv_memory_bytes;
     h.max_batched_tokens = o.max_batched_tokens;
     h.isa = o.isa;
-    return gpu::make_host_context(std::move(weights), h);
+    auto context = gpu::make_host_context(std::move(weights), h);
+    if (context)
+      if (auto warm = warm_up(**context, o.max_batched_tokens); !warm) return result<std::shared_ptr<gpu::device_context>>{pass(warm.error())};
+    return context;
   };
   b.run_blocking = [loader = std::weak_ptr<worker>{loader}](std::function<void()> job) {
     if (auto l = loader.lock()) l->post(std::move(job));

@@ -43,6 +43,7 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   router.request_timeout = c.router.request_timeout;
   router.stage_timeout = c.router.stage_timeout;
   s.scaler.instance = instance_options_of(c, steps);
+  s.scaler.core.expect_nodes = c.membership.expect_nodes;
   s.scaler.core.start_deadline = c.membership.start_deadline;
   for (const auto& entry : c.fleet.empty() ? config::default_fleet(c.mode) : c.fleet)
     s.scaler.core.fleet.push_back({entry.role, entry.count});

@@ -446,3 +446,30 @@ TEST_CASE("a fleet in random trouble never overfills a device and is whole again
     for (const auto& [id, i] : d.it.state().instances) CHECK(i.phase == life::ready);
   }
 }
+
+TEST_CASE("the first placement waits for the expected nodes, but not for ever") {
+  auto opts = wanting({{prefill, 1}, {decode, 1}});
+  opts.expect_nodes = 2;
+  opts.expect_for = std::chrono::seconds{5};
+  auto starts = [](const std::vector<effect>& out) {
+    std::vector<node_id> nodes;
+    for (const auto& e : out)
+      if (const auto* s = std::get_if<start_instance>(&e)) nodes.push_back(s->device.node);
+    return nodes;
+  };
+  desk d{opts};
+  d.on(node_up{node_id{1}, {{0, 4}}, {}});
+  CHECK(starts(d.out).empty());
+  REQUIRE(d.wake);
+  SECTION("they are all there: one instance on each") {
+    d.on(node_up{node_id{2}, {{0, 4}}, {}});
+    CHECK(starts(d.out) == std::vector<node_id>{node_id{1}, node_id{2}});
+    d.on(node_gone{node_id{2}});
+    CHECK(starts(d.out) == std::vector<node_id>{node_id{1}}); // the dead one's replacement does not wait
+  }
+  SECTION("one does not come: placed without it when the time is over") {
+    d.now = *d.wake;
+    d.on(tick{});
+    CHECK(starts(d.out) == std::vector<node_id>{node_id{1}, node_id{1}});
+  }
+}
