@@ -26,6 +26,7 @@ constexpr command table[] = {
     {"role", "Change an instance's role without reloading weights", hflex::commands::add_role},
     {"drain", "Take an instance or a node out of service, losing no request", hflex::commands::add_drain},
     {"model", "What a checkpoint is, and whether it will load", hflex::commands::add_model},
+    {"devices", "What this machine offers as devices", hflex::commands::add_devices},
 };
 
 } // namespace

@@ -24,6 +24,7 @@ runner add_ready(CLI::App& app);
 runner add_role(CLI::App& app);
 runner add_drain(CLI::App& app);
 runner add_model(CLI::App& app);
+runner add_devices(CLI::App& app);
 
 // ---- shared by the commands ----
 

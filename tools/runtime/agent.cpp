@@ -1,4 +1,5 @@
 #include "tools/runtime/agent.hpp"
+#include "gpu/cuda_plugin.hpp"
 #include "gpu/host_device.hpp"
 #include <charconv>
 #include <future>
@@ -41,8 +42,12 @@ result<std::vector<device_plan>> plan_devices(const agent_plan& plan) {
   std::vector<device_plan> devices;
   for (const auto& word : plan.agent.devices) {
     auto threads = plan.threads > 0 ? plan.threads : std::max(1U, std::thread::hardware_concurrency());
-    if (word.rfind("cuda", 0) == 0)
-      return fail(errc::reject, "device {}: no CUDA device can be used by this version of hflex; use cpu:N or auto", word);
+    if (word.rfind("cuda", 0) == 0) {
+      auto found = gpu::find_cuda_devices();
+      if (!found) return fail(errc::reject, "device {}: {}; use cpu:N or auto", word, found.error().message);
+      return fail(errc::reject, "device {}: {} CUDA devices are there, but this version computes on CPUs only; use cpu:N or auto", word,
+          found->devices.size());
+    }
     if (word.rfind("cpu:", 0) == 0) {
       auto number = std::string_view{word}.substr(4);
       auto [end, fault] = std::from_chars(number.data(), number.data() + number.size(), threads);
