@@ -18,8 +18,8 @@ using progress_callback = std::function<void(std::uint64_t bytes_done, std::uint
 class weight_region {
 public:
   virtual ~weight_region() = default;
-  /// Identity of the content: hex digest over config and tensors of the checkpoint. Two regions with the same digest are
-  /// interchangeable; a changed checkpoint has another one.
+  /// Identity of the content: hex digest over the configuration and every packed tensor (XXH3: against mistakes and damage,
+  /// not against forgers). Two regions with the same digest are interchangeable; a changed checkpoint has another one.
   virtual const std::string& digest() const = 0;
   virtual std::uint64_t bytes() const = 0;
   virtual int fd() const = 0; ///< sealed memfd, owned by the region; send it with SCM_RIGHTS
@@ -34,7 +34,8 @@ result<std::shared_ptr<const weight_region>> load_weights(const std::string& mod
 /// against change, that header and sizes are sane and the checksums right: a hostile peer gets an error, never a crash.
 result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest);
 
-/// The digest that load_weights would give, without packing. Cheap: header and sizes and contents hash, streamed.
+/// The digest that load_weights would give, without its memory: tensors are packed one panel at a time and hashed. Reads the
+/// whole checkpoint once. Blocks. Errors as load_weights.
 result<std::string> checkpoint_digest(const std::string& model_dir);
 
 } // namespace hflex::gpu
