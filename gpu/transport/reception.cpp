@@ -148,9 +148,11 @@ result<void> reception::listen(unique_fd socket, bool is_unix) {
 }
 
 void reception::close_all() {
-  for (const auto& l : listeners_) loop_.unwatch(l->watch, l->socket.get());
+  for (const auto& l : listeners_) {
+    loop_.unwatch(l->watch, l->socket.get());
+    l->socket = unique_fd{}; // the listener itself stays: guests on their way out still count down
+  }
   guests_.clear();
-  listeners_.clear();
 }
 
 void reception::accept(listener& on) {
