@@ -181,7 +181,8 @@ const std::vector<cluster_row>& cluster_rows() {
   constexpr double million = 1'000'000;
   static const std::vector<cluster_row> rows{
       scalar<cluster_config>("listen.host", RULE(text), FIELD(listen.host), "Address of the head's control port."),
-      scalar<cluster_config>("listen.port", RULE(whole(0, 65535)), FIELD(listen.port), "The head's control port; 0 = any free one."),
+      scalar<cluster_config>(
+          "listen.port", RULE(whole(0, 65535)), FIELD(listen.port), "The head's control port; 0 = any free one."),
       scalar<cluster_config>("listen.private_network", RULE(boolean), FIELD(listen.private_network),
           "Allow addresses other than loopback. Nodes do not authenticate each other: only where everybody may be "
           "trusted."),

@@ -10,7 +10,8 @@ namespace {
 
 constexpr int max_devices = 64;
 
-template <class Function> Function* symbol(void* library, const char* name) {
+template <class Function>
+Function* symbol(void* library, const char* name) {
   return reinterpret_cast<Function*>(::dlsym(library, name));
 }
 
@@ -33,7 +34,8 @@ result<cuda_report> find_cuda_devices(const std::string& path) {
   report.nccl_version = nccl();
   for (int i = 0; i < std::min(count, max_devices); ++i) {
     const auto& d = found[static_cast<std::size_t>(i)];
-    report.devices.push_back({"cuda", d.name, fmt::format("sm_{}{}", d.compute_major, d.compute_minor), d.memory_bytes, 0});
+    report.devices.push_back(
+        {"cuda", d.name, fmt::format("sm_{}{}", d.compute_major, d.compute_minor), d.memory_bytes, 0});
   }
   return report;
 }

@@ -1,5 +1,5 @@
-// The CUDA side as the program sees it: a plug-in beside the binary, loaded when somebody asks. A build without CUDA, a machine
-// without its libraries and one without a GPU all answer with an error that says which it is.
+// The CUDA side as the program sees it: a plug-in beside the binary, loaded when somebody asks. A build without CUDA, a
+// machine without its libraries and one without a GPU all answer with an error that says which it is.
 #pragma once
 #include "actors/common/result.hpp"
 #include "gpu/device.hpp"

@@ -1,6 +1,6 @@
-// The device interface: what an instance needs of a CPU or GPU to run a model. Implemented by host_device and, later, by the
-// CUDA plug-in. Knows nothing of actors: completions come back by callback on a device thread, and callers post them to
-// their own mailbox. No call here waits for the device.
+// The device interface: what an instance needs of a CPU or GPU to run a model. Implemented by host_device and, later,
+// by the CUDA plug-in. Knows nothing of actors: completions come back by callback on a device thread, and callers post
+// them to their own mailbox. No call here waits for the device.
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
@@ -23,7 +23,8 @@ struct device_info {
   std::uint32_t threads{};      ///< compute threads (0 on a GPU)
 };
 
-/// Shape of a context's KV cache. The pool is [layers][2][blocks][block_size][kv_heads][head_dim] of `element_bytes` each.
+/// Shape of a context's KV cache. The pool is [layers][2][blocks][block_size][kv_heads][head_dim] of `element_bytes`
+/// each.
 struct kv_geometry {
   std::uint32_t layers{};
   std::uint32_t kv_heads{};
@@ -44,14 +45,14 @@ using block_index = std::uint32_t;
 
 /// One sequence's share of a step: compute `tokens` at positions [position, position + tokens.size()).
 struct step_item {
-  std::uint64_t tag{};                    ///< the caller's; comes back in the result
-  std::vector<token_id> tokens;           ///< at least one
-  std::uint32_t position{};               ///< num_computed_tokens before this step
-  std::vector<block_index> block_table;   ///< covers position + tokens.size() tokens
-  bool sample{false};                     ///< pick a token from the last position's logits
+  std::uint64_t tag{};                  ///< the caller's; comes back in the result
+  std::vector<token_id> tokens;         ///< at least one
+  std::uint32_t position{};             ///< num_computed_tokens before this step
+  std::vector<block_index> block_table; ///< covers position + tokens.size() tokens
+  bool sample{false};                   ///< pick a token from the last position's logits
   sampling_params sampling;
-  std::uint32_t output_index{};           ///< index of the sampled token in the request's output: the random counter
-  bool wants_layers{false};               ///< report each layer of this item to `on_layer` (KV push)
+  std::uint32_t output_index{}; ///< index of the sampled token in the request's output: the random counter
+  bool wants_layers{false};     ///< report each layer of this item to `on_layer` (KV push)
 };
 
 /// Called on a device thread when layer `layer` of item `tag` has its K and V in the pool. Must not block.
@@ -74,7 +75,8 @@ struct step_result {
 using step_callback = std::function<void(step_result)>;
 
 /// One model's weights and KV pool on one device. Belongs to the node agent, not to the actor that uses it: an actor of
-/// another role takes it over without moving a byte. At most one step runs at a time; submit is for one owner at a time.
+/// another role takes it over without moving a byte. At most one step runs at a time; submit is for one owner at a
+/// time.
 class device_context {
 public:
   virtual ~device_context() = default;
@@ -83,14 +85,16 @@ public:
   virtual std::uint32_t max_context() const = 0; ///< positions the model was made for
   virtual std::uint32_t vocab_size() const = 0;
   virtual std::span<const token_id> eos_tokens() const = 0; ///< any of them ends a text
-  virtual std::uint64_t memory_used_bytes() const = 0; ///< weights (once) + KV pool + work space
+  virtual std::uint64_t memory_used_bytes() const = 0;      ///< weights (once) + KV pool + work space
 
   /// Queues a step and returns at once. `done` is called exactly once, on a device thread. A plan that breaks the rules
-  /// above (empty item, short block table, block out of range, token outside the vocabulary) completes with errc::reject.
+  /// above (empty item, short block table, block out of range, token outside the vocabulary) completes with
+  /// errc::reject.
   virtual void submit(step_plan plan, step_callback done) = 0;
 
   /// Copies K then V rows of tokens [begin, begin + count) of one layer: [count][kv_heads][head_dim], K first, then V;
-  /// out.size() == count * token_layer_bytes(). Any thread; the caller holds the blocks, and no step writes these rows meanwhile.
+  /// out.size() == count * token_layer_bytes(). Any thread; the caller holds the blocks, and no step writes these rows
+  /// meanwhile.
   virtual result<void> read_kv(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
       std::uint32_t count, std::span<std::byte> out) const = 0;
   /// The reverse of read_kv.

@@ -5,19 +5,19 @@
 
 namespace hflex::gpu {
 
-/// Arithmetic of activations (weights are bf16 either way). f32 is the reference; bf16 the fast mode. In both, a token's
-/// result does not depend on what else is in the batch or how a prompt was cut into chunks.
+/// Arithmetic of activations (weights are bf16 either way). f32 is the reference; bf16 the fast mode. In both, a
+/// token's result does not depend on what else is in the batch or how a prompt was cut into chunks.
 enum class compute_type : std::uint8_t { f32, bf16 };
 
 struct host_context_options {
-  std::uint32_t threads{0};                ///< compute threads, 0 = all cores of this process; the pool is the context's own
+  std::uint32_t threads{0}; ///< compute threads, 0 = all cores of this process; the pool is the context's own
   compute_type compute{compute_type::bf16};
   std::uint32_t block_size{16};
-  std::uint32_t kv_blocks{0};              ///< 0 = from kv_memory_bytes
+  std::uint32_t kv_blocks{0}; ///< 0 = from kv_memory_bytes
   std::uint64_t kv_memory_bytes{64U << 20U};
-  std::uint32_t max_batched_tokens{2048};  ///< largest step accepted; sizes the work space
-  std::uint32_t max_queued_steps{16};      ///< steps that wait; one more completes with errc::retry
-  std::string isa;                         ///< force "portable", "avx2", "avx512", "avx512_bf16"; empty = best of this CPU
+  std::uint32_t max_batched_tokens{2048}; ///< largest step accepted; sizes the work space
+  std::uint32_t max_queued_steps{16};     ///< steps that wait; one more completes with errc::retry
+  std::string isa; ///< force "portable", "avx2", "avx512", "avx512_bf16"; empty = best of this CPU
 };
 
 /// Reads no disk and copies no weights: allocation of KV pool and work space only. errc::reject for impossible options.

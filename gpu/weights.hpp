@@ -1,5 +1,6 @@
-// Weights of one model, packed for the host kernels, in one sealed shared-memory region (memfd). One copy per host serves
-// every context and process that maps it: a process gets the file descriptor from a neighbour instead of reading the disk.
+// Weights of one model, packed for the host kernels, in one sealed shared-memory region (memfd). One copy per host
+// serves every context and process that maps it: a process gets the file descriptor from a neighbour instead of reading
+// the disk.
 #pragma once
 #include "actors/common/result.hpp"
 #include <cstddef>
@@ -18,24 +19,27 @@ using progress_callback = std::function<void(std::uint64_t bytes_done, std::uint
 class weight_region {
 public:
   virtual ~weight_region() = default;
-  /// Identity of the content: hex digest over the configuration and every packed tensor (XXH3: against mistakes and damage,
-  /// not against forgers). Two regions with the same digest are interchangeable; a changed checkpoint has another one.
+  /// Identity of the content: hex digest over the configuration and every packed tensor (XXH3: against mistakes and
+  /// damage, not against forgers). Two regions with the same digest are interchangeable; a changed checkpoint has
+  /// another one.
   virtual const std::string& digest() const = 0;
   virtual std::uint64_t bytes() const = 0;
   virtual int fd() const = 0; ///< sealed memfd, owned by the region; send it with SCM_RIGHTS
   virtual std::span<const std::byte> data() const = 0;
 };
 
-/// Reads a checkpoint directory (config.json, model.safetensors), packs it and seals it. Blocks: call it on a loader thread.
-/// errc::reject names the file and tensor that are at fault.
-result<std::shared_ptr<const weight_region>> load_weights(const std::string& model_dir, const progress_callback& progress);
+/// Reads a checkpoint directory (config.json, model.safetensors), packs it and seals it. Blocks: call it on a loader
+/// thread. errc::reject names the file and tensor that are at fault.
+result<std::shared_ptr<const weight_region>> load_weights(
+    const std::string& model_dir, const progress_callback& progress);
 
-/// Maps weights that another process packed. Takes ownership of `fd` (closed on failure too). Checks that the file is sealed
-/// against change, that header and sizes are sane and the checksums right: a hostile peer gets an error, never a crash.
+/// Maps weights that another process packed. Takes ownership of `fd` (closed on failure too). Checks that the file is
+/// sealed against change, that header and sizes are sane and the checksums right: a hostile peer gets an error, never a
+/// crash.
 result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest);
 
-/// The digest that load_weights would give, without its memory: tensors are packed one panel at a time and hashed. Reads the
-/// whole checkpoint once. Blocks. Errors as load_weights.
+/// The digest that load_weights would give, without its memory: tensors are packed one panel at a time and hashed.
+/// Reads the whole checkpoint once. Blocks. Errors as load_weights.
 result<std::string> checkpoint_digest(const std::string& model_dir);
 
 } // namespace hflex::gpu

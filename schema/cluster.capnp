@@ -9,96 +9,96 @@ struct Hello {                   # anyone -> head, first of all
 }
 
 struct Directory {               # head's answer; the roles' handles come beside it
-  protocol @0 :UInt32;
-  epoch @1 :UInt64;
+  protocol @0 :UInt32;           # wire::protocol_version of the sender
+  epoch @1 :UInt64;              # grows with every change of the cluster
   model @2 :Text;                # name of the model that is served
-  listenAddress @3 :Text;
+  listenAddress @3 :Text;        # HOST:PORT of the head
 }
 
 struct Device {
   kind @0 :Text;                 # "cpu" or "cuda"
-  name @1 :Text;
-  isa @2 :Text;
-  memoryBytes @3 :UInt64;
-  memoryUsedBytes @4 :UInt64;
-  threads @5 :UInt32;
+  name @1 :Text;                 # for people
+  isa @2 :Text;                  # kernels in use: "avx512_bf16", "avx2", "sm_90", ...
+  memoryBytes @3 :UInt64;        # all that it may use
+  memoryUsedBytes @4 :UInt64;    # of it, in use
+  threads @5 :UInt32;            # compute threads; 0 on a GPU
   maxInstances @6 :UInt32;       # how many instances it takes at once
 }
 
 struct NodeJoin {
-  protocol @0 :UInt32;
-  name @1 :Text;
+  protocol @0 :UInt32;           # wire::protocol_version of the sender
+  name @1 :Text;                 # for people
   incarnation @2 :UInt64;        # random; another one for each life and re-join
   address @3 :Text;              # host, as people know it
   hostId @4 :Text;               # equal for processes that can share memory
-  devices @5 :List(Device);
-  pid @6 :UInt32;
+  devices @5 :List(Device);      # of this node
+  pid @6 :UInt32;                # the agent's process
 }
 
 struct NodeAnswer {
   union {
     welcome :group {
-      node @0 :UInt32;
-      epoch @1 :UInt64;
+      node @0 :UInt32;           # node id
+      epoch @1 :UInt64;          # grows with every change of the cluster
       heartbeatMs @2 :UInt32;    # how often to beat
     }
-    refused @3 :Text;
+    refused @3 :Text;            # why not, for people
   }
 }
 
 struct Rejoin {                  # head -> node agent: this life of the node no longer counts; join again
-  incarnation @0 :UInt64;
+  incarnation @0 :UInt64;        # this life of the node's connection
 }
 
 struct Heartbeat {
-  node @0 :UInt32;
-  incarnation @1 :UInt64;
-  seq @2 :UInt64;
+  node @0 :UInt32;               # node id
+  incarnation @1 :UInt64;        # this life of the node's connection
+  seq @2 :UInt64;                # grows by one
   memoryUsedBytes @3 :List(UInt64); # per device
 }
 
 struct NodeLeave {
-  node @0 :UInt32;
-  incarnation @1 :UInt64;
+  node @0 :UInt32;               # node id
+  incarnation @1 :UInt64;        # this life of the node's connection
 }
 
 struct InstanceOptions {         # The head's settings for an instance.
-  modelDir @0 :Text;
+  modelDir @0 :Text;             # checkpoint directory, on the node's host
   compute @1 :Text;              # "f32" or "bf16"
   threads @2 :UInt32;            # 0 = the device's
   isa @3 :Text;                  # forces one set of CPU kernels; empty = best
   blockSize @4 :UInt32;          # tokens in a KV block
   kvBlocks @5 :UInt32;           # 0 = from kvMemoryBytes
-  kvMemoryBytes @6 :UInt64;
-  maxBatchedTokens @7 :UInt32;
-  maxSequences @8 :UInt32;
-  maxWaiting @9 :UInt32;
+  kvMemoryBytes @6 :UInt64;      # size of the KV pool, when kvBlocks is 0
+  maxBatchedTokens @7 :UInt32;   # tokens in one step at most
+  maxSequences @8 :UInt32;       # sequences that run at a time
+  maxWaiting @9 :UInt32;         # sequences that wait inside it at most
   slackBudget @10 :Bool;         # step policy: size prefill chunks by the residents' slack
   safety @11 :Float64;           # share of that slack left unplanned
-  kvLeaseMs @12 :UInt32;
+  kvLeaseMs @12 :UInt32;         # a hand-over takes at most this long
 }
 
 struct StartInstance {           # scaler -> node agent
-  instance @0 :UInt32;
-  device @1 :UInt32;
-  role @2 :Role;
-  options @3 :InstanceOptions;
+  instance @0 :UInt32;           # instance id
+  device @1 :UInt32;             # index on its node
+  role @2 :Role;                 # what it does, or is to do
+  options @3 :InstanceOptions;   # how to run it
 }
 
 struct StopInstance {            # scaler -> node agent
-  instance @0 :UInt32;
+  instance @0 :UInt32;           # instance id
   drain @1 :Bool;                # let residents finish first
 }
 
 struct ChangeRole {              # CLI -> scaler -> node agent
-  instance @0 :UInt32;
-  to @1 :Role;
+  instance @0 :UInt32;           # instance id
+  to @1 :Role;                   # the new role
 }
 
 struct Drain {                   # CLI -> scaler: stop placing, finish or move what is there, then stop
   union {
-    instance @0 :UInt32;
-    node @1 :UInt32;
+    instance @0 :UInt32;         # instance id
+    node @1 :UInt32;             # node id
   }
 }
 
@@ -111,50 +111,50 @@ enum InstancePhase {
 }
 
 struct InstanceState {           # node agent -> cluster -> scaler (an instance that is ready is announced by InstanceReady)
-  instance @0 :UInt32;
-  node @1 :UInt32;
-  device @2 :UInt32;
-  role @3 :Role;
-  phase @4 :InstancePhase;
-  reason @5 :Text;
+  instance @0 :UInt32;           # instance id
+  node @1 :UInt32;               # node id
+  device @2 :UInt32;             # index on its node
+  role @3 :Role;                 # what it does, or is to do
+  phase @4 :InstancePhase;       # where it is in its life
+  reason @5 :Text;               # why, for people
 }
 
 struct InstanceReady {           # node agent -> cluster, beside the handle: a new actor serves (also after a role flip)
-  instance @0 :UInt32;
-  node @1 :UInt32;
-  device @2 :UInt32;
-  role @3 :Role;
-  kvBlocks @4 :UInt32;
-  blockSize @5 :UInt32;
-  maxBatchedTokens @6 :UInt32;
-  maxSequences @7 :UInt32;
+  instance @0 :UInt32;           # instance id
+  node @1 :UInt32;               # node id
+  device @2 :UInt32;             # index on its node
+  role @3 :Role;                 # what it does, or is to do
+  kvBlocks @4 :UInt32;           # KV blocks in its pool
+  blockSize @5 :UInt32;          # tokens in a KV block
+  maxBatchedTokens @6 :UInt32;   # tokens in one step at most
+  maxSequences @7 :UInt32;       # sequences that run at a time
   memoryUsedBytes @8 :UInt64;    # of the device
   weightsPath @9 :Text;          # "disk", "shared_memory", "same_process": where the weights came from
-  weightsBytes @10 :UInt64;
-  weightsFromNode @11 :UInt32;
+  weightsBytes @10 :UInt64;      # size of the weights
+  weightsFromNode @11 :UInt32;   # holder they came from; 0 = none
   startedMs @12 :Float64;        # from the order to here
 }
 
 struct NodeUp {                  # cluster -> scaler, weights; the agent's handle comes beside
-  node @0 :UInt32;
-  hostId @1 :Text;
-  devices @2 :List(Device);
+  node @0 :UInt32;               # node id
+  hostId @1 :Text;               # equal for processes that can share memory
+  devices @2 :List(Device);      # of this node
 }
 
 struct NodeGone {
-  node @0 :UInt32;
-  reason @1 :Text;
+  node @0 :UInt32;               # node id
+  reason @1 :Text;               # why, for people
 }
 
 struct LinkTraffic {             # instance -> cluster: what went over a KV link so far
-  from @0 :UInt32;
-  to @1 :UInt32;
-  transport @2 :Text;
-  bytesTotal @3 :UInt64;
+  from @0 :UInt32;               # prefill instance id
+  to @1 :UInt32;                 # the new role
+  transport @2 :Text;            # "local", "shm", "tcp" or "caf"
+  bytesTotal @3 :UInt64;         # so far
 }
 
 struct ContextReady {            # device thread -> its node agent: what came of making a context
-  context @0 :UInt32;
-  failed @1 :Bool;
+  context @0 :UInt32;            # the agent's number of it
+  failed @1 :Bool;               # false: it went well
   message @2 :Text;              # when failed
 }

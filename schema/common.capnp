@@ -18,13 +18,13 @@ enum Errc {            # What the receiver of an error does about it.
 }
 
 struct Failure {       # Why something did not happen.
-  code @0 :Errc;
+  code @0 :Errc;                 # what the receiver does about it
   message @1 :Text;    # for people: what was wrong, where, what to do
 }
 
 struct RequestKey {    # A request and which try of it; older attempts are ignored by number.
-  id @0 :UInt64;
-  attempt @1 :UInt32;
+  id @0 :UInt64;                 # request id
+  attempt @1 :UInt32;            # counts from 1
 }
 
 struct Sampling {
@@ -43,21 +43,21 @@ struct SloTargets {
 }
 
 struct SequenceSpec {            # All that an instance needs to run one attempt of a request.
-  key @0 :RequestKey;
+  key @0 :RequestKey;            # request and attempt
   tokens @1 :List(Int32);        # prompt, then the output tokens of earlier attempts
   promptTokens @2 :UInt32;       # how many of them are the prompt
   maxOutputTokens @3 :UInt32;    # over all attempts
-  sampling @4 :Sampling;
-  ignoreEos @5 :Bool;
+  sampling @4 :Sampling;         # how tokens are picked
+  ignoreEos @5 :Bool;            # go on past the end-of-text token
   ageUs @6 :Int64;               # time since arrival, at the sender, in microseconds
-  slo @7 :SloTargets;
+  slo @7 :SloTargets;            # its targets
 }
 
 struct StepShape {               # What one step worked on (actors/common/step_time.hpp).
-  prefillTokens @0 :UInt32;
-  decodeSeqs @1 :UInt32;
-  queryKeyPairs @2 :Float64;
-  decodeContext @3 :Float64;
+  prefillTokens @0 :UInt32;      # P: prompt tokens computed
+  decodeSeqs @1 :UInt32;         # D: sequences that decode one token
+  queryKeyPairs @2 :Float64;     # Q: sum of n * (position + n/2) over prefill chunks
+  decodeContext @3 :Float64;     # K: summed context of the decoding sequences
 }
 
 struct Tick {}                   # An actor's own timer; carries nothing.

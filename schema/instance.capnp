@@ -9,21 +9,21 @@ using import "/schema/common.capnp".StepShape;
 using import "/schema/common.capnp".Role;
 
 struct StartSequence {           # router -> instance: run this (prefill here, decode at `decodeInstance`)
-  spec @0 :SequenceSpec;
+  spec @0 :SequenceSpec;         # the sequence to run
   decodeInstance @1 :UInt32;     # own id or 0: decode here
 }
 
 struct CancelSequence { key @0 :RequestKey; }
 
 struct ProducedTokens {
-  key @0 :RequestKey;
+  key @0 :RequestKey;            # request and attempt
   firstIndex @1 :UInt32;         # output index of tokens[0]
-  tokens @2 :List(Int32);
+  tokens @2 :List(Int32);        # token ids, in order
 }
 
 struct TokensProduced {          # instance -> router: what one step produced, for all its requests
-  instance @0 :UInt32;
-  sequences @1 :List(ProducedTokens);
+  instance @0 :UInt32;           # instance id
+  sequences @1 :List(ProducedTokens); # one entry per sequence that produced
 }
 
 enum StopCause {
@@ -33,23 +33,23 @@ enum StopCause {
 }
 
 struct SequenceEnded {           # instance -> router: well
-  key @0 :RequestKey;
-  instance @1 :UInt32;
-  cause @2 :StopCause;
+  key @0 :RequestKey;            # request and attempt
+  instance @1 :UInt32;           # instance id
+  cause @2 :StopCause;           # how it ended well
 }
 
 struct HandedBack {              # instance -> router: not here; try elsewhere or give up, by the code
-  key @0 :RequestKey;
-  instance @1 :UInt32;
-  code @2 :Errc;
-  reason @3 :Text;
+  key @0 :RequestKey;            # request and attempt
+  instance @1 :UInt32;           # instance id
+  code @2 :Errc;                 # what the receiver does about it
+  reason @3 :Text;               # why, for people
 }
 
 struct StepDone {                # device callback -> its instance
-  step @0 :UInt64;
+  step @0 :UInt64;               # id of the plan
   sampled @1 :List(Int32);       # parallel to the plan; -1 where none was asked for
-  elapsedUs @2 :UInt64;
-  failed @3 :Bool;
+  elapsedUs @2 :UInt64;          # microseconds it took
+  failed @3 :Bool;               # false: it went well
   message @4 :Text;              # when failed
 }
 
@@ -60,7 +60,7 @@ struct Retire {                  # node agent -> instance: hand back what waits,
 struct Retired { instance @0 :UInt32; } # instance -> node agent: empty; the context may be taken over
 
 struct PeerUp {                  # cluster -> instance: a counterpart to hand KV to or take it from (its handle comes beside)
-  instance @0 :UInt32;
-  node @1 :UInt32;
-  role @2 :Role;
+  instance @0 :UInt32;           # instance id
+  node @1 :UInt32;               # node id
+  role @2 :Role;                 # what it does, or is to do
 }

@@ -8,7 +8,7 @@ using import "/schema/common.capnp".RequestKey;
 struct SubmitJob {
   prompt @0 :Text;               # UTF-8; tokenised by the router
   maxOutputTokens @1 :UInt32;    # 0 = the head's default
-  sampling @2 :Sampling;
+  sampling @2 :Sampling;         # how tokens are picked
   ignoreEos @3 :Bool;            # go on past the end-of-text token
   sloClass @4 :Text;             # empty = the head's default class
   ttftTargetMs @5 :Float64;      # overrides the class; 0 = the class's
@@ -24,9 +24,9 @@ struct SubmitAnswer {
 }
 
 struct TokenChunk {              # router -> client: the next tokens of a request, in order, none twice
-  id @0 :UInt64;
+  id @0 :UInt64;                 # request id
   firstIndex @1 :UInt32;         # index of tokens[0] in the request's output
-  tokens @2 :List(Int32);
+  tokens @2 :List(Int32);        # token ids, in order
   text @3 :Text;                 # whole UTF-8 characters only
 }
 
@@ -44,28 +44,28 @@ enum JobState {
 }
 
 struct JobRecord {               # One request: live or at its end.
-  id @0 :UInt64;
-  state @1 :JobState;
+  id @0 :UInt64;                 # request id
+  state @1 :JobState;            # for people
   outcome @2 :Outcome;           # valid when ended
   reason @3 :Text;               # why it ended so ("eos", "max_tokens", "queue full", ...)
-  sloClass @4 :Text;
+  sloClass @4 :Text;             # name of its SLO class
   text @5 :Text;                 # the output, detokenised
-  tokenIds @6 :List(Int32);
-  promptTokens @7 :UInt32;
-  outputTokens @8 :UInt32;
+  tokenIds @6 :List(Int32);      # the output
+  promptTokens @7 :UInt32;       # tokens of the prompt
+  outputTokens @8 :UInt32;       # so far
   ttftMs @9 :Float64 = -1;       # -1: no first token
-  tpotMs @10 :Float64 = -1;
-  e2eMs @11 :Float64 = -1;
-  ttftTargetMs @12 :Float64;
-  tpotTargetMs @13 :Float64;
-  attained @14 :Bool;
+  tpotMs @10 :Float64 = -1;      # -1: no second token
+  e2eMs @11 :Float64 = -1;       # arrival to end; -1: not ended
+  ttftTargetMs @12 :Float64;     # target
+  tpotTargetMs @13 :Float64;     # target
+  attained @14 :Bool;            # within all its targets
   prefillInstance @15 :UInt32;   # of the last attempt; 0 = never placed
-  decodeInstance @16 :UInt32;
-  migrations @17 :UInt32;
+  decodeInstance @16 :UInt32;    # where it decodes
+  migrations @17 :UInt32;        # live moves of its decoding
   retries @18 :UInt32;           # attempts after the first
   ageMs @19 :Float64;            # since arrival
   strictlyAttained @20 :Bool;    # every token by its own deadline
-  maxOutputTokens @21 :UInt32;
+  maxOutputTokens @21 :UInt32;   # output tokens at most, over all attempts
 }
 
 struct JobQuery {
@@ -74,7 +74,7 @@ struct JobQuery {
 }
 
 struct JobList {
-  jobs @0 :List(JobRecord);
+  jobs @0 :List(JobRecord);      # oldest first
   inFlight @1 :UInt32;           # accepted and not ended
   limit @2 :UInt32;              # in-flight requests the router accepts
 }
@@ -85,12 +85,12 @@ struct WaitJob { id @0 :UInt64; }
 
 struct WaitAnswer {              # comes when the job has ended
   union {
-    job @0 :JobRecord;
+    job @0 :JobRecord;           # as it ended
     refused @1 :Text;            # unknown or forgotten id
   }
 }
 
 struct CommandAnswer {           # A command's result, for people.
-  ok @0 :Bool;
-  message @1 :Text;
+  ok @0 :Bool;                   # it was done
+  message @1 :Text;              # for people
 }

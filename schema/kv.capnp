@@ -9,44 +9,44 @@ using import "/schema/common.capnp".RequestKey;
 struct KvOffer {                 # prefill -> decode, before prefill starts: take this sequence over when its KV is there
   transfer @0 :UInt64;           # unique among the prefill instance's transfers
   from @1 :UInt32;               # prefill instance
-  spec @2 :SequenceSpec;
+  spec @2 :SequenceSpec;         # the sequence to run
   tokensToSend @3 :UInt32;       # rows per layer
   leaseMs @4 :UInt32;            # both sides let go after this
 }
 
 struct KvAccept {                # decode -> prefill: blocks are reserved, push here
-  transfer @0 :UInt64;
+  transfer @0 :UInt64;           # KV transfer id
   instance @1 :UInt32;           # decode instance
   key @2 :UInt64;                # proof of invitation, random
   endpoints @3 :List(Text);      # of the decode side's transport
 }
 
 struct KvRefuse {                # decode -> prefill
-  transfer @0 :UInt64;
-  instance @1 :UInt32;
-  code @2 :Errc;
-  reason @3 :Text;
+  transfer @0 :UInt64;           # KV transfer id
+  instance @1 :UInt32;           # instance id
+  code @2 :Errc;                 # what the receiver does about it
+  reason @3 :Text;               # why, for people
 }
 
 struct KvCommit {                # prefill -> decode: prefill is done, this was the first token; go on with the next
-  transfer @0 :UInt64;
-  from @1 :UInt32;
+  transfer @0 :UInt64;           # KV transfer id
+  from @1 :UInt32;               # prefill instance id
   firstIndex @2 :UInt32;         # output index of `token`
-  token @3 :Int32;
+  token @3 :Int32;               # the first token sampled
 }
 
 struct KvAbort {                 # either side: this hand-over is off
-  transfer @0 :UInt64;
+  transfer @0 :UInt64;           # KV transfer id
   from @1 :UInt32;               # the sender's instance
-  reason @2 :Text;
+  reason @2 :Text;               # why, for people
 }
 
 struct KvMoved {                 # transport callback -> its instance
-  transfer @0 :UInt64;
+  transfer @0 :UInt64;           # KV transfer id
   inbound @1 :Bool;              # true at the decode side
-  failed @2 :Bool;
-  code @3 :Errc;
-  message @4 :Text;
+  failed @2 :Bool;               # false: all rows arrived
+  code @3 :Errc;                 # what the receiver does about it
+  message @4 :Text;              # for people
   path @5 :Text;                 # "local", "shm" or "tcp"
   bytes @6 :UInt64;              # moved by this transfer
 }

@@ -8,17 +8,17 @@ using import "/schema/common.capnp".StepShape;
 using import "/schema/common.capnp".Role;
 
 struct RequestArrived {          # router -> scheduler
-  key @0 :RequestKey;
+  key @0 :RequestKey;            # request and attempt
   ageUs @1 :Int64;               # since arrival
-  promptTokens @2 :UInt32;
+  promptTokens @2 :UInt32;       # tokens of the prompt
   produced @3 :UInt32;           # output tokens of earlier attempts (to be prefilled again)
-  maxOutputTokens @4 :UInt32;
-  slo @5 :SloTargets;
-  sloClass @6 :Text;
+  maxOutputTokens @4 :UInt32;    # output tokens at most, over all attempts
+  slo @5 :SloTargets;            # its targets
+  sloClass @6 :Text;             # name of its SLO class
 }
 
 struct RequestEnded {            # router -> scheduler: this attempt holds nothing any more
-  key @0 :RequestKey;
+  key @0 :RequestKey;            # request and attempt
   finished @1 :Bool;             # the request ended well: its length trains the prediction
   outputTokens @2 :UInt32;       # over all attempts
 }
@@ -26,45 +26,45 @@ struct RequestEnded {            # router -> scheduler: this attempt holds nothi
 struct PrefillFinished { key @0 :RequestKey; } # router -> scheduler: its first token is there
 
 struct Placed {                  # scheduler -> router
-  key @0 :RequestKey;
-  prefillInstance @1 :UInt32;
+  key @0 :RequestKey;            # request and attempt
+  prefillInstance @1 :UInt32;    # where it prefills
   decodeInstance @2 :UInt32;     # the same when collocated
-  why @3 :Text;
+  why @3 :Text;                  # for people (hflex explain)
 }
 
 struct Shed {                    # scheduler -> router
-  key @0 :RequestKey;
-  reason @1 :Text;
+  key @0 :RequestKey;            # request and attempt
+  reason @1 :Text;               # why, for people
 }
 
 struct InstanceUp {              # cluster -> router, scheduler, scaler: may be used from now on
-  instance @0 :UInt32;
-  node @1 :UInt32;
-  device @2 :UInt32;
-  role @3 :Role;
-  kvBlocks @4 :UInt32;
+  instance @0 :UInt32;           # instance id
+  node @1 :UInt32;               # node id
+  device @2 :UInt32;             # index on its node
+  role @3 :Role;                 # what it does, or is to do
+  kvBlocks @4 :UInt32;           # KV blocks in its pool
   blockSize @5 :UInt32;          # tokens in a KV block
-  maxBatchedTokens @6 :UInt32;
-  maxSequences @7 :UInt32;
+  maxBatchedTokens @6 :UInt32;   # tokens in one step at most
+  maxSequences @7 :UInt32;       # sequences that run at a time
 }
 
 struct InstanceGone {            # cluster -> router, scheduler, scaler, peers
-  instance @0 :UInt32;
-  reason @1 :Text;
+  instance @0 :UInt32;           # instance id
+  reason @1 :Text;               # why, for people
 }
 
 struct InstanceDraining { instance @0 :UInt32; } # cluster -> scheduler: nothing new onto it
 
 struct StepReport {              # instance -> scheduler (and cluster): coalesced, at most one per few milliseconds
-  instance @0 :UInt32;
+  instance @0 :UInt32;           # instance id
   shape @1 :StepShape;           # of the last step
   elapsedUs @2 :UInt64;          # of the last step
-  running @3 :UInt32;
-  waiting @4 :UInt32;
-  kvBlocksTotal @5 :UInt32;
-  kvBlocksFree @6 :UInt32;
+  running @3 :UInt32;            # sequences that prefill or decode
+  waiting @4 :UInt32;            # sequences that wait here
+  kvBlocksTotal @5 :UInt32;      # KV blocks in the pool
+  kvBlocksFree @6 :UInt32;       # of them, free
   stepMsMean @7 :Float64;        # smoothed
   mailbox @8 :UInt32;            # messages waiting for the actor
-  steps @9 :UInt64;
-  preemptions @10 :UInt64;
+  steps @9 :UInt64;              # finished since the start
+  preemptions @10 :UInt64;       # since the start
 }

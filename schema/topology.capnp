@@ -6,49 +6,49 @@ $Cxx.namespace("hflex::wire::schema");
 struct DeviceView {
   id @0 :Text;                   # "n1/0"
   kind @1 :Text;                 # "cpu" or "cuda"
-  name @2 :Text;
-  memoryBytes @3 :UInt64;
-  memoryUsedBytes @4 :UInt64;
+  name @2 :Text;                 # for people
+  memoryBytes @3 :UInt64;        # all that it may use
+  memoryUsedBytes @4 :UInt64;    # of it, in use
 }
 
 struct Node {
-  id @0 :Text;
-  name @1 :Text;
-  address @2 :Text;
+  id @0 :Text;                   # as people write it: "n1", "i3", "router"
+  name @1 :Text;                 # for people
+  address @2 :Text;              # the host's, for people
   state @3 :Text;                # "up", "suspect", "lost"
-  devices @4 :List(DeviceView);
+  devices @4 :List(DeviceView);  # by index
 }
 
 struct Actor {
-  id @0 :Text;
+  id @0 :Text;                   # as people write it: "n1", "i3", "router"
   kind @1 :Text;                 # "router", "scheduler", "scaler", "weights", "cluster", "node_agent", "instance"
-  node @2 :Text;
+  node @2 :Text;                 # empty: the head's process
   role @3 :Text;                 # instances only
   device @4 :Text;               # instances only
-  state @5 :Text;
-  running @6 :UInt32;
-  waiting @7 :UInt32;
-  kvBlocksTotal @8 :UInt32;
-  kvBlocksFree @9 :UInt32;
-  mailbox @10 :UInt32;
-  stepMsMean @11 :Float64;
+  state @5 :Text;                # for people
+  running @6 :UInt32;            # sequences that prefill or decode
+  waiting @7 :UInt32;            # sequences that wait here
+  kvBlocksTotal @8 :UInt32;      # KV blocks in the pool
+  kvBlocksFree @9 :UInt32;       # of them, free
+  mailbox @10 :UInt32;           # messages waiting for it
+  stepMsMean @11 :Float64;       # smoothed time of a step
 }
 
 struct Link {
-  from @0 :Text;
-  to @1 :Text;
+  from @0 :Text;                 # actor id
+  to @1 :Text;                   # actor id
   kind @2 :Text;                 # "control", "kv" or "weights"
-  transport @3 :Text;
-  bytesTotal @4 :UInt64;
+  transport @3 :Text;            # "local", "shm", "tcp" or "caf"
+  bytesTotal @4 :UInt64;         # moved so far
 }
 
 struct SnapshotQuery {}
 
 struct Snapshot {
-  epoch @0 :UInt64;
-  nodes @1 :List(Node);
-  actors @2 :List(Actor);
-  links @3 :List(Link);
+  epoch @0 :UInt64;              # grows with every change of the cluster
+  nodes @1 :List(Node);          # by number
+  actors @2 :List(Actor);        # by kind, then number
+  links @3 :List(Link);          # by their ends
   lastEvent @4 :UInt64;          # sequence number that this snapshot includes
 }
 
@@ -57,9 +57,9 @@ struct Subscribe {               # client -> cluster, its handle beside: events 
 }
 
 struct Event {
-  seq @0 :UInt64;
+  seq @0 :UInt64;                # grows by one
   unixMs @1 :UInt64;             # wall clock of the head, for people
-  epoch @2 :UInt64;
+  epoch @2 :UInt64;              # grows with every change of the cluster
   kind @3 :UInt16;               # number of cluster::change, in actors/cluster/topology.hpp
   subject @4 :Text;              # id
   text @5 :Text;                 # for people

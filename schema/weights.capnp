@@ -5,10 +5,10 @@ $Cxx.namespace("hflex::wire::schema");
 using import "/schema/common.capnp".Errc;
 
 struct WeightsNeeded {           # node agent -> coordinator
-  instance @0 :UInt32;
-  node @1 :UInt32;
+  instance @0 :UInt32;           # instance id
+  node @1 :UInt32;               # node id
   hostId @2 :Text;               # equal for processes that can share memory
-  modelDir @3 :Text;
+  modelDir @3 :Text;             # checkpoint directory, on the node's host
   digest @4 :Text;               # empty: not known before the directory was read
 }
 
@@ -21,58 +21,58 @@ enum SourceKind {
 }
 
 struct LoadFrom {                # coordinator -> node agent
-  instance @0 :UInt32;
-  kind @1 :SourceKind;
+  instance @0 :UInt32;           # instance id
+  kind @1 :SourceKind;           # which source
   modelDir @2 :Text;             # for disk
   digest @3 :Text;               # for the others: exactly these weights
   endpoints @4 :List(Text);      # of the holder's transport
-  fromNode @5 :UInt32;
+  fromNode @5 :UInt32;           # holder, 0 for disk
   attempt @6 :UInt32;            # reports name it; those of an earlier one are ignored
 }
 
 struct StopLoad {                # coordinator -> node agent: that attempt stalled, or its source died
-  instance @0 :UInt32;
-  attempt @1 :UInt32;
+  instance @0 :UInt32;           # instance id
+  attempt @1 :UInt32;            # number of this load; an older one is ignored
 }
 
 struct WeightsGiveUp {           # coordinator -> node agent: no source is left
-  instance @0 :UInt32;
-  reason @1 :Text;
+  instance @0 :UInt32;           # instance id
+  reason @1 :Text;               # why, for people
 }
 
 struct WeightsHeld {             # node agent -> coordinator: others may take them from here
-  node @0 :UInt32;
-  hostId @1 :Text;
-  modelDir @2 :Text;
-  digest @3 :Text;
-  bytes @4 :UInt64;
-  endpoints @5 :List(Text);
+  node @0 :UInt32;               # node id
+  hostId @1 :Text;               # equal for processes that can share memory
+  modelDir @2 :Text;             # checkpoint directory, on the node's host
+  digest @3 :Text;               # identity of the weights (hex)
+  bytes @4 :UInt64;              # size of the weights
+  endpoints @5 :List(Text);      # of the holder's transport
 }
 
 struct WeightsReleased {         # node agent -> coordinator: it let them go
-  node @0 :UInt32;
-  digest @1 :Text;
+  node @0 :UInt32;               # node id
+  digest @1 :Text;               # identity of the weights (hex)
 }
 
 struct WeightsProgress {         # node agent -> coordinator
-  instance @0 :UInt32;
-  bytesDone @1 :UInt64;
-  bytesTotal @2 :UInt64;
-  attempt @3 :UInt32;
+  instance @0 :UInt32;           # instance id
+  bytesDone @1 :UInt64;          # so far
+  bytesTotal @2 :UInt64;         # of the whole load
+  attempt @3 :UInt32;            # number of this load; an older one is ignored
 }
 
 struct WeightsLoaded {           # node agent -> coordinator
-  instance @0 :UInt32;
-  kind @1 :SourceKind;
-  bytes @2 :UInt64;
-  elapsedUs @3 :UInt64;
-  attempt @4 :UInt32;
-  digest @5 :Text;
+  instance @0 :UInt32;           # instance id
+  kind @1 :SourceKind;           # which source
+  bytes @2 :UInt64;              # size of the weights
+  elapsedUs @3 :UInt64;          # microseconds it took
+  attempt @4 :UInt32;            # number of this load; an older one is ignored
+  digest @5 :Text;               # identity of the weights (hex)
   endpoints @6 :List(Text);      # how waiting neighbours reach them
 }
 
 struct WeightsFailed {           # node agent -> coordinator
-  instance @0 :UInt32;
-  attempt @1 :UInt32;
-  reason @2 :Text;
+  instance @0 :UInt32;           # instance id
+  attempt @1 :UInt32;            # number of this load; an older one is ignored
+  reason @2 :Text;               # why, for people
 }

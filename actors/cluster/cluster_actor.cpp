@@ -17,11 +17,13 @@ class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::cluster_actor::pointer self, shell_settings settings)
       : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self) {
-    for (auto kind : {actor_kind::router, actor_kind::scheduler, actor_kind::scaler, actor_kind::weights, actor_kind::cluster})
+    for (auto kind :
+        {actor_kind::router, actor_kind::scheduler, actor_kind::scaler, actor_kind::weights, actor_kind::cluster})
       feed(actor_up{head_ref(kind), {}, {}, {}, "ready"});
   }
 
-  template <class Event> void feed(const Event& event) {
+  template <class Event>
+  void feed(const Event& event) {
     core_.on(event, wire::now(self_), queue());
     drain();
   }
@@ -35,15 +37,17 @@ public:
 
   msg<s::NodeAnswer> join(s::NodeJoin::Reader in, const wire::node_agent_actor& agent) {
     if (in.getProtocol() != wire::protocol_version)
-      return refusal(fmt::format("this head speaks protocol {}, the agent {}: install the same version of hflex on both",
-          wire::protocol_version, in.getProtocol()));
+      return refusal(
+          fmt::format("this head speaks protocol {}, the agent {}: install the same version of hflex on both",
+              wire::protocol_version, in.getProtocol()));
     if (in.getDevices().size() > max_devices) return refusal(fmt::format("at most {} devices a node", max_devices));
     node_joined e;
     e.name = wire::read(in.getName());
     e.incarnation = in.getIncarnation();
     e.address = wire::read(in.getAddress());
     for (auto d : in.getDevices())
-      e.devices.push_back({wire::read(d.getKind()), wire::read(d.getName()), d.getMemoryBytes(), d.getMemoryUsedBytes()});
+      e.devices.push_back(
+          {wire::read(d.getKind()), wire::read(d.getName()), d.getMemoryBytes(), d.getMemoryUsedBytes()});
     answer_ = refusal("the cluster did not answer");
     joined_.reset();
     feed(e);
@@ -82,12 +86,19 @@ public:
     auto reason = wire::read(in->getReason());
     switch (in->getPhase()) {
     case s::InstancePhase::STARTING:
-      feed(actor_up{instance_ref(id), node_id{in->getNode()}, wire::from_wire(in->getRole()), in->getDevice(), "starting"});
+      feed(actor_up{
+          instance_ref(id), node_id{in->getNode()}, wire::from_wire(in->getRole()), in->getDevice(), "starting"});
       break;
-    case s::InstancePhase::READY: set_state(id, "ready"); break;
-    case s::InstancePhase::DRAINING: set_state(id, "draining"); break;
+    case s::InstancePhase::READY:
+      set_state(id, "ready");
+      break;
+    case s::InstancePhase::DRAINING:
+      set_state(id, "draining");
+      break;
     case s::InstancePhase::GONE:
-    case s::InstancePhase::FAILED: feed(actor_down{instance_ref(id), reason}); break;
+    case s::InstancePhase::FAILED:
+      feed(actor_down{instance_ref(id), reason});
+      break;
     }
     wire::tell(self_, set_.scaler, message);
   }
@@ -96,8 +107,8 @@ public:
     instance_id id{in.getInstance()};
     auto found = instances_.find(id);
     if (found == instances_.end()) return;
-    feed(actor_status{id, found->second.state, in.getRunning(), in.getWaiting(), in.getKvBlocksTotal(), in.getKvBlocksFree(), in.getMailbox(),
-        in.getStepMsMean()});
+    feed(actor_status{id, found->second.state, in.getRunning(), in.getWaiting(), in.getKvBlocksTotal(),
+        in.getKvBlocksFree(), in.getMailbox(), in.getStepMsMean()});
   }
 
   void traffic(s::LinkTraffic::Reader in) {
@@ -122,14 +133,17 @@ public:
 
   msg<s::Snapshot> snapshot_now() {
     feed(mailbox_status{head_ref(actor_kind::cluster), static_cast<std::uint32_t>(self_->mailbox().size())});
-    return msg<s::Snapshot>::make([&](s::Snapshot::Builder out) {
-      wire::write(out, core_.topology());
-      out.setLastEvent(core_.last_sequence());
-    }, 1024);
+    return msg<s::Snapshot>::make(
+        [&](s::Snapshot::Builder out) {
+          wire::write(out, core_.topology());
+          out.setLastEvent(core_.last_sequence());
+        },
+        1024);
   }
 
   caf::result<msg<s::Ack>> subscribe(std::uint64_t after, const wire::client_actor& client) {
-    if (watchers_.size() >= set_.max_watchers) return caf::make_error(caf::sec::runtime_error, "too many watchers of the topology");
+    if (watchers_.size() >= set_.max_watchers)
+      return caf::make_error(caf::sec::runtime_error, "too many watchers of the topology");
     if (auto missed = core_.events_after(after))
       for (const auto& e : *missed) send_event(client, e);
     watchers_[client.address()] = client;
@@ -153,7 +167,8 @@ public:
 
   void perform(ask_rejoin& e) {
     if (auto agent = agents_.find(e.node); agent != agents_.end())
-      wire::tell(self_, agent->second, msg<s::Rejoin>::make([&](s::Rejoin::Builder out) { out.setIncarnation(e.incarnation); }));
+      wire::tell(self_, agent->second,
+          msg<s::Rejoin>::make([&](s::Rejoin::Builder out) { out.setIncarnation(e.incarnation); }));
   }
 
   void perform(node_lost& e) {
@@ -320,8 +335,8 @@ wire::cluster_actor::behavior_type cluster_shell(wire::cluster_actor::pointer se
   using wire::on;
   using wire::on_ask;
   return {
-      [sh](const msg<s::Hello>&)
-          -> caf::result<msg<s::Directory>, wire::router_actor, wire::scheduler_actor, wire::scaler_actor, wire::weights_actor> {
+      [sh](const msg<s::Hello>&) -> caf::result<msg<s::Directory>, wire::router_actor, wire::scheduler_actor,
+                                     wire::scaler_actor, wire::weights_actor> {
         const auto& set = sh->settings();
         return {sh->directory(), set.router, set.scheduler, set.scaler, set.weights};
       },
@@ -329,7 +344,8 @@ wire::cluster_actor::behavior_type cluster_shell(wire::cluster_actor::pointer se
           [sh](s::NodeJoin::Reader in, const wire::node_agent_actor& agent) { return sh->join(in, agent); }),
       on<s::Heartbeat>([sh](s::Heartbeat::Reader in) { sh->feed(read_beat(in)); }),
       on<s::NodeLeave>([sh](s::NodeLeave::Reader in) { sh->feed(read_leave(in)); }),
-      on<s::InstanceReady, wire::instance_actor>([sh](s::InstanceReady::Reader in, const wire::instance_actor& handle) { sh->instance_ready(in, handle); }),
+      on<s::InstanceReady, wire::instance_actor>(
+          [sh](s::InstanceReady::Reader in, const wire::instance_actor& handle) { sh->instance_ready(in, handle); }),
       [sh](const msg<s::InstanceState>& message) -> caf::result<void> {
         try {
           sh->instance_state(message);
@@ -342,7 +358,9 @@ wire::cluster_actor::behavior_type cluster_shell(wire::cluster_actor::pointer se
       on<s::LinkTraffic>([sh](s::LinkTraffic::Reader in) { sh->traffic(in); }),
       on_ask<msg<s::Snapshot>, s::SnapshotQuery>([sh](s::SnapshotQuery::Reader) { return sh->snapshot_now(); }),
       on_ask<msg<s::Ack>, s::Subscribe, wire::client_actor>(
-          [sh](s::Subscribe::Reader in, const wire::client_actor& client) { return sh->subscribe(in.getAfterEvent(), client); }),
+          [sh](s::Subscribe::Reader in, const wire::client_actor& client) {
+            return sh->subscribe(in.getAfterEvent(), client);
+          }),
       on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
   };
 }

@@ -1,4 +1,5 @@
-// Assertions on our own invariants. They stay on in release builds: a wrong token or a leaked block is worse than a restart.
+// Assertions on our own invariants. They stay on in release builds: a wrong token or a leaked block is worse than a
+// restart.
 #pragma once
 
 namespace hflex {
@@ -7,5 +8,5 @@ namespace hflex {
 
 } // namespace hflex
 
-#define HFLEX_CHECK(condition) \
+#define HFLEX_CHECK(condition)                                                                                         \
   (static_cast<bool>(condition) ? void() : ::hflex::check_failed(#condition, __FILE__, __LINE__))

@@ -7,7 +7,8 @@
 
 namespace hflex {
 
-template <class Tag, class Rep> struct strong_id {
+template <class Tag, class Rep>
+struct strong_id {
   Rep value{};
   constexpr explicit operator bool() const noexcept { return value != 0; }
   friend constexpr auto operator<=>(const strong_id&, const strong_id&) = default;
@@ -42,15 +43,17 @@ struct request_key {
 std::string to_string(request_id id);
 std::string to_string(instance_id id);
 std::string to_string(node_id id);
-std::string to_string(device_id id); ///< "n2/0"
+std::string to_string(device_id id);    ///< "n2/0"
 std::string to_string(request_key key); ///< "r17#1"
 
 } // namespace hflex
 
-template <class Tag, class Rep> struct std::hash<hflex::strong_id<Tag, Rep>> {
+template <class Tag, class Rep>
+struct std::hash<hflex::strong_id<Tag, Rep>> {
   std::size_t operator()(const hflex::strong_id<Tag, Rep>& id) const noexcept { return std::hash<Rep>{}(id.value); }
 };
-template <> struct std::hash<hflex::request_key> {
+template <>
+struct std::hash<hflex::request_key> {
   std::size_t operator()(const hflex::request_key& key) const noexcept {
     return std::hash<std::uint64_t>{}(key.id.value * 0x9e3779b97f4a7c15ULL + key.attempt);
   }

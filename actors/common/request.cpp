@@ -4,28 +4,38 @@ namespace hflex {
 
 std::string_view to_string(instance_role role) {
   switch (role) {
-  case instance_role::prefill: return "prefill";
-  case instance_role::decode: return "decode";
-  case instance_role::mixed: return "mixed";
+  case instance_role::prefill:
+    return "prefill";
+  case instance_role::decode:
+    return "decode";
+  case instance_role::mixed:
+    return "mixed";
   }
   return "mixed";
 }
 
 std::string_view to_string(outcome o) {
   switch (o) {
-  case outcome::finished: return "finished";
-  case outcome::shed: return "shed";
-  case outcome::cancelled: return "cancelled";
-  case outcome::failed: return "failed";
+  case outcome::finished:
+    return "finished";
+  case outcome::shed:
+    return "shed";
+  case outcome::cancelled:
+    return "cancelled";
+  case outcome::failed:
+    return "failed";
   }
   return "failed";
 }
 
 std::string_view to_string(stop_cause c) {
   switch (c) {
-  case stop_cause::eos: return "eos";
-  case stop_cause::max_tokens: return "max_tokens";
-  case stop_cause::context_full: return "context_full";
+  case stop_cause::eos:
+    return "eos";
+  case stop_cause::max_tokens:
+    return "max_tokens";
+  case stop_cause::context_full:
+    return "context_full";
   }
   return "eos";
 }

@@ -11,8 +11,8 @@ namespace hflex {
 
 using token_id = std::int32_t;
 
-/// How the next token is picked. The random number for output token k depends on (seed, k) only, never on the batch or on
-/// where the request runs: a resumed or moved request goes on with the very tokens it would have had.
+/// How the next token is picked. The random number for output token k depends on (seed, k) only, never on the batch or
+/// on where the request runs: a resumed or moved request goes on with the very tokens it would have had.
 struct sampling_params {
   float temperature{0.0F}; ///< 0 = greedy; up to 10
   float top_p{1.0F};       ///< (0, 1]
@@ -39,16 +39,16 @@ std::optional<instance_role> parse_instance_role(std::string_view word);
 constexpr bool can_prefill(instance_role r) { return r != instance_role::decode; }
 constexpr bool can_decode(instance_role r) { return r != instance_role::prefill; }
 
-/// Everything an instance needs to run one attempt of a request. `tokens` is the prompt followed by what earlier attempts
-/// already produced, so that a retry neither repeats nor skips an output token.
+/// Everything an instance needs to run one attempt of a request. `tokens` is the prompt followed by what earlier
+/// attempts already produced, so that a retry neither repeats nor skips an output token.
 struct sequence_spec {
   request_key key;
-  std::vector<token_id> tokens;     ///< prompt + `produced` output tokens; never empty
-  std::uint32_t prompt_tokens{};    ///< how many of `tokens` are the client's prompt
-  std::uint32_t max_output_tokens{};///< over all attempts; > produced
+  std::vector<token_id> tokens;      ///< prompt + `produced` output tokens; never empty
+  std::uint32_t prompt_tokens{};     ///< how many of `tokens` are the client's prompt
+  std::uint32_t max_output_tokens{}; ///< over all attempts; > produced
   sampling_params sampling;
   bool ignore_eos{false};
-  time_point arrival;               ///< on this host's clock
+  time_point arrival; ///< on this host's clock
   slo_targets slo;
 
   std::uint32_t produced() const { return static_cast<std::uint32_t>(tokens.size()) - prompt_tokens; }

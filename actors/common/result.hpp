@@ -19,10 +19,12 @@ struct error {
   std::string message;
 };
 
-template <class T> using result = tl::expected<T, error>;
+template <class T>
+using result = tl::expected<T, error>;
 
 /// `return fail(errc::reject, "{}: expected {}", file, what);`
-template <class... Ts> [[nodiscard]] tl::unexpected<error> fail(errc code, fmt::format_string<Ts...> text, Ts&&... xs) {
+template <class... Ts>
+[[nodiscard]] tl::unexpected<error> fail(errc code, fmt::format_string<Ts...> text, Ts&&... xs) {
   return tl::unexpected<error>(error{code, fmt::format(text, std::forward<Ts>(xs)...)});
 }
 

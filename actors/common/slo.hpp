@@ -13,10 +13,10 @@ enum class late_action : std::uint8_t { serve_late, shed };
 
 /// The targets of one request.
 struct slo_targets {
-  duration ttft{};              ///< S1: arrival to first token
-  duration tpot{};              ///< S2: mean time per output token after the first
-  std::optional<duration> e2e;  ///< arrival to last token, when the class sets one
-  double weight{1.0};           ///< worth of attaining this request, relative to others
+  duration ttft{};             ///< S1: arrival to first token
+  duration tpot{};             ///< S2: mean time per output token after the first
+  std::optional<duration> e2e; ///< arrival to last token, when the class sets one
+  double weight{1.0};          ///< worth of attaining this request, relative to others
   late_action when_late{late_action::serve_late};
 };
 
@@ -46,7 +46,8 @@ std::optional<duration> ttft(const request_timing& t);
 std::optional<duration> tpot(const request_timing& t);
 /// Arrival to last token.
 std::optional<duration> e2e(const request_timing& t);
-/// TTFT <= S1 and TPOT <= S2 and, when set, E2E <= its deadline. Only finished requests can attain: pass the timing of one.
+/// TTFT <= S1 and TPOT <= S2 and, when set, E2E <= its deadline. Only finished requests can attain: pass the timing of
+/// one.
 bool attained(const request_timing& t, const slo_targets& slo);
 
 } // namespace hflex

@@ -51,7 +51,8 @@ struct step_time_model {
 };
 
 /// What a device is taken for before one of its steps was measured: a few times slower than a GPU with an 8B model.
-inline constexpr step_time_model unmeasured_step_time{.c0_ms = 10.0, .c1_ms = 0.05, .m0 = 64, .c2_ms = 4e-6, .c3_ms = 0.02, .c4_ms = 1e-4};
+inline constexpr step_time_model unmeasured_step_time{
+    .c0_ms = 10.0, .c1_ms = 0.05, .m0 = 64, .c2_ms = 4e-6, .c3_ms = 0.02, .c4_ms = 1e-4};
 
 /// The token budget: the largest n such that the step of `decodes` (no prefill in it) plus one chunk of n tokens
 /// starting at position `ctx_before` is planned (plan_ahead) to take at most `tau`; 0 when not even one token fits. At

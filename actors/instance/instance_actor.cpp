@@ -32,7 +32,8 @@ public:
   shell(const shell&) = delete;
   shell& operator=(const shell&) = delete;
 
-  template <class Event> void feed(const Event& event) {
+  template <class Event>
+  void feed(const Event& event) {
     core_.on(event, wire::now(self_), queue());
     drain();
     flush_tokens();
@@ -78,7 +79,8 @@ public:
     peers_[id].handle = handle;
     watcher_.watch(self_, handle, [this, id, address = handle.address()](const std::string&) {
       // After a role flip the same id is another actor: the end of the former one says nothing about it.
-      if (auto found = peers_.find(id); found != peers_.end() && found->second.handle.address() == address) peer_gone(id);
+      if (auto found = peers_.find(id); found != peers_.end() && found->second.handle.address() == address)
+        peer_gone(id);
     });
   }
 
@@ -109,7 +111,8 @@ public:
       item.output_index = entry.output_index;
       item.wants_layers = entry.push_kv;
       if (entry.push_kv)
-        pushes.emplace_back(item.tag, push_range{entry.transfer, item.position, static_cast<std::uint32_t>(item.tokens.size())});
+        pushes.emplace_back(
+            item.tag, push_range{entry.transfer, item.position, static_cast<std::uint32_t>(item.tokens.size())});
       plan.items.push_back(std::move(item));
     }
     if (!pushes.empty()) {
@@ -119,13 +122,16 @@ public:
       };
     }
     set_.context->submit(std::move(plan), [to = wire::instance_actor{self_}](gpu::step_result r) {
-      wire::tell_from_outside(to, msg<s::StepDone>::make([&](s::StepDone::Builder out) {
-        out.setStep(r.id);
-        wire::write(out.initSampled(static_cast<unsigned>(r.sampled.size())), r.sampled);
-        out.setElapsedUs(static_cast<std::uint64_t>(std::max<std::int64_t>(r.elapsed.count(), 0)) / 1000);
-        out.setFailed(!r.status.has_value());
-        if (!r.status) out.setMessage(r.status.error().message);
-      }, 16 + r.sampled.size() / 2));
+      wire::tell_from_outside(
+          to, msg<s::StepDone>::make(
+                  [&](s::StepDone::Builder out) {
+                    out.setStep(r.id);
+                    wire::write(out.initSampled(static_cast<unsigned>(r.sampled.size())), r.sampled);
+                    out.setElapsedUs(static_cast<std::uint64_t>(std::max<std::int64_t>(r.elapsed.count(), 0)) / 1000);
+                    out.setFailed(!r.status.has_value());
+                    if (!r.status) out.setMessage(r.status.error().message);
+                  },
+                  16 + r.sampled.size() / 2));
     });
   }
 
@@ -153,23 +159,27 @@ public:
   void perform(offer_kv& e) {
     auto* peer = find_peer(e.to);
     if (peer == nullptr) {
-      core_.on(offer_refused{e.transfer, error{errc::reroute, "no link to " + to_string(e.to)}}, wire::now(self_), queue());
+      core_.on(
+          offer_refused{e.transfer, error{errc::reroute, "no link to " + to_string(e.to)}}, wire::now(self_), queue());
       return;
     }
-    wire::tell(self_, *peer, msg<s::KvOffer>::make([&](s::KvOffer::Builder out) {
-      out.setTransfer(e.transfer.value);
-      out.setFrom(set_.core.self.value);
-      wire::write(out.initSpec(), e.spec, wire::now(self_));
-      out.setTokensToSend(static_cast<std::uint32_t>(e.spec.tokens.size()));
-      out.setLeaseMs(static_cast<std::uint32_t>(to_ms(e.lease)));
-    }, 64 + e.spec.tokens.size() / 2));
+    wire::tell(self_, *peer,
+        msg<s::KvOffer>::make(
+            [&](s::KvOffer::Builder out) {
+              out.setTransfer(e.transfer.value);
+              out.setFrom(set_.core.self.value);
+              wire::write(out.initSpec(), e.spec, wire::now(self_));
+              out.setTokensToSend(static_cast<std::uint32_t>(e.spec.tokens.size()));
+              out.setLeaseMs(static_cast<std::uint32_t>(to_ms(e.lease)));
+            },
+            64 + e.spec.tokens.size() / 2));
     transfers_[e.transfer] = {e.to, gpu::transfer_side::source};
   }
 
   void perform(open_push& e) {
     const auto& to = accepted_[e.transfer];
-    set_.transport->open(e.transfer, to.key, shape(e.tokens), set_.context, e.block_table, to.endpoints, e.lease,
-        moved(false));
+    set_.transport->open(
+        e.transfer, to.key, shape(e.tokens), set_.context, e.block_table, to.endpoints, e.lease, moved(false));
   }
 
   void perform(push_rows& e) {
@@ -198,7 +208,8 @@ public:
   void perform(accept_offer& e) {
     auto* peer = find_peer(e.from);
     if (peer == nullptr) { // its offer came, so it was there: it died since
-      core_.on(kv_failed{e.transfer, error{errc::reroute, "no link to " + to_string(e.from)}}, wire::now(self_), queue());
+      core_.on(
+          kv_failed{e.transfer, error{errc::reroute, "no link to " + to_string(e.from)}}, wire::now(self_), queue());
       return;
     }
     std::random_device random;
@@ -236,7 +247,8 @@ public:
   void perform(retired&) {
     flush_tokens();
     report(true);
-    wire::tell(self_, set_.agent, msg<s::Retired>::make([&](s::Retired::Builder out) { out.setInstance(set_.core.self.value); }));
+    wire::tell(self_, set_.agent,
+        msg<s::Retired>::make([&](s::Retired::Builder out) { out.setInstance(set_.core.self.value); }));
     self_->quit();
   }
 
@@ -293,18 +305,21 @@ private:
   void flush_tokens() {
     if (produced_.empty()) return;
     auto batch = std::exchange(produced_, {});
-    wire::tell(self_, set_.router, msg<s::TokensProduced>::make([&](s::TokensProduced::Builder out) {
-      out.setInstance(set_.core.self.value);
-      auto list = out.initSequences(static_cast<unsigned>(batch.size()));
-      unsigned i = 0;
-      for (const auto& [key, tokens] : batch) {
-        auto item = list[i++];
-        wire::write(item.initKey(), key);
-        item.setFirstIndex(tokens.front().first);
-        auto ids = item.initTokens(static_cast<unsigned>(tokens.size()));
-        for (unsigned k = 0; k < tokens.size(); ++k) ids.set(k, tokens[k].second);
-      }
-    }, 32 + batch.size() * 8));
+    wire::tell(self_, set_.router,
+        msg<s::TokensProduced>::make(
+            [&](s::TokensProduced::Builder out) {
+              out.setInstance(set_.core.self.value);
+              auto list = out.initSequences(static_cast<unsigned>(batch.size()));
+              unsigned i = 0;
+              for (const auto& [key, tokens] : batch) {
+                auto item = list[i++];
+                wire::write(item.initKey(), key);
+                item.setFirstIndex(tokens.front().first);
+                auto ids = item.initTokens(static_cast<unsigned>(tokens.size()));
+                for (unsigned k = 0; k < tokens.size(); ++k) ids.set(k, tokens[k].second);
+              }
+            },
+            32 + batch.size() * 8));
   }
 
   void note_step(duration elapsed) {
@@ -313,7 +328,8 @@ private:
     step_ms_mean_ = step_ms_mean_ == 0 ? ms : step_ms_mean_ + weight * (ms - step_ms_mean_);
   }
 
-  /// Every step to the scheduler, whose budgets depend on it; now and then, and when the last sequence left, to the cluster.
+  /// Every step to the scheduler, whose budgets depend on it; now and then, and when the last sequence left, to the
+  /// cluster.
   void report(bool always) {
     auto snap = core_.report();
     auto message = msg<s::StepReport>::make([&](s::StepReport::Builder out) {
@@ -373,12 +389,13 @@ wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer
   using wire::on;
   return {
       on<s::KvOffer>([sh, self](s::KvOffer::Reader in) {
-        sh->feed(offer{transfer_id{in.getTransfer()}, wire::read(in.getSpec(), wire::now(self)), instance_id{in.getFrom()},
-            std::chrono::milliseconds{in.getLeaseMs()}});
+        sh->feed(offer{transfer_id{in.getTransfer()}, wire::read(in.getSpec(), wire::now(self)),
+            instance_id{in.getFrom()}, std::chrono::milliseconds{in.getLeaseMs()}});
       }),
       on<s::KvAccept>([sh](s::KvAccept::Reader in) { sh->kv_accept(in); }),
       on<s::KvRefuse>([sh](s::KvRefuse::Reader in) {
-        sh->feed(offer_refused{transfer_id{in.getTransfer()}, error{wire::from_wire(in.getCode()), wire::read(in.getReason())}});
+        sh->feed(offer_refused{
+            transfer_id{in.getTransfer()}, error{wire::from_wire(in.getCode()), wire::read(in.getReason())}});
       }),
       on<s::KvCommit>([sh](s::KvCommit::Reader in) {
         sh->feed(kv_committed{transfer_id{in.getTransfer()}, in.getFirstIndex(), in.getToken()});

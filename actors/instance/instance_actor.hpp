@@ -1,8 +1,10 @@
-// The shell of a prefill, decode or mixed instance: decodes messages, asks the batcher core, performs its effects on a device
-// context and a transport. Spawned by the node agent; ends with `Retired` to it, or with the agent. No policy here.
+// The shell of a prefill, decode or mixed instance: decodes messages, asks the batcher core, performs its effects on a
+// device context and a transport. Spawned by the node agent; ends with `Retired` to it, or with the agent. No policy
+// here.
 //
-//   StartSequence -> core.add -> run_step -> device -> StepDone -> core.step_finished -> tokens to the router, next step
-//   KvOffer / KvAccept / KvCommit between counterparts; rows go by the transport, whose callbacks come back as KvMoved
+//   StartSequence -> core.add -> run_step -> device -> StepDone -> core.step_finished -> tokens to the router, next
+//   step KvOffer / KvAccept / KvCommit between counterparts; rows go by the transport, whose callbacks come back as
+//   KvMoved
 #pragma once
 #include "actors/instance/batcher.hpp"
 #include "actors/wire/interfaces.hpp"
@@ -13,7 +15,7 @@
 namespace hflex::instance {
 
 struct shell_settings {
-  options core;                 ///< self, role, sizes, policy
+  options core; ///< self, role, sizes, policy
   node_id node;
   std::shared_ptr<gpu::device_context> context; ///< shared with the node agent, which keeps it when this actor ends
   std::shared_ptr<gpu::transport> transport;    ///< of the process
@@ -21,7 +23,8 @@ struct shell_settings {
   wire::scheduler_actor scheduler;
   wire::cluster_actor cluster;
   wire::node_agent_actor agent;
-  duration report_every{std::chrono::milliseconds{100}}; ///< status to the cluster at most this often (the scheduler gets each step)
+  duration report_every{
+      std::chrono::milliseconds{100}}; ///< status to the cluster at most this often (the scheduler gets each step)
 };
 
 /// For system.spawn(). The step-time predictor of `settings.core` is the shell's: measured steps correct it.

@@ -4,9 +4,8 @@
 #include "actors/wire/convert.hpp"
 #include "actors/wire/dial.hpp"
 #include "actors/wire/shell.hpp"
-#include <spdlog/spdlog.h>
-#include <mutex>
 #include <set>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 namespace hflex::node {
@@ -14,39 +13,6 @@ namespace {
 
 namespace s = wire::schema;
 using wire::msg;
-
-using region_ptr = std::shared_ptr<const gpu::weight_region>;
-using context_ptr = std::shared_ptr<gpu::device_context>;
-
-/// What loader and device threads made, until the actor takes it. Messages to the actor carry only the numbers.
-class workshop {
-public:
-  void put(instance_id instance, std::uint32_t attempt, region_ptr region) {
-    std::lock_guard lock{mutex_};
-    regions_[{instance, attempt}] = std::move(region);
-  }
-  region_ptr take(instance_id instance, std::uint32_t attempt) {
-    std::lock_guard lock{mutex_};
-    return extract(regions_, std::pair{instance, attempt});
-  }
-  void put(context_id id, context_ptr context) {
-    std::lock_guard lock{mutex_};
-    contexts_[id] = std::move(context);
-  }
-  context_ptr take(context_id id) {
-    std::lock_guard lock{mutex_};
-    return extract(contexts_, id);
-  }
-
-private:
-  template <class Map, class Key> static typename Map::mapped_type extract(Map& map, const Key& key) {
-    auto node = map.extract(key);
-    return node.empty() ? nullptr : std::move(node.mapped());
-  }
-  std::mutex mutex_;
-  std::map<std::pair<instance_id, std::uint32_t>, region_ptr> regions_;
-  std::map<context_id, context_ptr> contexts_;
-};
 
 class shell : public wire::effect_loop<shell, effect> {
 public:
@@ -62,7 +28,8 @@ public:
   shell(const shell&) = delete;
   shell& operator=(const shell&) = delete;
 
-  template <class Event> void feed(const Event& event) {
+  template <class Event>
+  void feed(const Event& event) {
     core_.on(event, wire::now(self_), queue());
     drain();
     if (core_.done()) self_->quit();
@@ -84,9 +51,7 @@ public:
     feed(start_instance{id, in.getDevice(), wire::from_wire(in.getRole()), {options.model_dir, {}}});
   }
 
-  void stop(s::StopInstance::Reader in) {
-    feed(stop_instance{instance_id{in.getInstance()}, in.getDrain()});
-  }
+  void stop(s::StopInstance::Reader in) { feed(stop_instance{instance_id{in.getInstance()}, in.getDrain()}); }
 
   // ---- weights ----
 
@@ -99,16 +64,22 @@ public:
     auto digest = wire::read(in.getDigest());
     switch (in.getKind()) {
     case s::SourceKind::SAME_PROCESS:
-      if (auto held = regions_.find(digest); held != regions_.end()) finish_load(id, load.attempt, held->second);
-      else fail_load(id, load.attempt, "this process does not hold them any more");
+      if (auto held = regions_.find(digest); held != regions_.end())
+        finish_load(id, load.attempt, held->second);
+      else
+        fail_load(id, load.attempt, "this process does not hold them any more");
       break;
     case s::SourceKind::SHARED_MEMORY:
-      if (!set_.from_neighbours) fail_load(id, load.attempt, "taking weights from neighbours is switched off");
-      else set_.machine.transport->fetch_weights(wire::read(in.getEndpoints()), digest, set_.fetch_deadline, loaded_by(id, load.attempt));
+      if (!set_.from_neighbours)
+        fail_load(id, load.attempt, "taking weights from neighbours is switched off");
+      else
+        set_.machine.transport->fetch_weights(
+            wire::read(in.getEndpoints()), digest, set_.fetch_deadline, loaded_by(id, load.attempt));
       break;
     case s::SourceKind::DISK:
-      set_.machine.run_blocking([load = set_.machine.load_weights, dir = wire::read(in.getModelDir()), report = progress_to(id, load.attempt),
-                                    done = loaded_by(id, load.attempt)] { done(load(dir, report)); });
+      set_.machine.run_blocking(
+          [load = set_.machine.load_weights, dir = wire::read(in.getModelDir()), report = progress_to(id, load.attempt),
+              done = loaded_by(id, load.attempt)] { done(load(dir, report)); });
       break;
     }
   }
@@ -120,9 +91,13 @@ public:
     if (auto region = shop_->take(id, in.getAttempt())) finish_load(id, in.getAttempt(), region);
   }
 
-  void region_failed(s::WeightsFailed::Reader in) { fail_load(instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getReason())); }
+  void region_failed(s::WeightsFailed::Reader in) {
+    fail_load(instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getReason()));
+  }
 
-  void give_up(s::WeightsGiveUp::Reader in) { feed(weights_failed{instance_id{in.getInstance()}, wire::read(in.getReason())}); }
+  void give_up(s::WeightsGiveUp::Reader in) {
+    feed(weights_failed{instance_id{in.getInstance()}, wire::read(in.getReason())});
+  }
 
   // ---- contexts and instances ----
 
@@ -148,7 +123,8 @@ public:
       return;
     }
     wire::dial<wire::cluster_actor>(
-        self_, set_.head_host, set_.head_port, set_.core.connect_deadline, [this](const wire::cluster_actor& head) { greet(head); },
+        self_, set_.head_host, set_.head_port, set_.core.connect_deadline,
+        [this](const wire::cluster_actor& head) { greet(head); },
         [this](const std::string& why) { feed(connect_failed{why}); });
   }
 
@@ -180,9 +156,10 @@ public:
     });
     auto incarnation = e.incarnation;
     wire::ask(self_, set_.core.connect_deadline, cluster_, message, wire::node_agent_actor{self_})
-        .then(
-            [this, incarnation](const msg<s::NodeAnswer>& answer) { joined(incarnation, answer); },
-            [this, incarnation](const caf::error& err) { feed(refused{incarnation, self_->home_system().render(err)}); });
+        .then([this, incarnation](const msg<s::NodeAnswer>& answer) { joined(incarnation, answer); },
+            [this, incarnation](const caf::error& err) {
+              feed(refused{incarnation, self_->home_system().render(err)});
+            });
   }
 
   void perform(heartbeat& e) {
@@ -201,7 +178,8 @@ public:
       report_ready(e, found->second);
       return;
     }
-    if (e.state == report_state::rejected) spdlog::warn("node: order about {} rejected: {}", to_string(e.instance), e.reason);
+    if (e.state == report_state::rejected)
+      spdlog::warn("node: order about {} rejected: {}", to_string(e.instance), e.reason);
     if (e.state == report_state::failed) spdlog::error("node: {} failed: {}", to_string(e.instance), e.reason);
     // An order that changed nothing about an instance that lives on: it is still ready, in its old role.
     auto lives = e.state == report_state::rejected && found != instances_.end() && found->second.actor;
@@ -210,19 +188,34 @@ public:
       out.setNode(core_.id().value);
       out.setReason(e.reason);
       if (found != instances_.end()) out.setDevice(found->second.device);
-      if (lives) out.setRole(wire::to_wire(found->second.role));
-      else if (e.role) out.setRole(wire::to_wire(*e.role));
+      if (lives)
+        out.setRole(wire::to_wire(found->second.role));
+      else if (e.role)
+        out.setRole(wire::to_wire(*e.role));
       switch (e.state) {
-      case report_state::starting: out.setPhase(s::InstancePhase::STARTING); break;
-      case report_state::running: out.setPhase(s::InstancePhase::READY); break;
-      case report_state::stopping: out.setPhase(s::InstancePhase::DRAINING); break;
-      case report_state::stopped: out.setPhase(s::InstancePhase::GONE); break;
-      case report_state::failed: out.setPhase(s::InstancePhase::FAILED); break;
-      case report_state::rejected: out.setPhase(lives ? s::InstancePhase::READY : s::InstancePhase::FAILED); break;
+      case report_state::starting:
+        out.setPhase(s::InstancePhase::STARTING);
+        break;
+      case report_state::running:
+        out.setPhase(s::InstancePhase::READY);
+        break;
+      case report_state::stopping:
+        out.setPhase(s::InstancePhase::DRAINING);
+        break;
+      case report_state::stopped:
+        out.setPhase(s::InstancePhase::GONE);
+        break;
+      case report_state::failed:
+        out.setPhase(s::InstancePhase::FAILED);
+        break;
+      case report_state::rejected:
+        out.setPhase(lives ? s::InstancePhase::READY : s::InstancePhase::FAILED);
+        break;
       }
     }));
     if (e.state == report_state::stopped || e.state == report_state::failed) instances_.erase(e.instance);
-    if (e.state == report_state::rejected && !lives && found != instances_.end() && !knows(e.instance)) instances_.erase(found);
+    if (e.state == report_state::rejected && !lives && found != instances_.end() && !knows(e.instance))
+      instances_.erase(found);
   }
 
   void perform(leave& e) {
@@ -246,7 +239,8 @@ public:
 
   void perform(cancel_weights& e) {
     if (auto found = instances_.find(e.instance); found != instances_.end()) found->second.load.attempt = 0;
-    wire::tell(self_, weights_, msg<s::WeightsNotNeeded>::make([&](s::WeightsNotNeeded::Builder out) { out.setInstance(e.instance.value); }));
+    wire::tell(self_, weights_,
+        msg<s::WeightsNotNeeded>::make([&](s::WeightsNotNeeded::Builder out) { out.setInstance(e.instance.value); }));
   }
 
   // ---- effects: contexts and actors ----
@@ -257,16 +251,17 @@ public:
     wanted_contexts_.insert(e.context);
     contexts_[e.context] = {nullptr, e.device, e.model.digest};
     auto region = regions_.at(e.model.digest);
-    set_.machine.run_blocking([make = set_.machine.make_context, device = e.device, region, options = user->second.options, id = e.context,
-                                  shop = shop_, to = wire::node_agent_actor{self_}] {
-      auto made = make(device, region, options);
-      if (made) shop->put(id, std::move(*made));
-      wire::tell_from_outside(to, msg<s::ContextReady>::make([&](s::ContextReady::Builder out) {
-        out.setContext(id.value);
-        out.setFailed(!made.has_value());
-        if (!made) out.setMessage(made.error().message);
-      }));
-    });
+    set_.machine.run_blocking(
+        [make = set_.machine.make_context, device = e.device, region, options = user->second.options, id = e.context,
+            shop = shop_, to = wire::node_agent_actor{self_}] {
+          auto made = make(device, region, options);
+          if (made) shop->put(id, std::move(*made));
+          wire::tell_from_outside(to, msg<s::ContextReady>::make([&](s::ContextReady::Builder out) {
+            out.setContext(id.value);
+            out.setFailed(!made.has_value());
+            if (!made) out.setMessage(made.error().message);
+          }));
+        });
   }
 
   void perform(release_context& e) {
@@ -277,7 +272,8 @@ public:
     auto digest = found->second.digest;
     // Freeing joins the device's threads, which may be in a step: not on an actor's thread.
     if (found->second.context)
-      set_.machine.run_blocking([gone = std::make_shared<context_ptr>(std::move(found->second.context))] { gone->reset(); });
+      set_.machine.run_blocking(
+          [gone = std::make_shared<context_ptr>(std::move(found->second.context))] { gone->reset(); });
     contexts_.erase(found);
     for (const auto& [id, other] : contexts_)
       if (other.digest == digest) return;
@@ -308,7 +304,8 @@ public:
     settings.cluster = cluster_;
     settings.agent = self_;
     entry.actor = self_->home_system().spawn(instance::instance_shell, std::move(settings));
-    watcher_.watch(self_, entry.actor, [this, id = e.instance](const std::string& reason) { instance_ended(id, reason); });
+    watcher_.watch(
+        self_, entry.actor, [this, id = e.instance](const std::string& reason) { instance_ended(id, reason); });
     feed(instance_ready{e.instance});
   }
 
@@ -377,8 +374,8 @@ private:
     auto hello = msg<s::Hello>::make([](s::Hello::Builder out) { out.setProtocol(wire::protocol_version); });
     wire::ask(self_, set_.core.connect_deadline, head, hello)
         .then(
-            [this, head](const msg<s::Directory>&, const wire::router_actor& router, const wire::scheduler_actor& scheduler,
-                const wire::scaler_actor&, const wire::weights_actor& weights) {
+            [this, head](const msg<s::Directory>&, const wire::router_actor& router,
+                const wire::scheduler_actor& scheduler, const wire::scaler_actor&, const wire::weights_actor& weights) {
               cluster_ = head;
               router_ = router;
               scheduler_ = scheduler;
@@ -398,7 +395,8 @@ private:
     }
     auto welcome = in->getWelcome();
     spdlog::info("node: joined as {}", to_string(node_id{welcome.getNode()}));
-    feed(welcomed{incarnation, node_id{welcome.getNode()}, std::chrono::milliseconds{std::max(welcome.getHeartbeatMs(), 10U)}});
+    feed(welcomed{
+        incarnation, node_id{welcome.getNode()}, std::chrono::milliseconds{std::max(welcome.getHeartbeatMs(), 10U)}});
     for (const auto& [digest, region] : regions_) announce_weights(*region);
   }
 
@@ -499,8 +497,10 @@ private:
     auto found = instances_.find(id);
     if (found == instances_.end()) return;
     found->second.actor = wire::instance_actor{};
-    if (found->second.ends_as_asked) feed(instance_stopped{id});
-    else feed(instance_died{id, reason, false});
+    if (found->second.ends_as_asked)
+      feed(instance_stopped{id});
+    else
+      feed(instance_died{id, reason, false});
   }
 
   void report_ready(const report& e, const instance_entry& entry) {
@@ -516,8 +516,9 @@ private:
       out.setMaxSequences(entry.options.max_sequences);
       out.setMemoryUsedBytes(memory_used(entry.device));
       out.setWeightsBytes(entry.load.bytes);
-      if (entry.load.bytes > 0 && entry.load.kind == s::SourceKind::SHARED_MEMORY) out.setWeightsFromNode(entry.load.from.value);
-      out.setWeightsPath(entry.load.kind == s::SourceKind::DISK           ? "disk"
+      if (entry.load.bytes > 0 && entry.load.kind == s::SourceKind::SHARED_MEMORY)
+        out.setWeightsFromNode(entry.load.from.value);
+      out.setWeightsPath(entry.load.kind == s::SourceKind::DISK            ? "disk"
                          : entry.load.kind == s::SourceKind::SHARED_MEMORY ? "shared_memory"
                                                                            : "same_process");
       out.setStartedMs(to_ms(wire::now(self_) - entry.ordered));
@@ -537,8 +538,8 @@ private:
   std::shared_ptr<workshop> shop_;
   std::map<instance_id, instance_entry> instances_;
   std::map<context_id, context_entry> contexts_;
-  std::set<context_id> wanted_contexts_; ///< not released: what comes of making another one is freed
-  std::map<std::string, region_ptr> regions_; ///< by digest: weights that this process holds
+  std::set<context_id> wanted_contexts_;       ///< not released: what comes of making another one is freed
+  std::map<std::string, region_ptr> regions_;  ///< by digest: weights that this process holds
   std::map<std::string, std::string> digests_; ///< of directories that were read
 };
 
@@ -551,7 +552,9 @@ wire::node_agent_actor::behavior_type node_shell(wire::node_agent_actor::pointer
   return {
       on<s::StartInstance>([sh](s::StartInstance::Reader in) { sh->start(in); }),
       on<s::StopInstance>([sh](s::StopInstance::Reader in) { sh->stop(in); }),
-      on<s::ChangeRole>([sh](s::ChangeRole::Reader in) { sh->feed(change_role{instance_id{in.getInstance()}, wire::from_wire(in.getTo())}); }),
+      on<s::ChangeRole>([sh](s::ChangeRole::Reader in) {
+        sh->feed(change_role{instance_id{in.getInstance()}, wire::from_wire(in.getTo())});
+      }),
       on<s::LoadFrom>([sh](s::LoadFrom::Reader in) { sh->load(in); }),
       on<s::StopLoad>([](s::StopLoad::Reader) { /* its report will carry an attempt that no longer counts */ }),
       on<s::WeightsGiveUp>([sh](s::WeightsGiveUp::Reader in) { sh->give_up(in); }),

@@ -1,9 +1,9 @@
 #include "actors/router/router_actor.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/shell.hpp"
-#include <spdlog/spdlog.h>
 #include <cmath>
 #include <set>
+#include <spdlog/spdlog.h>
 
 namespace hflex::router {
 namespace {
@@ -43,7 +43,8 @@ public:
   shell(wire::router_actor::pointer self, shell_settings settings)
       : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self) {}
 
-  template <class Event> void feed(const Event& event) {
+  template <class Event>
+  void feed(const Event& event) {
     core_.on(event, wire::now(self_), queue());
     drain();
   }
@@ -58,7 +59,8 @@ public:
   msg<s::SubmitAnswer> submit_job(s::SubmitJob::Reader in, const wire::client_actor& client) {
     auto text = in.getPrompt();
     if (text.size() > set_.max_prompt_bytes)
-      return refusal(fmt::format("the prompt has {} bytes; at most {} are accepted", text.size(), set_.max_prompt_bytes));
+      return refusal(
+          fmt::format("the prompt has {} bytes; at most {} are accepted", text.size(), set_.max_prompt_bytes));
     submit e;
     e.client = client_of(client);
     e.client_ref = ++last_ref_;
@@ -67,7 +69,8 @@ public:
     e.sampling = wire::read(in.getSampling());
     e.ignore_eos = in.getIgnoreEos();
     e.slo_class = wire::read(in.getSloClass());
-    // NaN, infinite and negative targets reach the core as what they are: zero or below, and it refuses them with words.
+    // NaN, infinite and negative targets reach the core as what they are: zero or below, and it refuses them with
+    // words.
     if (auto ms = in.getTtftTargetMs(); ms != 0) e.ttft = from_ms(std::isfinite(ms) ? std::clamp(ms, -1.0, 1e9) : -1.0);
     if (auto ms = in.getTpotTargetMs(); ms != 0) e.tpot = from_ms(std::isfinite(ms) ? std::clamp(ms, -1.0, 1e9) : -1.0);
     e.detach = in.getDetach();
@@ -94,15 +97,17 @@ public:
     auto now = wire::now(self_);
     // A list of many shows what became of each; texts come with the one that is asked for.
     auto whole = in.getId() != 0;
-    return msg<s::JobList>::make([&](s::JobList::Builder out) {
-      auto list = out.initJobs(static_cast<unsigned>(records.size()));
-      for (unsigned i = 0; i < records.size(); ++i) {
-        write(list[i], records[i], whole ? set_.tokenizer->decode(records[i].token_ids) : std::string{}, now);
-        if (!whole) list[i].disownTokenIds();
-      }
-      out.setInFlight(static_cast<std::uint32_t>(core_.in_flight()));
-      out.setLimit(static_cast<std::uint32_t>(core_.configuration().max_in_flight));
-    }, 64 + records.size() * 40);
+    return msg<s::JobList>::make(
+        [&](s::JobList::Builder out) {
+          auto list = out.initJobs(static_cast<unsigned>(records.size()));
+          for (unsigned i = 0; i < records.size(); ++i) {
+            write(list[i], records[i], whole ? set_.tokenizer->decode(records[i].token_ids) : std::string{}, now);
+            if (!whole) list[i].disownTokenIds();
+          }
+          out.setInFlight(static_cast<std::uint32_t>(core_.in_flight()));
+          out.setLimit(static_cast<std::uint32_t>(core_.configuration().max_in_flight));
+        },
+        64 + records.size() * 40);
   }
 
   caf::result<msg<s::WaitAnswer>> wait_job(request_id id, const wire::client_actor& client) {
@@ -157,7 +162,8 @@ public:
   }
 
   void perform(to_scheduler_prefill_finished& e) {
-    wire::tell(self_, set_.scheduler, msg<s::PrefillFinished>::make([&](s::PrefillFinished::Builder out) { wire::write(out.initKey(), e.key); }));
+    wire::tell(self_, set_.scheduler,
+        msg<s::PrefillFinished>::make([&](s::PrefillFinished::Builder out) { wire::write(out.initKey(), e.key); }));
   }
 
   void perform(to_scheduler_ended& e) {
@@ -174,21 +180,25 @@ public:
       not_started(e.spec.key, e.prefill, "the instance is not known here");
       return;
     }
-    auto message = msg<s::StartSequence>::make([&](s::StartSequence::Builder out) {
-      wire::write(out.initSpec(), e.spec, wire::now(self_));
-      out.setDecodeInstance(e.decode.value);
-    }, 64 + e.spec.tokens.size() / 2);
+    auto message = msg<s::StartSequence>::make(
+        [&](s::StartSequence::Builder out) {
+          wire::write(out.initSpec(), e.spec, wire::now(self_));
+          out.setDecodeInstance(e.decode.value);
+        },
+        64 + e.spec.tokens.size() / 2);
     auto key = e.spec.key;
     auto instance = e.prefill;
     // Confirmed, because a message to an actor that has just ended (role flip, crash) is dropped without a sound.
     wire::ask(self_, set_.start_timeout, found->second, message)
         .then([](const msg<s::Ack>&) {},
-            [this, key, instance](const caf::error& err) { not_started(key, instance, self_->home_system().render(err)); });
+            [this, key, instance](
+                const caf::error& err) { not_started(key, instance, self_->home_system().render(err)); });
   }
 
   void perform(cancel_at& e) {
     if (auto found = instances_.find(e.instance); found != instances_.end())
-      wire::tell_urgent(self_, found->second, msg<s::CancelSequence>::make([&](s::CancelSequence::Builder out) { wire::write(out.initKey(), e.key); }));
+      wire::tell_urgent(self_, found->second,
+          msg<s::CancelSequence>::make([&](s::CancelSequence::Builder out) { wire::write(out.initKey(), e.key); }));
   }
 
   void perform(cancel_result& e) {
@@ -222,10 +232,14 @@ public:
   void perform(wait_done& e) {
     auto found = waits_.find(e.client);
     if (found == waits_.end()) return;
-    found->second.promise.deliver(msg<s::WaitAnswer>::make([&](s::WaitAnswer::Builder out) {
-      if (e.record) write(out.initJob(), *e.record, set_.tokenizer->decode(e.record->token_ids), wire::now(self_));
-      else out.setRefused(e.reason);
-    }, 256));
+    found->second.promise.deliver(msg<s::WaitAnswer>::make(
+        [&](s::WaitAnswer::Builder out) {
+          if (e.record)
+            write(out.initJob(), *e.record, set_.tokenizer->decode(e.record->token_ids), wire::now(self_));
+          else
+            out.setRefused(e.reason);
+        },
+        256));
     waits_.erase(found);
   }
 
@@ -242,7 +256,8 @@ private:
   }
 
   msg<s::JobRecord> record_message(const job_record& r) const {
-    return msg<s::JobRecord>::make([&](s::JobRecord::Builder out) { write(out, r, set_.tokenizer->decode(r.token_ids), wire::now(self_)); },
+    return msg<s::JobRecord>::make(
+        [&](s::JobRecord::Builder out) { write(out, r, set_.tokenizer->decode(r.token_ids), wire::now(self_)); },
         128 + r.token_ids.size());
   }
 
@@ -309,20 +324,27 @@ wire::router_actor::behavior_type router_shell(wire::router_actor::pointer self,
   return {
       on_ask<msg<s::SubmitAnswer>, s::SubmitJob, wire::client_actor>(
           [sh](s::SubmitJob::Reader in, const wire::client_actor& client) { return sh->submit_job(in, client); }),
-      on_ask<msg<s::CommandAnswer>, s::CancelJob>([sh](s::CancelJob::Reader in) { return sh->cancel_job(request_id{in.getId()}); }),
+      on_ask<msg<s::CommandAnswer>, s::CancelJob>(
+          [sh](s::CancelJob::Reader in) { return sh->cancel_job(request_id{in.getId()}); }),
       on_ask<msg<s::JobList>, s::JobQuery>([sh](s::JobQuery::Reader in) { return sh->list_jobs(in); }),
       on_ask<msg<s::WaitAnswer>, s::WaitJob, wire::client_actor>(
-          [sh](s::WaitJob::Reader in, const wire::client_actor& client) { return sh->wait_job(request_id{in.getId()}, client); }),
+          [sh](s::WaitJob::Reader in, const wire::client_actor& client) {
+            return sh->wait_job(request_id{in.getId()}, client);
+          }),
       on<s::Placed>([sh](s::Placed::Reader in) {
-        sh->feed(placed{wire::read(in.getKey()), instance_id{in.getPrefillInstance()}, instance_id{in.getDecodeInstance()}});
+        sh->feed(
+            placed{wire::read(in.getKey()), instance_id{in.getPrefillInstance()}, instance_id{in.getDecodeInstance()}});
       }),
-      on<s::Shed>([sh](s::Shed::Reader in) { sh->feed(shed{wire::read(in.getKey()), wire::read(in.getReason())}); }),
+      on<s::Shed>([sh](s::Shed::Reader in) {
+        sh->feed(shed{wire::read(in.getKey()), wire::read(in.getReason())});
+      }),
       on<s::TokensProduced>([sh](s::TokensProduced::Reader in) { sh->produced(in); }),
       on<s::SequenceEnded>([sh](s::SequenceEnded::Reader in) {
         sh->feed(ended{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCause())});
       }),
       on<s::HandedBack>([sh](s::HandedBack::Reader in) {
-        sh->feed(handed_back{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCode()), wire::read(in.getReason())});
+        sh->feed(handed_back{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCode()),
+            wire::read(in.getReason())});
       }),
       on<s::InstanceUp, wire::instance_actor>([sh](s::InstanceUp::Reader in, const wire::instance_actor& handle) {
         sh->instance_up(instance_id{in.getInstance()}, handle);

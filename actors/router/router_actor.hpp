@@ -11,7 +11,8 @@ struct shell_settings {
   options core;
   std::shared_ptr<const gpu::tokenizer> tokenizer;
   wire::scheduler_actor scheduler;
-  duration start_timeout{std::chrono::seconds{2}}; ///< an instance that does not confirm a start in this time counts as not having it
+  duration start_timeout{
+      std::chrono::seconds{2}}; ///< an instance that does not confirm a start in this time counts as not having it
   std::size_t max_prompt_bytes{1U << 20U};
 };
 

@@ -28,10 +28,10 @@ struct core::kept {
   std::unique_ptr<policy> chooser;
   fleet_view fleet;
   std::uint32_t next_instance;
-  std::optional<time_point> armed; ///< the wake_at that is under way
+  std::optional<time_point> armed;      ///< the wake_at that is under way
   std::optional<time_point> first_node; ///< when the first one joined
-  bool all_expected{false};        ///< for good: a node that dies later is not waited for
-  bool short_of_slots{false};      ///< something is missing and has no slot: said once, not at every event
+  bool all_expected{false};             ///< for good: a node that dies later is not waited for
+  bool short_of_slots{false};           ///< something is missing and has no slot: said once, not at every event
 };
 
 namespace {

@@ -134,7 +134,7 @@ struct options {
   duration backoff_max{std::chrono::seconds{60}};
   std::uint32_t expect_nodes{1}; ///< the first instances are placed once so many nodes are up, so that they spread ...
   duration expect_for{std::chrono::seconds{5}}; ///< ... or when the first has waited this long for the others
-  std::uint32_t first_instance{1}; ///< ids are counted up from here; above any adopted one
+  std::uint32_t first_instance{1};              ///< ids are counted up from here; above any adopted one
 };
 
 // --- the core -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ public:
   shell(wire::scaler_actor::pointer self, shell_settings settings, core c)
       : self_(self), set_(std::move(settings)), core_(std::move(c)), timer_(self) {}
 
-  template <class Event> void feed(const Event& event) {
+  template <class Event>
+  void feed(const Event& event) {
     core_.on(event, wire::now(self_), queue());
     drain();
   }
@@ -42,19 +43,27 @@ public:
     instance_id id{in.getInstance()};
     auto reason = wire::read(in.getReason());
     switch (in.getPhase()) {
-    case s::InstancePhase::STARTING: feed(instance_state{id, instance_phase::started, reason}); break;
+    case s::InstancePhase::STARTING:
+      feed(instance_state{id, instance_phase::started, reason});
+      break;
     case s::InstancePhase::READY:
       feed(instance_state{id, instance_phase::ready, reason});
       feed(role_changed{id, wire::from_wire(in.getRole())});
       break;
-    case s::InstancePhase::DRAINING: break; // as ordered
-    case s::InstancePhase::GONE: gone(id, instance_phase::gone, reason); break;
-    case s::InstancePhase::FAILED: gone(id, instance_phase::failed, reason); break;
+    case s::InstancePhase::DRAINING:
+      break; // as ordered
+    case s::InstancePhase::GONE:
+      gone(id, instance_phase::gone, reason);
+      break;
+    case s::InstancePhase::FAILED:
+      gone(id, instance_phase::failed, reason);
+      break;
     }
   }
 
   /// A command is refused when the core says so while it is fed.
-  template <class Command> msg<s::CommandAnswer> command(const Command& c, const std::string& done) {
+  template <class Command>
+  msg<s::CommandAnswer> command(const Command& c, const std::string& done) {
     refusal_.clear();
     feed(c);
     return msg<s::CommandAnswer>::make([&](s::CommandAnswer::Builder out) {
@@ -102,10 +111,12 @@ private:
   }
 
   void stop_placing(instance_id id) {
-    wire::tell(self_, set_.scheduler, msg<s::InstanceDraining>::make([&](s::InstanceDraining::Builder out) { out.setInstance(id.value); }));
+    wire::tell(self_, set_.scheduler,
+        msg<s::InstanceDraining>::make([&](s::InstanceDraining::Builder out) { out.setInstance(id.value); }));
   }
 
-  template <class Message> void tell_agent(instance_id id, const Message& message) {
+  template <class Message>
+  void tell_agent(instance_id id, const Message& message) {
     auto home = homes_.find(id);
     if (home == homes_.end()) return; // its node is lost: nobody to tell
     if (auto agent = agents_.find(home->second); agent != agents_.end()) wire::tell(self_, agent->second, message);
@@ -129,7 +140,8 @@ wire::scaler_actor::behavior_type scaler_shell(wire::scaler_actor::pointer self,
   using wire::on;
   using wire::on_ask;
   return {
-      on<s::NodeUp, wire::node_agent_actor>([sh](s::NodeUp::Reader in, const wire::node_agent_actor& agent) { sh->node_joined(in, agent); }),
+      on<s::NodeUp, wire::node_agent_actor>(
+          [sh](s::NodeUp::Reader in, const wire::node_agent_actor& agent) { sh->node_joined(in, agent); }),
       on<s::NodeGone>([sh](s::NodeGone::Reader in) { sh->node_lost(node_id{in.getNode()}); }),
       on<s::InstanceState>([sh](s::InstanceState::Reader in) { sh->state(in); }),
       on_ask<msg<s::CommandAnswer>, s::ChangeRole>([sh](s::ChangeRole::Reader in) {

@@ -8,9 +8,9 @@
 namespace hflex::scaler {
 
 struct shell_settings {
-  options core;                       ///< was checked with core::make before
-  wire::instance_options instance;    ///< what each instance is started with
-  wire::scheduler_actor scheduler;    ///< told to stop placing before an instance drains or flips
+  options core;                    ///< was checked with core::make before
+  wire::instance_options instance; ///< what each instance is started with
+  wire::scheduler_actor scheduler; ///< told to stop placing before an instance drains or flips
 };
 
 /// For system.spawn().

@@ -14,7 +14,8 @@ class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::scheduler_actor::pointer self, core c) : self_(self), core_(std::move(c)), timer_(self) {}
 
-  template <class Event> void feed(const Event& event) {
+  template <class Event>
+  void feed(const Event& event) {
     core_.on(event, wire::now(self_), queue());
     drain();
   }
@@ -45,7 +46,8 @@ public:
   }
 
   void perform(dispatch& e) {
-    spdlog::debug("scheduler: {} -> prefill {}, decode {}: {}", to_string(e.key), to_string(e.prefill), to_string(e.decode), e.why);
+    spdlog::debug("scheduler: {} -> prefill {}, decode {}: {}", to_string(e.key), to_string(e.prefill),
+        to_string(e.decode), e.why);
     wire::tell(self_, router_, msg<s::Placed>::make([&](s::Placed::Builder out) {
       wire::write(out.initKey(), e.key);
       out.setPrefillInstance(e.prefill.value);
@@ -80,7 +82,8 @@ request_arrived read_arrival(s::RequestArrived::Reader in, time_point now) {
   e.max_output_tokens = in.getMaxOutputTokens();
   e.slo = wire::read(in.getSlo());
   e.slo_class = wire::read(in.getSloClass());
-  KJ_REQUIRE(e.prompt_tokens > 0 && e.tokens <= wire::max_sequence_tokens && e.max_output_tokens <= wire::max_sequence_tokens,
+  KJ_REQUIRE(
+      e.prompt_tokens > 0 && e.tokens <= wire::max_sequence_tokens && e.max_output_tokens <= wire::max_sequence_tokens,
       "token counts out of range", e.prompt_tokens, e.produced, e.max_output_tokens);
   return e;
 }
@@ -111,10 +114,12 @@ wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::poin
         if (in.getFinished()) e.output_tokens = in.getOutputTokens();
         sh->feed(e);
       }),
-      on<s::PrefillFinished>([sh](s::PrefillFinished::Reader in) { sh->feed(prefill_finished{wire::read(in.getKey())}); }),
+      on<s::PrefillFinished>(
+          [sh](s::PrefillFinished::Reader in) { sh->feed(prefill_finished{wire::read(in.getKey())}); }),
       on<s::InstanceUp>([sh](s::InstanceUp::Reader in) { sh->instance_up(in); }),
       on<s::InstanceGone>([sh](s::InstanceGone::Reader in) { sh->feed(instance_gone{instance_id{in.getInstance()}}); }),
-      on<s::InstanceDraining>([sh](s::InstanceDraining::Reader in) { sh->feed(instance_draining{instance_id{in.getInstance()}}); }),
+      on<s::InstanceDraining>(
+          [sh](s::InstanceDraining::Reader in) { sh->feed(instance_draining{instance_id{in.getInstance()}}); }),
       on<s::StepReport>([sh](s::StepReport::Reader in) { sh->feed(read_report(in)); }),
       on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
   };

@@ -5,7 +5,8 @@
 
 namespace hflex::scheduler {
 
-/// For system.spawn(). The router introduces itself by an Ack with its handle. `opts` was checked with core::make before.
+/// For system.spawn(). The router introduces itself by an Ack with its handle. `opts` was checked with core::make
+/// before.
 wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::pointer self, options opts);
 
 } // namespace hflex::scheduler

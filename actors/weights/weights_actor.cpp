@@ -13,7 +13,8 @@ class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::weights_actor::pointer self, const options& opts) : self_(self), core_(opts), timer_(self) {}
 
-  template <class Event> void feed(const Event& event) {
+  template <class Event>
+  void feed(const Event& event) {
     core_.on(event, wire::now(self_), queue());
     drain();
   }
@@ -35,8 +36,8 @@ public:
 
   void needed_by(s::WeightsNeeded::Reader in) {
     homes_[instance_id{in.getInstance()}] = node_id{in.getNode()};
-    feed(needed{instance_id{in.getInstance()}, node_id{in.getNode()}, wire::read(in.getHostId()), wire::read(in.getDigest()),
-        wire::read(in.getModelDir())});
+    feed(needed{instance_id{in.getInstance()}, node_id{in.getNode()}, wire::read(in.getHostId()),
+        wire::read(in.getDigest()), wire::read(in.getModelDir())});
   }
 
   void perform(load_from& e) {
@@ -69,14 +70,16 @@ public:
   }
 
   void perform(ready& e) {
-    spdlog::info("weights: {} has {} from {} after {:.1f} ms", to_string(e.instance), e.digest.substr(0, 12), to_string(e.from), to_ms(e.waited));
+    spdlog::info("weights: {} has {} from {} after {:.1f} ms", to_string(e.instance), e.digest.substr(0, 12),
+        to_string(e.from), to_ms(e.waited));
     homes_.erase(e.instance);
   }
 
   void perform(wake_at& e) { timer_.at(e.time); }
 
 private:
-  template <class Message> void tell_agent(instance_id id, const Message& message) {
+  template <class Message>
+  void tell_agent(instance_id id, const Message& message) {
     auto home = homes_.find(id);
     if (home == homes_.end()) return;
     if (auto agent = agents_.find(home->second); agent != agents_.end()) wire::tell(self_, agent->second, message);
@@ -95,19 +98,26 @@ wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer se
   auto sh = std::make_shared<shell>(self, opts);
   using wire::on;
   return {
-      on<s::NodeUp, wire::node_agent_actor>([sh](s::NodeUp::Reader in, const wire::node_agent_actor& agent) { sh->node_up(node_id{in.getNode()}, agent); }),
+      on<s::NodeUp, wire::node_agent_actor>([sh](s::NodeUp::Reader in, const wire::node_agent_actor& agent) {
+        sh->node_up(node_id{in.getNode()}, agent);
+      }),
       on<s::NodeGone>([sh](s::NodeGone::Reader in) { sh->node_lost(node_id{in.getNode()}); }),
       on<s::WeightsNeeded>([sh](s::WeightsNeeded::Reader in) { sh->needed_by(in); }),
-      on<s::WeightsNotNeeded>([sh](s::WeightsNotNeeded::Reader in) { sh->feed(not_needed{instance_id{in.getInstance()}}); }),
+      on<s::WeightsNotNeeded>(
+          [sh](s::WeightsNotNeeded::Reader in) { sh->feed(not_needed{instance_id{in.getInstance()}}); }),
       on<s::WeightsHeld>([sh](s::WeightsHeld::Reader in) {
-        sh->feed(held{node_id{in.getNode()}, wire::read(in.getHostId()), wire::read(in.getDigest()), wire::read(in.getEndpoints()), in.getBytes()});
+        sh->feed(held{node_id{in.getNode()}, wire::read(in.getHostId()), wire::read(in.getDigest()),
+            wire::read(in.getEndpoints()), in.getBytes()});
       }),
-      on<s::WeightsReleased>([sh](s::WeightsReleased::Reader in) { sh->feed(released{node_id{in.getNode()}, wire::read(in.getDigest())}); }),
+      on<s::WeightsReleased>([sh](s::WeightsReleased::Reader in) {
+        sh->feed(released{node_id{in.getNode()}, wire::read(in.getDigest())});
+      }),
       on<s::WeightsProgress>([sh](s::WeightsProgress::Reader in) {
         sh->feed(progress{instance_id{in.getInstance()}, in.getAttempt(), in.getBytesDone(), in.getBytesTotal()});
       }),
       on<s::WeightsLoaded>([sh](s::WeightsLoaded::Reader in) {
-        sh->feed(loaded{instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getDigest()), wire::read(in.getEndpoints()), in.getBytes()});
+        sh->feed(loaded{instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getDigest()),
+            wire::read(in.getEndpoints()), in.getBytes()});
       }),
       on<s::WeightsFailed>([sh](s::WeightsFailed::Reader in) {
         sh->feed(failed{instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getReason())});

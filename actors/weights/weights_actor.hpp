@@ -1,4 +1,5 @@
-// The shell of the weight-transfer coordinator: decodes reports of node agents, asks the core, tells them where to load from.
+// The shell of the weight-transfer coordinator: decodes reports of node agents, asks the core, tells them where to load
+// from.
 #pragma once
 #include "actors/weights/weights.hpp"
 #include "actors/wire/interfaces.hpp"

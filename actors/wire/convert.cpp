@@ -7,7 +7,8 @@ namespace hflex::wire {
 namespace {
 
 /// Both enums list the same words in the same order; a number beyond the last is a newer peer's.
-template <class To, class From> To same_number(From value, To last) {
+template <class To, class From>
+To same_number(From value, To last) {
   auto number = static_cast<unsigned>(value);
   KJ_REQUIRE(number <= static_cast<unsigned>(last), "unknown enumerant", number);
   return static_cast<To>(number);

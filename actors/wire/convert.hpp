@@ -1,5 +1,5 @@
-// Cap'n Proto <-> values, for the structs that several messages share. Reading checks what the schema cannot say (enumerants of
-// a newer peer, ranges) and throws kj::Exception, which wire::on turns into an error to the sender.
+// Cap'n Proto <-> values, for the structs that several messages share. Reading checks what the schema cannot say
+// (enumerants of a newer peer, ranges) and throws kj::Exception, which wire::on turns into an error to the sender.
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"

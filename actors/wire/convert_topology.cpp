@@ -55,15 +55,17 @@ cluster::snapshot read(schema::Snapshot::Reader in) {
   for (auto n : in.getNodes()) {
     cluster::node_view view{read(n.getId()), read(n.getName()), read(n.getAddress()), read(n.getState()), {}};
     for (auto d : n.getDevices())
-      view.devices.push_back({read(d.getId()), read(d.getKind()), read(d.getName()), d.getMemoryBytes(), d.getMemoryUsedBytes()});
+      view.devices.push_back(
+          {read(d.getId()), read(d.getKind()), read(d.getName()), d.getMemoryBytes(), d.getMemoryUsedBytes()});
     snapshot.nodes.push_back(std::move(view));
   }
   for (auto a : in.getActors())
-    snapshot.actors.push_back({read(a.getId()), read(a.getKind()), read(a.getNode()), read(a.getRole()), read(a.getDevice()),
-        read(a.getState()), a.getRunning(), a.getWaiting(), a.getKvBlocksTotal(), a.getKvBlocksFree(), a.getMailbox(),
-        a.getStepMsMean()});
+    snapshot.actors.push_back({read(a.getId()), read(a.getKind()), read(a.getNode()), read(a.getRole()),
+        read(a.getDevice()), read(a.getState()), a.getRunning(), a.getWaiting(), a.getKvBlocksTotal(),
+        a.getKvBlocksFree(), a.getMailbox(), a.getStepMsMean()});
   for (auto l : in.getLinks())
-    snapshot.links.push_back({read(l.getFrom()), read(l.getTo()), read(l.getKind()), read(l.getTransport()), l.getBytesTotal()});
+    snapshot.links.push_back(
+        {read(l.getFrom()), read(l.getTo()), read(l.getKind()), read(l.getTransport()), l.getBytesTotal()});
   return snapshot;
 }
 
@@ -77,8 +79,10 @@ void write(schema::Event::Builder out, const cluster::cluster_event& event, std:
 }
 
 cluster::cluster_event read(schema::Event::Reader in) {
-  KJ_REQUIRE(in.getKind() <= static_cast<unsigned>(cluster::change::link_closed), "unknown kind of event", in.getKind());
-  return {in.getSeq(), in.getEpoch(), static_cast<cluster::change>(in.getKind()), read(in.getSubject()), read(in.getText())};
+  KJ_REQUIRE(
+      in.getKind() <= static_cast<unsigned>(cluster::change::link_closed), "unknown kind of event", in.getKind());
+  return {in.getSeq(), in.getEpoch(), static_cast<cluster::change>(in.getKind()), read(in.getSubject()),
+      read(in.getText())};
 }
 
 } // namespace hflex::wire

@@ -37,7 +37,8 @@ instance_options read(schema::InstanceOptions::Reader in) {
   o.kv_lease = std::chrono::milliseconds{in.getKvLeaseMs()};
   KJ_REQUIRE(o.compute == "f32" || o.compute == "bf16", "compute is f32 or bf16", o.compute.c_str());
   KJ_REQUIRE(o.block_size > 0 && o.block_size <= 4096, "block size out of range", o.block_size);
-  KJ_REQUIRE(o.max_sequences > 0 && o.max_batched_tokens >= o.max_sequences, "token budget below max_sequences", o.max_batched_tokens);
+  KJ_REQUIRE(o.max_sequences > 0 && o.max_batched_tokens >= o.max_sequences, "token budget below max_sequences",
+      o.max_batched_tokens);
   KJ_REQUIRE(o.safety >= 0 && o.safety < 1, "safety out of range", o.safety);
   KJ_REQUIRE(o.threads <= 4096, "threads out of range", o.threads);
   return o;

@@ -9,17 +9,17 @@ namespace hflex::wire {
 
 struct instance_options {
   std::string model_dir;
-  std::string compute{"bf16"};             ///< "f32" or "bf16"
-  std::uint32_t threads{0};                ///< 0 = the device's
-  std::string isa;                         ///< forces one set of CPU kernels; empty = best
+  std::string compute{"bf16"}; ///< "f32" or "bf16"
+  std::uint32_t threads{0};    ///< 0 = the device's
+  std::string isa;             ///< forces one set of CPU kernels; empty = best
   std::uint32_t block_size{16};
-  std::uint32_t kv_blocks{0};              ///< 0 = from kv_memory_bytes
+  std::uint32_t kv_blocks{0}; ///< 0 = from kv_memory_bytes
   std::uint64_t kv_memory_bytes{64U << 20U};
   std::uint32_t max_batched_tokens{2048};
   std::uint32_t max_sequences{64};
   std::uint32_t max_waiting{256};
-  bool slack_budget{true};                 ///< size prefill chunks by the residents' slack
-  double safety{0.1};                      ///< share of that slack left unplanned
+  bool slack_budget{true}; ///< size prefill chunks by the residents' slack
+  double safety{0.1};      ///< share of that slack left unplanned
   duration kv_lease{std::chrono::seconds{60}};
 };
 

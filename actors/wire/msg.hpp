@@ -1,17 +1,18 @@
 // wire::msg<Schema>: the one CAF message element that carries any Cap'n Proto struct.
 //
-// An immutable, reference-counted, flat word array. Inside a process delivering it copies a pointer; across nodes its words
-// are written once, as they are. The builder leaves room for the segment table in front of the first segment, so that
-// finishing a single-segment message (every control message) copies nothing.
+// An immutable, reference-counted, flat word array. Inside a process delivering it copies a pointer; across nodes its
+// words are written once, as they are. The builder leaves room for the segment table in front of the first segment, so
+// that finishing a single-segment message (every control message) copies nothing.
 //
-// Foreign bytes are checked in three steps: size against the bound and against what is left of the frame (CAF does not), the
-// segment table when loading, and pointers lazily by Cap'n Proto under a traversal and a nesting limit when reading.
-// Malformed content throws kj::Exception on access: register handlers through wire::on (compat.hpp), which catches it.
+// Foreign bytes are checked in three steps: size against the bound and against what is left of the frame (CAF does
+// not), the segment table when loading, and pointers lazily by Cap'n Proto under a traversal and a nesting limit when
+// reading. Malformed content throws kj::Exception on access: register handlers through wire::on (compat.hpp), which
+// catches it.
 #pragma once
+#include <atomic>
 #include <caf/all.hpp>
 #include <capnp/message.h>
 #include <capnp/serialize.h>
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -106,7 +107,8 @@ private:
 };
 
 /// Keeps the words alive while they are read. Not copyable: hold it for as long as its reader.
-template <class Schema> class view {
+template <class Schema>
+class view {
 public:
   explicit view(shared_words words)
       : words_(std::move(words)), reader_(kj::arrayPtr(words_.data(), words_.size()), limits(words_.size())),
@@ -128,7 +130,8 @@ private:
   typename Schema::Reader root_;
 };
 
-template <class Schema> class msg {
+template <class Schema>
+class msg {
 public:
   using schema = Schema;
 
@@ -136,7 +139,8 @@ public:
   explicit msg(shared_words words) : words_(std::move(words)) {}
 
   /// `fill(typename Schema::Builder)`; `hint_words` saves a segment when the size is known to be large.
-  template <class Fill> static msg make(Fill&& fill, std::size_t hint_words = 30) {
+  template <class Fill>
+  static msg make(Fill&& fill, std::size_t hint_words = 30) {
     flat_builder builder{hint_words};
     fill(builder.initRoot<Schema>());
     return msg{builder.finish()};

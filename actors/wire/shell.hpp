@@ -1,4 +1,5 @@
-// What every shell needs to drive a core: a loop that performs effects in order, and the one timer that wake_at asks for.
+// What every shell needs to drive a core: a loop that performs effects in order, and the one timer that wake_at asks
+// for.
 #pragma once
 #include "actors/wire/interfaces.hpp"
 #include <deque>
@@ -9,9 +10,10 @@
 
 namespace hflex::wire {
 
-/// Performs effects strictly in order, also those that performing one gives rise to. `Shell` has `perform(Alternative&)` for
-/// every alternative of `Effect`. Feed it: core.on(event, now, loop.queue()); loop.drain().
-template <class Shell, class Effect> class effect_loop {
+/// Performs effects strictly in order, also those that performing one gives rise to. `Shell` has
+/// `perform(Alternative&)` for every alternative of `Effect`. Feed it: core.on(event, now, loop.queue()); loop.drain().
+template <class Shell, class Effect>
+class effect_loop {
 public:
   std::vector<Effect>& queue() { return fresh_; }
 
@@ -38,9 +40,10 @@ private:
   bool draining_{false};
 };
 
-/// Sends the actor one Tick at the earliest time asked for. Call fired() first thing when it comes; a tick that comes early or
-/// twice does no harm to any core.
-template <class Pointer> class wake_timer {
+/// Sends the actor one Tick at the earliest time asked for. Call fired() first thing when it comes; a tick that comes
+/// early or twice does no harm to any core.
+template <class Pointer>
+class wake_timer {
 public:
   explicit wake_timer(Pointer self) : self_(self) {}
 

@@ -2,8 +2,8 @@
 #include "actors/wire/interfaces.hpp"
 #include <sys/random.h>
 
-// CAF 0.17 derives a node's identity from MAC address, disk and process id, which two containers on one host share when both
-// run as pid 1. This takes the place of the library's own definition and answers with random bits instead.
+// CAF 0.17 derives a node's identity from MAC address, disk and process id, which two containers on one host share when
+// both run as pid 1. This takes the place of the library's own definition and answers with random bits instead.
 namespace caf::detail {
 
 std::uint32_t get_process_id();

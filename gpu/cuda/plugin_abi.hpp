@@ -17,9 +17,9 @@ struct hflex_cuda_device { // NOLINT(readability-identifier-naming)
 
 /// Version of this interface; checked before anything else.
 using hflex_cuda_abi_version_fn = std::uint32_t();
-/// Fills `out` with up to `capacity` devices and returns how many there are; -1 with words in `fault` when CUDA cannot be used.
+/// Fills `out` with up to `capacity` devices and returns how many there are; -1 with words in `fault` when CUDA cannot
+/// be used.
 using hflex_cuda_devices_fn = int(hflex_cuda_device* out, int capacity, char* fault, std::size_t fault_bytes);
 /// NCCL's version number (22809 = 2.28.9), 0 without NCCL.
 using hflex_cuda_nccl_version_fn = int();
-
 }

@@ -1,10 +1,11 @@
 // The data plane: moves KV blocks and weights between instances without a byte of them in an actor message.
-// One `transport` per process owns an I/O thread, its listening endpoints and every open transfer. All calls return at once;
-// callbacks come on the I/O thread and must not block (actor shells post them to their mailbox).
+// One `transport` per process owns an I/O thread, its listening endpoints and every open transfer. All calls return at
+// once; callbacks come on the I/O thread and must not block (actor shells post them to their mailbox).
 //
-// Paths, picked per peer from what both offer: `local` (same process: memcpy), `shm` (same host: a memfd ring announced over
-// a Unix socket), `tcp` (bytes inline). Every path is acknowledged and leased, and checksummed where bytes leave the process.
-// When either side dies or a lease ends, both sides get exactly one completion and nothing stays allocated.
+// Paths, picked per peer from what both offer: `local` (same process: memcpy), `shm` (same host: a memfd ring announced
+// over a Unix socket), `tcp` (bytes inline). Every path is acknowledged and leased, and checksummed where bytes leave
+// the process. When either side dies or a lease ends, both sides get exactly one completion and nothing stays
+// allocated.
 //
 //   source                                         sink
 //     |                                              | expect(id, key, ...)         blocks are allocated, lease starts
@@ -31,66 +32,69 @@ struct transport_options {
   std::uint16_t tcp_port{0};            ///< 0 = any free port
   bool enable_shm{true};
   bool enable_tcp{true};
-  bool enable_local{true};              ///< off in tests that want the wire
-  std::uint64_t ring_bytes{8U << 20U};  ///< shm ring per connection
-  std::uint64_t max_queued_bytes{256U << 20U}; ///< pushed but unsent bytes per peer; more fails the transfer with errc::retry
+  bool enable_local{true};             ///< off in tests that want the wire
+  std::uint64_t ring_bytes{8U << 20U}; ///< shm ring per connection
+  std::uint64_t max_queued_bytes{
+      256U << 20U};                  ///< pushed but unsent bytes per peer; more fails the transfer with errc::retry
   std::uint32_t max_transfers{4096}; ///< open transfers per side; more complete with errc::retry
 };
 
-/// How peers reach a transport: "local:<random process id>", "shm:<host id>:<abstract unix socket name>", "tcp:<host>:<port>".
-/// Sent in actor messages as they are. Order does not matter; the cheapest path that works wins.
+/// How peers reach a transport: "local:<random process id>", "shm:<host id>:<abstract unix socket name>",
+/// "tcp:<host>:<port>". Sent in actor messages as they are. Order does not matter; the cheapest path that works wins.
 using endpoint_list = std::vector<std::string>;
 
 /// What a transfer carries; both ends state it and must agree.
 struct kv_shape {
   std::uint32_t layers{};
-  std::uint32_t tokens{};             ///< tokens to be delivered in every layer
-  std::uint64_t token_layer_bytes{};  ///< as kv_geometry::token_layer_bytes
+  std::uint32_t tokens{};            ///< tokens to be delivered in every layer
+  std::uint64_t token_layer_bytes{}; ///< as kv_geometry::token_layer_bytes
 };
 
 /// One transport may hold both ends of a transfer (local path), so an id alone does not say whose end is meant.
 enum class transfer_side : std::uint8_t { source, sink };
 
-/// Completion of a transfer, once per side. On failure: errc::reroute (peer gone, checksum, refused), errc::retry (lease
-/// ended, queue full), errc::reject (peer broke the protocol).
+/// Completion of a transfer, once per side. On failure: errc::reroute (peer gone, checksum, refused), errc::retry
+/// (lease ended, queue full), errc::reject (peer broke the protocol).
 using transfer_callback = std::function<void(transfer_id, result<void>)>;
 
 /// Running totals for the topology's links.
 struct transfer_stats {
-  std::string path;           ///< "local", "shm" or "tcp"
+  std::string path; ///< "local", "shm" or "tcp"
   std::uint64_t bytes_total{};
 };
 
 class transport {
 public:
-  /// Listens and starts the I/O thread. May block on name service when `listen_host` is a name. errc::reject: options out of
-  /// range, or an address that cannot be listened on.
+  /// Listens and starts the I/O thread. May block on name service when `listen_host` is a name. errc::reject: options
+  /// out of range, or an address that cannot be listened on.
   static result<std::unique_ptr<transport>> start(transport_options options);
-  /// Closes everything; open transfers complete with errc::reroute before it returns. Not from a callback; what callbacks ask
-  /// for meanwhile is ignored.
+  /// Closes everything; open transfers complete with errc::reroute before it returns. Not from a callback; what
+  /// callbacks ask for meanwhile is ignored.
   virtual ~transport() = default;
 
   virtual const endpoint_list& endpoints() const = 0;
 
   // ---- sink ----
-  /// Allows one inbound transfer into `table` of `context`, from the moment it returns. Call it before the source may open: an
-  /// open that finds no invitation is refused (the source completes with errc::reroute). `key` (64 random bits, sent to the
-  /// source in a control message) is the source's proof that it was invited. The caller holds the blocks until `on_received`
-  /// (or until close returns). errc::reject: the shape does not fit the context or the table, or the id is taken.
+  /// Allows one inbound transfer into `table` of `context`, from the moment it returns. Call it before the source may
+  /// open: an open that finds no invitation is refused (the source completes with errc::reroute). `key` (64 random
+  /// bits, sent to the source in a control message) is the source's proof that it was invited. The caller holds the
+  /// blocks until `on_received` (or until close returns). errc::reject: the shape does not fit the context or the
+  /// table, or the id is taken.
   virtual void expect(transfer_id id, std::uint64_t key, kv_shape shape, std::shared_ptr<device_context> context,
       std::vector<block_index> table, duration lease, transfer_callback on_received) = 0;
 
   // ---- source ----
-  /// Opens the way to a sink. `table` holds the KV of the tokens to send; blocks are held by the caller until `on_delivered`.
-  /// errc::reject as for expect; an id stays taken (and its stats known) until close.
+  /// Opens the way to a sink. `table` holds the KV of the tokens to send; blocks are held by the caller until
+  /// `on_delivered`. errc::reject as for expect; an id stays taken (and its stats known) until close.
   virtual void open(transfer_id id, std::uint64_t key, kv_shape shape, std::shared_ptr<const device_context> context,
       std::vector<block_index> table, endpoint_list sink, duration lease, transfer_callback on_delivered) = 0;
-  /// Queues rows [begin, begin + count) of one layer; every row of every layer is pushed once. Any thread, at any time after
-  /// open returned (device threads call it from on_layer); ignored once the transfer has ended.
+  /// Queues rows [begin, begin + count) of one layer; every row of every layer is pushed once. Any thread, at any time
+  /// after open returned (device threads call it from on_layer); ignored once the transfer has ended.
   virtual void push(transfer_id id, std::uint32_t layer, std::uint32_t begin, std::uint32_t count) = 0;
 
-  /// Ends this side of a transfer; the other side, if still open, completes with errc::reroute. A barrier: no callback follows
-  /// once it returned, and no thread touches the blocks or the context. Any thread, callbacks included (there it is at once).
+  /// Ends this side of a transfer; the other side, if still open, completes with errc::reroute. A barrier: no callback
+  /// follows once it returned, and no thread touches the blocks or the context. Any thread, callbacks included (there
+  /// it is at once).
   virtual void close(transfer_id id, transfer_side side) = 0;
 
   /// Path and bytes so far of a finished or open transfer this side sent (kept until close); empty path while unknown.
@@ -101,8 +105,9 @@ public:
   virtual void offer_weights(std::shared_ptr<const weight_region> region) = 0;
   virtual void withdraw_weights(const std::string& digest) = 0;
   using weights_callback = std::function<void(result<std::shared_ptr<const weight_region>>)>;
-  /// Gets a region from a process on this host. errc::reroute: the peer is gone, not on this host or has no such weights.
-  /// errc::retry: the deadline passed, or too many fetches wait. errc::reject: what the peer passed are not those weights.
+  /// Gets a region from a process on this host. errc::reroute: the peer is gone, not on this host or has no such
+  /// weights. errc::retry: the deadline passed, or too many fetches wait. errc::reject: what the peer passed are not
+  /// those weights.
   virtual void fetch_weights(endpoint_list holder, std::string digest, duration deadline, weights_callback done) = 0;
 };
 

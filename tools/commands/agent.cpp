@@ -1,7 +1,7 @@
 // `hflex agent`: offers this host's devices to a head, until it is told to stop.
+#include "tools/runtime/agent.hpp"
 #include "tools/cli/exit_code.hpp"
 #include "tools/commands/serve.hpp"
-#include "tools/runtime/agent.hpp"
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
@@ -25,8 +25,10 @@ std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> words;
   std::string word;
   for (char c : text + ",") {
-    if (c != ',') word += c;
-    else if (!word.empty()) words.push_back(std::exchange(word, {}));
+    if (c != ',')
+      word += c;
+    else if (!word.empty())
+      words.push_back(std::exchange(word, {}));
   }
   return words;
 }
@@ -52,7 +54,8 @@ int run(const agent_flags& flags) {
   auto loaded = flags.config.load();
   if (!loaded) return cli::exit_usage;
   set_up_log(loaded->config.log);
-  runtime::agent_plan plan{choose(flags, loaded->config), loaded->config.membership, loaded->config.weights, loaded->config.instance.threads};
+  runtime::agent_plan plan{choose(flags, loaded->config), loaded->config.membership, loaded->config.weights,
+      loaded->config.instance.threads};
   wire::system_config actor_config{system_options_of(loaded->config)};
   caf::actor_system system{actor_config};
   auto parts = runtime::start_agent(system, plan, {}, *address);

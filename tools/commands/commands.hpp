@@ -1,5 +1,5 @@
-// The subcommands of hflex: one file each, one line here and one in hflex.cpp. A command adds its options to `app` and leaves a
-// function that runs it and returns an exit code.
+// The subcommands of hflex: one file each, one line here and one in hflex.cpp. A command adds its options to `app` and
+// leaves a function that runs it and returns an exit code.
 #pragma once
 #include "actors/common/result.hpp"
 #include "config/config.hpp"

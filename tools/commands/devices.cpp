@@ -38,8 +38,8 @@ int show(output format) {
   cli::table table({{"DEVICE"}, {"NAME"}, {"KERNELS"}, {"MEMORY", cli::align::right}, {"THREADS", cli::align::right}});
   int gpus = 0;
   for (const auto& d : devices)
-    table.add({d.kind == "cuda" ? fmt::format("cuda:{}", gpus++) : d.kind, d.name, d.isa, cli::human_bytes(d.memory_bytes),
-        d.threads > 0 ? std::to_string(d.threads) : "-"});
+    table.add({d.kind == "cuda" ? fmt::format("cuda:{}", gpus++) : d.kind, d.name, d.isa,
+        cli::human_bytes(d.memory_bytes), d.threads > 0 ? std::to_string(d.threads) : "-"});
   std::fputs(table.render(cli::detect_terminal(1)).c_str(), stdout);
   if (!cuda) std::fprintf(stderr, "%s\n", cuda.error().message.c_str());
   return cli::exit_done;
@@ -50,7 +50,8 @@ int show(output format) {
 runner add_devices(CLI::App& app) {
   auto format = std::make_shared<output>(output::text);
   app.add_option("-o,--output", *format, "text or json")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
       ->option_text("text|json");
   add_examples(app, "  hflex devices\n  hflex devices -o json");
   return [format] { return show(*format); };

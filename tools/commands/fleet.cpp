@@ -18,7 +18,8 @@ struct fleet_flags {
   std::string role;
 };
 
-template <class Schema> int order(const fleet_flags& f, const msg<Schema>& command) {
+template <class Schema>
+int order(const fleet_flags& f, const msg<Schema>& command) {
   auto at = cli::parse_endpoint(f.head.head, 7450);
   if (!at) return usage_error("--head: " + at.error().message);
   auto client = runtime::head_client::connect(*at, from_s(f.head.timeout_s));
@@ -46,8 +47,10 @@ int drain(const fleet_flags& f) {
   auto id = is_node ? parse_id(f.target, 'n', "node") : parse_id(f.target, 'i', "instance");
   if (!id) return report(id.error());
   return order(f, msg<s::Drain>::make([&](s::Drain::Builder out) {
-    if (is_node) out.setNode(static_cast<std::uint32_t>(*id));
-    else out.setInstance(static_cast<std::uint32_t>(*id));
+    if (is_node)
+      out.setNode(static_cast<std::uint32_t>(*id));
+    else
+      out.setInstance(static_cast<std::uint32_t>(*id));
   }));
 }
 

@@ -1,7 +1,7 @@
 // `hflex head`: the control actors of a cluster, until it is told to stop.
+#include "tools/runtime/head.hpp"
 #include "tools/cli/exit_code.hpp"
 #include "tools/commands/serve.hpp"
-#include "tools/runtime/head.hpp"
 #include "tools/runtime/process.hpp"
 #include <csignal>
 #include <cstdio>
@@ -46,7 +46,8 @@ runner add_head(CLI::App& app) {
   flags->add(app, "--policy", "scheduler.policy", "Scheduling policy");
   flags->add(app, "--expect-nodes", "membership.expect_nodes", "Nodes that the first placement waits for");
   flags->add(app, "--log-level", "log.level", "trace, debug, info, warning, error or off");
-  add_examples(app, "  hflex head -C config/cluster.example.yaml\n  hflex head --model /models/llama --mode disaggregated --host 10.0.0.1");
+  add_examples(app, "  hflex head -C config/cluster.example.yaml\n  hflex head --model /models/llama --mode "
+                    "disaggregated --host 10.0.0.1");
   return [flags] { return run(*flags); };
 }
 

@@ -9,7 +9,9 @@ namespace {
 
 namespace s = wire::schema;
 
-nlohmann::ordered_json number_or_null(double value) { return value < 0 ? nlohmann::ordered_json{} : nlohmann::ordered_json(value); }
+nlohmann::ordered_json number_or_null(double value) {
+  return value < 0 ? nlohmann::ordered_json{} : nlohmann::ordered_json(value);
+}
 nlohmann::ordered_json instance_or_null(std::uint32_t id) {
   return id == 0 ? nlohmann::ordered_json{} : nlohmann::ordered_json(to_string(instance_id{id}));
 }
@@ -29,7 +31,8 @@ nlohmann::ordered_json job_json(s::JobRecord::Reader job) {
   j["id"] = to_string(request_id{job.getId()});
   j["slo_class"] = wire::read(job.getSloClass());
   if (!ended) j["state"] = job_state(job);
-  j["outcome"] = ended ? nlohmann::ordered_json(to_string(wire::from_wire(job.getOutcome()))) : nlohmann::ordered_json{};
+  j["outcome"] =
+      ended ? nlohmann::ordered_json(to_string(wire::from_wire(job.getOutcome()))) : nlohmann::ordered_json{};
   j["reason"] = wire::read(job.getReason());
   j["text"] = wire::read(job.getText());
   j["token_ids"] = wire::read(job.getTokenIds());
@@ -51,9 +54,12 @@ nlohmann::ordered_json job_json(s::JobRecord::Reader job) {
 
 std::string job_state(s::JobRecord::Reader job) {
   switch (job.getState()) {
-  case s::JobState::QUEUED: return "queued";
-  case s::JobState::RUNNING: return "running";
-  case s::JobState::ENDED: return std::string{to_string(wire::from_wire(job.getOutcome()))};
+  case s::JobState::QUEUED:
+    return "queued";
+  case s::JobState::RUNNING:
+    return "running";
+  case s::JobState::ENDED:
+    return std::string{to_string(wire::from_wire(job.getOutcome()))};
   }
   return "queued";
 }
@@ -61,25 +67,31 @@ std::string job_state(s::JobRecord::Reader job) {
 cli::style state_style(s::JobRecord::Reader job) {
   if (job.getState() != s::JobState::ENDED) return cli::style::cyan;
   switch (job.getOutcome()) {
-  case s::Outcome::FINISHED: return cli::style::green;
+  case s::Outcome::FINISHED:
+    return cli::style::green;
   case s::Outcome::SHED:
-  case s::Outcome::CANCELLED: return cli::style::yellow;
-  case s::Outcome::FAILED: return cli::style::red;
+  case s::Outcome::CANCELLED:
+    return cli::style::yellow;
+  case s::Outcome::FAILED:
+    return cli::style::red;
   }
   return cli::style::plain;
 }
 
 job_table::job_table()
-    : table_({{"ID"}, {"CLASS"}, {"STATE"}, {"PROMPT", cli::align::right}, {"OUTPUT", cli::align::right}, {"TTFT", cli::align::right},
-          {"TPOT", cli::align::right}, {"E2E", cli::align::right}, {"SLO"}, {"WHERE"}, {"RETRIES", cli::align::right},
-          {"REASON", cli::align::left, true}}) {}
+    : table_({{"ID"}, {"CLASS"}, {"STATE"}, {"PROMPT", cli::align::right}, {"OUTPUT", cli::align::right},
+          {"TTFT", cli::align::right}, {"TPOT", cli::align::right}, {"E2E", cli::align::right}, {"SLO"}, {"WHERE"},
+          {"RETRIES", cli::align::right}, {"REASON", cli::align::left, true}}) {}
 
 void job_table::add(s::JobRecord::Reader job) {
   auto ended = job.getState() == s::JobState::ENDED;
   table_.add({to_string(request_id{job.getId()}), wire::read(job.getSloClass()), {job_state(job), state_style(job)},
-      std::to_string(job.getPromptTokens()), std::to_string(job.getOutputTokens()), ms_text(job.getTtftMs()), ms_text(job.getTpotMs()),
-      ms_text(job.getE2eMs()), !ended ? "-" : job.getAttained() ? "met" : "missed", place(job), std::to_string(job.getRetries()),
-      wire::read(job.getReason())});
+      std::to_string(job.getPromptTokens()), std::to_string(job.getOutputTokens()), ms_text(job.getTtftMs()),
+      ms_text(job.getTpotMs()), ms_text(job.getE2eMs()),
+      !ended              ? "-"
+      : job.getAttained() ? "met"
+                          : "missed",
+      place(job), std::to_string(job.getRetries()), wire::read(job.getReason())});
 }
 
 std::string describe_job(s::JobRecord::Reader job, const cli::terminal& on) {
@@ -87,8 +99,10 @@ std::string describe_job(s::JobRecord::Reader job, const cli::terminal& on) {
   auto line = [&](const char* name, const std::string& value) { out += fmt::format("{:<10} {}\n", name, value); };
   line("job", to_string(request_id{job.getId()}));
   line("class", wire::read(job.getSloClass()));
-  line("state", cli::paint(job_state(job), state_style(job), on) + (job.getReason().size() > 0 ? " (" + cli::one_line(wire::read(job.getReason())) + ")" : ""));
-  line("tokens", fmt::format("{} prompt, {} of at most {} output", job.getPromptTokens(), job.getOutputTokens(), job.getMaxOutputTokens()));
+  line("state", cli::paint(job_state(job), state_style(job), on) +
+                    (job.getReason().size() > 0 ? " (" + cli::one_line(wire::read(job.getReason())) + ")" : ""));
+  line("tokens", fmt::format("{} prompt, {} of at most {} output", job.getPromptTokens(), job.getOutputTokens(),
+                     job.getMaxOutputTokens()));
   line("ttft", fmt::format("{} (target {})", ms_text(job.getTtftMs()), ms_text(job.getTtftTargetMs())));
   line("tpot", fmt::format("{} (target {})", ms_text(job.getTpotMs()), ms_text(job.getTpotTargetMs())));
   line("e2e", ms_text(job.getE2eMs()));

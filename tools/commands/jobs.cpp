@@ -29,14 +29,18 @@ result<std::unique_ptr<runtime::head_client>> connect(const head_options& o) {
 
 void add_output(CLI::App& app, output& to) {
   app.add_option("-o,--output", to, "text or json")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
       ->option_text("text|json");
 }
 
 int print_job(s::JobRecord::Reader job, output format) {
-  if (format == output::json) std::fputs(cli::json_line(job_json(job)).c_str(), stdout);
-  else std::fputs(describe_job(job, cli::detect_terminal(1)).c_str(), stdout);
-  return job.getState() != s::JobState::ENDED || job.getOutcome() == s::Outcome::FINISHED ? cli::exit_done : cli::exit_failed;
+  if (format == output::json)
+    std::fputs(cli::json_line(job_json(job)).c_str(), stdout);
+  else
+    std::fputs(describe_job(job, cli::detect_terminal(1)).c_str(), stdout);
+  return job.getState() != s::JobState::ENDED || job.getOutcome() == s::Outcome::FINISHED ? cli::exit_done
+                                                                                          : cli::exit_failed;
 }
 
 int list_jobs(const job_flags& f) {
@@ -64,7 +68,10 @@ int list_jobs(const job_flags& f) {
   if (f.format == output::json) {
     auto all = nlohmann::ordered_json::array();
     for (auto job : list->getJobs()) all.push_back(job_json(job));
-    std::fputs(cli::json_line({{"in_flight", list->getInFlight()}, {"in_flight_limit", list->getLimit()}, {"jobs", all}}).c_str(), stdout);
+    std::fputs(
+        cli::json_line({{"in_flight", list->getInFlight()}, {"in_flight_limit", list->getLimit()}, {"jobs", all}})
+            .c_str(),
+        stdout);
     return cli::exit_done;
   }
   job_table table;
@@ -105,7 +112,9 @@ int wait_for_job(const job_flags& f, double longest_s) {
 runner add_jobs(CLI::App& app) {
   auto f = std::make_shared<job_flags>();
   app.add_option("ID", f->id, "Show this job with its text");
-  app.add_option("--limit", f->limit, "Newest jobs listed at most")->capture_default_str()->check(CLI::Range(1U, 100000U));
+  app.add_option("--limit", f->limit, "Newest jobs listed at most")
+      ->capture_default_str()
+      ->check(CLI::Range(1U, 100000U));
   add_output(app, f->format);
   add_head_options(app, f->head);
   add_examples(app, "  hflex jobs\n  hflex jobs r17 -o json");
@@ -124,7 +133,9 @@ runner add_wait(CLI::App& app) {
   auto f = std::make_shared<job_flags>();
   auto longest = std::make_shared<double>(600);
   app.add_option("ID", f->id, "The job")->required();
-  app.add_option("--for-s", *longest, "Longest wait for the job's end, in seconds")->capture_default_str()->check(CLI::Range(0.001, 86400.0));
+  app.add_option("--for-s", *longest, "Longest wait for the job's end, in seconds")
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 86400.0));
   add_output(app, f->format);
   add_head_options(app, f->head);
   add_examples(app, "  hflex wait r17\n  hflex wait r17 --for-s 60 -o json");

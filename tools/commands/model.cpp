@@ -18,7 +18,8 @@ struct model_flags {
 void add_flags(CLI::App& app, model_flags& f) {
   app.add_option("DIR", f.dir, "Checkpoint directory (config.json, model.safetensors, tokenizer.json)")->required();
   app.add_option("-o,--output", f.format, "text or json")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
       ->option_text("text|json");
 }
 
@@ -27,23 +28,29 @@ int info(const model_flags& f) {
   if (!summary) return report({errc::retry, summary.error().message});
   const auto& c = summary->config;
   if (f.format == output::json) {
-    std::fputs(cli::json_line({{"architecture", c.architecture}, {"parameters", summary->parameters}, {"layers", c.layers},
-                   {"hidden", c.hidden}, {"intermediate", c.intermediate}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
-                   {"head_dim", c.head_dim}, {"vocab", c.vocab}, {"max_context", c.max_context}, {"tied_embeddings", c.tie_embeddings},
-                   {"tensors", summary->tensors}, {"tokenizer_vocab", summary->tokenizer_vocab}, {"weights_bytes", summary->weights_bytes},
-                   {"kv_bytes_per_token", summary->kv_bytes_per_token}}).c_str(), stdout);
+    std::fputs(cli::json_line(
+                   {{"architecture", c.architecture}, {"parameters", summary->parameters}, {"layers", c.layers},
+                       {"hidden", c.hidden}, {"intermediate", c.intermediate}, {"heads", c.heads},
+                       {"kv_heads", c.kv_heads}, {"head_dim", c.head_dim}, {"vocab", c.vocab},
+                       {"max_context", c.max_context}, {"tied_embeddings", c.tie_embeddings},
+                       {"tensors", summary->tensors}, {"tokenizer_vocab", summary->tokenizer_vocab},
+                       {"weights_bytes", summary->weights_bytes}, {"kv_bytes_per_token", summary->kv_bytes_per_token}})
+                   .c_str(),
+        stdout);
     return cli::exit_done;
   }
   std::printf("architecture  %s\n", c.architecture.c_str());
-  std::printf("parameters    %s in %llu tensors\n", fmt::format("{:.3f} M", static_cast<double>(summary->parameters) * 1e-6).c_str(),
+  std::printf("parameters    %s in %llu tensors\n",
+      fmt::format("{:.3f} M", static_cast<double>(summary->parameters) * 1e-6).c_str(),
       static_cast<unsigned long long>(summary->tensors));
-  std::printf("shape         %u layers, hidden %u, ffn %u, %u heads (%u kv) of %u%s\n", c.layers, c.hidden, c.intermediate, c.heads, c.kv_heads,
-      c.head_dim, c.tie_embeddings ? ", tied embeddings" : "");
+  std::printf("shape         %u layers, hidden %u, ffn %u, %u heads (%u kv) of %u%s\n", c.layers, c.hidden,
+      c.intermediate, c.heads, c.kv_heads, c.head_dim, c.tie_embeddings ? ", tied embeddings" : "");
   std::printf("vocabulary    %u (tokenizer %u)\n", c.vocab, summary->tokenizer_vocab);
   std::printf("context       %u tokens\n", c.max_context);
-  std::printf("memory        %s weights, %s KV per 1,024 tokens (bf16)\n", cli::human_bytes(summary->weights_bytes).c_str(),
-      cli::human_bytes(summary->kv_bytes_per_1k_tokens()).c_str());
-  for (const auto& file : summary->files) std::printf("file          %-24s %s\n", file.name.c_str(), cli::human_bytes(file.bytes).c_str());
+  std::printf("memory        %s weights, %s KV per 1,024 tokens (bf16)\n",
+      cli::human_bytes(summary->weights_bytes).c_str(), cli::human_bytes(summary->kv_bytes_per_1k_tokens()).c_str());
+  for (const auto& file : summary->files)
+    std::printf("file          %-24s %s\n", file.name.c_str(), cli::human_bytes(file.bytes).c_str());
   return cli::exit_done;
 }
 

@@ -14,12 +14,17 @@ namespace hflex::commands {
 
 void config_flags::add_file(CLI::App& app) {
   app.add_option("-C,--config", file_, "Configuration file (YAML)")->envname("HFLEX_CONFIG");
-  app.add_flag("--print-config", print_, "Print the configuration as it would be used, with every key explained, and end");
+  app.add_flag(
+      "--print-config", print_, "Print the configuration as it would be used, with every key explained, and end");
 }
 
 void config_flags::add(CLI::App& app, const std::string& flag, const std::string& key, const std::string& help) {
   app.add_option_function<std::string>(
-      flag, [this, key, flag](const std::string& text) { given_.push_back({key, text, flag}); }, help + " (key " + key + ")");
+      flag,
+      [this, key, flag](const std::string& text) {
+        given_.push_back({key, text, flag});
+      },
+      help + " (key " + key + ")");
 }
 
 bool config_flags::has(const std::string& key) const {
@@ -31,9 +36,11 @@ std::optional<config::loaded_config> config_flags::load() const {
   from.file = file_;
   for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
     std::string_view text{*entry};
-    if (auto split = text.find('='); split != std::string_view::npos) from.environment.emplace(text.substr(0, split), text.substr(split + 1));
+    if (auto split = text.find('='); split != std::string_view::npos)
+      from.environment.emplace(text.substr(0, split), text.substr(split + 1));
   }
-  for (const char* client : {"HFLEX_HEAD", "HFLEX_TIMEOUT_S", "HFLEX_CONFIG"}) from.environment.erase(client); // of the command line itself
+  for (const char* client : {"HFLEX_HEAD", "HFLEX_TIMEOUT_S", "HFLEX_CONFIG"})
+    from.environment.erase(client); // of the command line itself
   from.flags = given_;
   for (const auto& p : scheduler::policies()) from.policies.push_back(p.name);
   auto loaded = config::load_config(from);
@@ -47,7 +54,8 @@ std::optional<config::loaded_config> config_flags::load() const {
 void set_up_log(config::log_level level) {
   auto log = spdlog::stderr_color_mt("hflex");
   log->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
-  log->set_level(static_cast<spdlog::level::level_enum>(level == config::log_level::off ? SPDLOG_LEVEL_OFF : static_cast<int>(level)));
+  log->set_level(static_cast<spdlog::level::level_enum>(
+      level == config::log_level::off ? SPDLOG_LEVEL_OFF : static_cast<int>(level)));
   log->flush_on(spdlog::level::info);
   spdlog::set_default_logger(log);
 }

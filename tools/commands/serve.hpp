@@ -12,12 +12,15 @@ class config_flags {
 public:
   void add_file(CLI::App& app);
   void add(CLI::App& app, const std::string& flag, const std::string& key, const std::string& help);
-  /// The configuration, or every fault on stderr and nothing. `defaults` are flags that the user's own beat, but not his file.
+  /// The configuration, or every fault on stderr and nothing. `defaults` are flags that the user's own beat, but not
+  /// his file.
   std::optional<config::loaded_config> load() const;
   const std::string& file() const { return file_; }
   bool print_only() const { return print_; }
   /// Sets a key as a flag would.
-  void set(const std::string& key, const std::string& text, const std::string& flag) { given_.push_back({key, text, flag}); }
+  void set(const std::string& key, const std::string& text, const std::string& flag) {
+    given_.push_back({key, text, flag});
+  }
   /// True when the user gave this key by flag.
   bool has(const std::string& key) const;
 

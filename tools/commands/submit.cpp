@@ -40,7 +40,9 @@ struct submit_flags {
   output format{output::text};
 };
 
-time_point steady_now() { return time_point{std::chrono::duration_cast<duration>(std::chrono::steady_clock::now().time_since_epoch())}; }
+time_point steady_now() {
+  return time_point{std::chrono::duration_cast<duration>(std::chrono::steady_clock::now().time_since_epoch())};
+}
 
 /// Every prompt of the command line and the file; faults are on stderr when there is none.
 std::optional<std::vector<cli::prompt_line>> gather(const submit_flags& f) {
@@ -66,20 +68,22 @@ std::optional<std::vector<cli::prompt_line>> gather(const submit_flags& f) {
 }
 
 msg<s::SubmitJob> make_job(const submit_flags& f, const cli::prompt_line& line) {
-  return msg<s::SubmitJob>::make([&](s::SubmitJob::Builder out) {
-    out.setPrompt(line.prompt);
-    out.setMaxOutputTokens(line.max_tokens.value_or(f.max_tokens));
-    auto sampling = out.initSampling();
-    sampling.setTemperature(static_cast<float>(line.temperature.value_or(f.temperature)));
-    sampling.setTopP(static_cast<float>(line.top_p.value_or(f.top_p)));
-    sampling.setTopK(f.top_k);
-    sampling.setSeed(line.seed.value_or(f.seed));
-    out.setIgnoreEos(line.ignore_eos.value_or(f.ignore_eos));
-    out.setSloClass(line.slo.value_or(f.slo));
-    out.setTtftTargetMs(line.ttft_ms.value_or(f.ttft_ms));
-    out.setTpotTargetMs(line.tpot_ms.value_or(f.tpot_ms));
-    out.setDetach(f.detach);
-  }, 64 + line.prompt.size() / 8);
+  return msg<s::SubmitJob>::make(
+      [&](s::SubmitJob::Builder out) {
+        out.setPrompt(line.prompt);
+        out.setMaxOutputTokens(line.max_tokens.value_or(f.max_tokens));
+        auto sampling = out.initSampling();
+        sampling.setTemperature(static_cast<float>(line.temperature.value_or(f.temperature)));
+        sampling.setTopP(static_cast<float>(line.top_p.value_or(f.top_p)));
+        sampling.setTopK(f.top_k);
+        sampling.setSeed(line.seed.value_or(f.seed));
+        out.setIgnoreEos(line.ignore_eos.value_or(f.ignore_eos));
+        out.setSloClass(line.slo.value_or(f.slo));
+        out.setTtftTargetMs(line.ttft_ms.value_or(f.ttft_ms));
+        out.setTpotTargetMs(line.tpot_ms.value_or(f.tpot_ms));
+        out.setDetach(f.detach);
+      },
+      64 + line.prompt.size() / 8);
 }
 
 /// What ends in the table per class: times as the router measured them.
@@ -92,31 +96,34 @@ request_record to_record(s::JobRecord::Reader job) {
   r.timing.output_tokens = job.getOutputTokens();
   if (job.getTtftMs() >= 0) {
     r.timing.first_token = time_point{} + from_ms(job.getTtftMs());
-    r.timing.last_token = *r.timing.first_token + from_ms(std::max(job.getTpotMs(), 0.0)) * static_cast<std::int64_t>(std::max(job.getOutputTokens(), 1U) - 1);
+    r.timing.last_token =
+        *r.timing.first_token +
+        from_ms(std::max(job.getTpotMs(), 0.0)) * static_cast<std::int64_t>(std::max(job.getOutputTokens(), 1U) - 1);
   }
   return r;
 }
 
 std::string class_table(const std::vector<request_record>& records, duration wall, const cli::terminal& on) {
   auto report = summarize(records, wall);
-  cli::table table({{"CLASS"}, {"REQUESTS", cli::align::right}, {"FINISHED", cli::align::right}, {"ATTAINMENT", cli::align::right},
-      {"TTFT p50", cli::align::right}, {"TTFT p99", cli::align::right}, {"TPOT p50", cli::align::right}, {"TPOT p99", cli::align::right}});
+  cli::table table({{"CLASS"}, {"REQUESTS", cli::align::right}, {"FINISHED", cli::align::right},
+      {"ATTAINMENT", cli::align::right}, {"TTFT p50", cli::align::right}, {"TTFT p99", cli::align::right},
+      {"TPOT p50", cli::align::right}, {"TPOT p99", cli::align::right}});
   auto add = [&](const slo_summary& c, const std::string& name) {
     table.add({name, std::to_string(c.requests), std::to_string(c.finished), cli::human_percent(c.attainment),
-        cli::human_duration(from_ms(c.ttft.p50_ms)), cli::human_duration(from_ms(c.ttft.p99_ms)), cli::human_duration(from_ms(c.tpot.p50_ms)),
-        cli::human_duration(from_ms(c.tpot.p99_ms))});
+        cli::human_duration(from_ms(c.ttft.p50_ms)), cli::human_duration(from_ms(c.ttft.p99_ms)),
+        cli::human_duration(from_ms(c.tpot.p50_ms)), cli::human_duration(from_ms(c.tpot.p99_ms))});
   };
   for (const auto& c : report.classes) add(c, c.slo_class);
   add(report.overall, "all");
-  return table.render(on) + fmt::format("{} output tokens in {}, goodput {:.2f} requests/s\n", report.overall.output_tokens, cli::human_duration(wall),
-                                report.overall.goodput_per_s);
+  return table.render(on) + fmt::format("{} output tokens in {}, goodput {:.2f} requests/s\n",
+                                report.overall.output_tokens, cli::human_duration(wall), report.overall.goodput_per_s);
 }
 
 class session {
 public:
   session(const submit_flags& f, std::vector<cli::prompt_line> lines, runtime::head_client& client)
-      : f_(f), lines_(std::move(lines)), client_(client), out_(cli::detect_terminal(1)), err_(cli::detect_terminal(2)), start_(steady_now()),
-        progress_("jobs", err_, start_) {}
+      : f_(f), lines_(std::move(lines)), client_(client), out_(cli::detect_terminal(1)), err_(cli::detect_terminal(2)),
+        start_(steady_now()), progress_("jobs", err_, start_) {}
 
   int run() {
     auto deadline = start_ + from_s(f_.longest_s);
@@ -145,7 +152,8 @@ private:
 
   result<void> submit_next() {
     auto index = next_++;
-    auto answer = client_.ask<msg<s::SubmitAnswer>>(client_.router(), from_s(f_.head.timeout_s), make_job(f_, lines_[index]), client_.self());
+    auto answer = client_.ask<msg<s::SubmitAnswer>>(
+        client_.router(), from_s(f_.head.timeout_s), make_job(f_, lines_[index]), client_.self());
     if (!answer) return pass(answer.error());
     auto in = answer->read();
     if (in->isRefused()) {
@@ -153,8 +161,10 @@ private:
       ++done_;
       clear_line();
       if (f_.format == output::json)
-        print(cli::json_line({{"id", nullptr}, {"line", index + 1}, {"outcome", "refused"}, {"reason", wire::read(in->getRefused())}}));
-      std::fprintf(stderr, "hflex: %srefused: %s\n", single() ? "" : fmt::format("job {} ", index + 1).c_str(), in->getRefused().cStr());
+        print(cli::json_line(
+            {{"id", nullptr}, {"line", index + 1}, {"outcome", "refused"}, {"reason", wire::read(in->getRefused())}}));
+      std::fprintf(stderr, "hflex: %srefused: %s\n", single() ? "" : fmt::format("job {} ", index + 1).c_str(),
+          in->getRefused().cStr());
       return {};
     }
     request_id id{in->getAccepted()};
@@ -192,18 +202,24 @@ private:
       print("\n");
       if (!finished) std::fprintf(stderr, "hflex: %s: %s\n", job_state(*in).c_str(), in->getReason().cStr());
       if (err_.is_terminal)
-        std::fprintf(stderr, "%s\n", cli::paint(fmt::format("{}: {} tokens, TTFT {}, TPOT {}, SLO {}", to_string(request_id{in->getId()}), in->getOutputTokens(),
-                                         cli::human_duration(from_ms(std::max(in->getTtftMs(), 0.0))), cli::human_duration(from_ms(std::max(in->getTpotMs(), 0.0))),
-                                         in->getAttained() ? "met" : "missed"), cli::style::dim, err_).c_str());
+        std::fprintf(stderr, "%s\n",
+            cli::paint(
+                fmt::format("{}: {} tokens, TTFT {}, TPOT {}, SLO {}", to_string(request_id{in->getId()}),
+                    in->getOutputTokens(), cli::human_duration(from_ms(std::max(in->getTtftMs(), 0.0))),
+                    cli::human_duration(from_ms(std::max(in->getTpotMs(), 0.0))), in->getAttained() ? "met" : "missed"),
+                cli::style::dim, err_)
+                .c_str());
     } else {
       print(fmt::format("{} [{}] {}\n{}\n\n", to_string(request_id{in->getId()}), wire::read(in->getSloClass()),
-          cli::paint(job_state(*in) + " (" + cli::one_line(wire::read(in->getReason())) + ")", state_style(*in), out_), wire::read(in->getText())));
+          cli::paint(job_state(*in) + " (" + cli::one_line(wire::read(in->getReason())) + ")", state_style(*in), out_),
+          wire::read(in->getText())));
     }
   }
 
   void show_progress(std::string_view note) {
     if (live()) return;
-    auto text = progress_.update(done_, lines_.size(), note.empty() ? fmt::format("{} tokens", tokens_) : std::string{note}, steady_now());
+    auto text = progress_.update(
+        done_, lines_.size(), note.empty() ? fmt::format("{} tokens", tokens_) : std::string{note}, steady_now());
     if (!text.empty()) std::fputs(text.c_str(), stderr);
   }
 
@@ -213,7 +229,9 @@ private:
 
   void finish() {
     if (f_.detach || live()) return;
-    std::fputs(progress_.finish(failed_ == 0 ? "done" : fmt::format("{} did not finish", failed_), steady_now()).c_str(), stderr);
+    std::fputs(
+        progress_.finish(failed_ == 0 ? "done" : fmt::format("{} did not finish", failed_), steady_now()).c_str(),
+        stderr);
     if (!single() && !records_.empty()) std::fputs(class_table(records_, steady_now() - start_, err_).c_str(), stderr);
   }
 
@@ -258,24 +276,39 @@ int run(const submit_flags& f) {
 runner add_submit(CLI::App& app) {
   auto f = std::make_shared<submit_flags>();
   app.add_option("-p,--prompt", f->prompts, "A prompt; may be repeated");
-  app.add_option("--file,FILE", f->file, "JSON lines: {\"prompt\", \"slo\", \"max_tokens\", \"temperature\", \"top_p\", \"seed\", \"ttft_ms\", \"tpot_ms\", \"ignore_eos\"}; - for standard input");
+  app.add_option("--file,FILE", f->file,
+      "JSON lines: {\"prompt\", \"slo\", \"max_tokens\", \"temperature\", \"top_p\", \"seed\", \"ttft_ms\", "
+      "\"tpot_ms\", \"ignore_eos\"}; - for standard input");
   app.add_option("--slo", f->slo, "SLO class (default: the head's)");
-  app.add_option("--ttft-ms", f->ttft_ms, "Target time to the first token, instead of the class's")->check(CLI::Range(0.001, 86400000.0));
-  app.add_option("--tpot-ms", f->tpot_ms, "Target time per output token, instead of the class's")->check(CLI::Range(0.001, 86400000.0));
-  app.add_option("--max-tokens", f->max_tokens, "Most output tokens (default: the head's)")->check(CLI::Range(1U, 1000000U));
-  app.add_option("--temperature", f->temperature, "0 = the likeliest token each time")->capture_default_str()->check(CLI::Range(0.0, 10.0));
-  app.add_option("--top-p", f->top_p, "Sample from the likeliest tokens with this total probability")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+  app.add_option("--ttft-ms", f->ttft_ms, "Target time to the first token, instead of the class's")
+      ->check(CLI::Range(0.001, 86400000.0));
+  app.add_option("--tpot-ms", f->tpot_ms, "Target time per output token, instead of the class's")
+      ->check(CLI::Range(0.001, 86400000.0));
+  app.add_option("--max-tokens", f->max_tokens, "Most output tokens (default: the head's)")
+      ->check(CLI::Range(1U, 1000000U));
+  app.add_option("--temperature", f->temperature, "0 = the likeliest token each time")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 10.0));
+  app.add_option("--top-p", f->top_p, "Sample from the likeliest tokens with this total probability")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
   app.add_option("--top-k", f->top_k, "Sample from so many of the likeliest tokens; 0 = all")->capture_default_str();
   app.add_option("--seed", f->seed, "Same seed, same tokens")->capture_default_str();
   app.add_flag("--ignore-eos", f->ignore_eos, "Go on past the end of the text, up to --max-tokens");
   app.add_flag("--detach", f->detach, "Print ids and end; see `hflex jobs` and `hflex wait`");
-  app.add_option("--concurrency", f->concurrency, "Jobs under way at a time")->capture_default_str()->check(CLI::Range(1U, 100000U));
-  app.add_option("--for-s", f->longest_s, "Longest wait for all jobs to end, in seconds")->capture_default_str()->check(CLI::Range(0.001, 86400.0));
+  app.add_option("--concurrency", f->concurrency, "Jobs under way at a time")
+      ->capture_default_str()
+      ->check(CLI::Range(1U, 100000U));
+  app.add_option("--for-s", f->longest_s, "Longest wait for all jobs to end, in seconds")
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 86400.0));
   app.add_option("-o,--output", f->format, "text or json (one line per job at its end)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
       ->option_text("text|json");
   add_head_options(app, f->head);
-  add_examples(app, "  hflex submit -p 'It is a truth universally acknowledged' --slo interactive\n  hflex submit --file examples/prompts.jsonl -o json\n  echo '{\"prompt\": \"Hello\"}' | hflex submit -");
+  add_examples(app, "  hflex submit -p 'It is a truth universally acknowledged' --slo interactive\n  hflex submit "
+                    "--file examples/prompts.jsonl -o json\n  echo '{\"prompt\": \"Hello\"}' | hflex submit -");
   return [f] { return run(*f); };
 }
 

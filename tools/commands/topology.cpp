@@ -59,9 +59,15 @@ result<void> subscribe(runtime::head_client& client, std::uint64_t after, durati
 void print(const cluster::snapshot& view, output format) {
   std::string text;
   switch (format) {
-  case output::text: text = cluster::render_tree(view, {cli::detect_terminal(1).colours}); break;
-  case output::json: text = cluster::render_json(view) + "\n"; break;
-  case output::dot: text = cluster::render_dot(view); break;
+  case output::text:
+    text = cluster::render_tree(view, {cli::detect_terminal(1).colours});
+    break;
+  case output::json:
+    text = cluster::render_json(view) + "\n";
+    break;
+  case output::dot:
+    text = cluster::render_dot(view);
+    break;
   }
   std::fputs(text.c_str(), stdout);
   std::fflush(stdout);
@@ -87,7 +93,8 @@ std::string event_json(const cluster::cluster_event& e, std::uint64_t unix_ms) {
   return cli::json_line(j);
 }
 
-/// A line per event: readable in a log. In a terminal the tree is drawn anew before it, so that the current state is in view.
+/// A line per event: readable in a log. In a terminal the tree is drawn anew before it, so that the current state is in
+/// view.
 int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t after) {
   auto timeout = from_s(f.head.timeout_s);
   if (auto ok = subscribe(client, after, timeout); !ok) return report(ok.error());
@@ -111,7 +118,8 @@ int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t a
       auto e = wire::read(*in);
       if (f.format == output::json)
         std::fputs(event_json(e, in->getUnixMs()).c_str(), stdout);
-      else std::printf("%s %s\n", clock_time(in->getUnixMs()).c_str(), cluster::render_event(e).c_str());
+      else
+        std::printf("%s %s\n", clock_time(in->getUnixMs()).c_str(), cluster::render_event(e).c_str());
       std::fflush(stdout);
     }
   }
@@ -127,8 +135,8 @@ int show(const topology_flags& f) {
 }
 
 std::size_t ready_instances(const cluster::snapshot& view) {
-  return static_cast<std::size_t>(
-      std::count_if(view.actors.begin(), view.actors.end(), [](const auto& a) { return a.kind == "instance" && a.state == "ready"; }));
+  return static_cast<std::size_t>(std::count_if(view.actors.begin(), view.actors.end(),
+      [](const auto& a) { return a.kind == "instance" && a.state == "ready"; }));
 }
 
 /// Event by event, so that it returns the moment the last one is up.
@@ -146,11 +154,14 @@ int wait_ready(const ready_flags& f) {
       return cli::exit_done;
     }
     auto left = deadline - std::chrono::steady_clock::now();
-    auto event = left > duration{0} ? (*client)->events().take(std::chrono::duration_cast<duration>(left)) : std::nullopt;
+    auto event =
+        left > duration{0} ? (*client)->events().take(std::chrono::duration_cast<duration>(left)) : std::nullopt;
     if (!event)
-      return report({errc::retry, fmt::format("{} of {} instances ready after {} s; `hflex topology` shows what is there",
-                                      ready_instances(snapshot->view), f.instances, f.longest_s)});
-    if (const auto* lost = std::get_if<runtime::head_lost>(&*event)) return report({errc::reroute, "the head is gone: " + lost->reason});
+      return report(
+          {errc::retry, fmt::format("{} of {} instances ready after {} s; `hflex topology` shows what is there",
+                            ready_instances(snapshot->view), f.instances, f.longest_s)});
+    if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
+      return report({errc::reroute, "the head is gone: " + lost->reason});
     snapshot = ask_snapshot(**client, timeout);
     if (!snapshot) return report(snapshot.error());
   }
@@ -172,8 +183,12 @@ runner add_topology(CLI::App& app) {
 
 runner add_ready(CLI::App& app) {
   auto f = std::make_shared<ready_flags>();
-  app.add_option("--instances", f->instances, "How many must be ready")->capture_default_str()->check(CLI::Range(1U, 100000U));
-  app.add_option("--for-s", f->longest_s, "Longest wait, in seconds")->capture_default_str()->check(CLI::Range(0.001, 86400.0));
+  app.add_option("--instances", f->instances, "How many must be ready")
+      ->capture_default_str()
+      ->check(CLI::Range(1U, 100000U));
+  app.add_option("--for-s", f->longest_s, "Longest wait, in seconds")
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 86400.0));
   add_head_options(app, f->head);
   add_examples(app, "  hflex ready\n  hflex ready --instances 2 --for-s 30 && hflex submit -p 'Hello'");
   return [f] { return wait_ready(*f); };

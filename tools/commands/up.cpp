@@ -1,5 +1,5 @@
-// `hflex up`: a whole cluster on this machine: the head here, and the agents here too (--agents 0) or in processes of their own,
-// which are started again when they die.
+// `hflex up`: a whole cluster on this machine: the head here, and the agents here too (--agents 0) or in processes of
+// their own, which are started again when they die.
 #include "tools/cli/exit_code.hpp"
 #include "tools/commands/serve.hpp"
 #include "tools/runtime/agent.hpp"
@@ -39,7 +39,8 @@ public:
       auto found = running_.find(pid);
       if (found == running_.end()) continue;
       spdlog::warn("up: agent-{} (pid {}) ended ({}); it is started again", found->second + 1, pid,
-          WIFSIGNALED(status) ? fmt::format("signal {}", WTERMSIG(status)) : fmt::format("exit {}", WEXITSTATUS(status)));
+          WIFSIGNALED(status) ? fmt::format("signal {}", WTERMSIG(status))
+                              : fmt::format("exit {}", WEXITSTATUS(status)));
       due_.emplace_back(std::chrono::steady_clock::now() + std::chrono::seconds{1}, found->second);
       running_.erase(found);
     }
@@ -84,7 +85,8 @@ private:
     auto name = fmt::format("agent-{}", index + 1);
     auto devices = fmt::format("cpu:{}", threads_);
     std::string program = runtime::self_path();
-    std::vector<std::string> words{program, "agent", "--join", head_, "--name", name, "--devices", devices, "--log-level", log_};
+    std::vector<std::string> words{
+        program, "agent", "--join", head_, "--name", name, "--devices", devices, "--log-level", log_};
     std::vector<char*> argv;
     for (auto& w : words) argv.push_back(w.data());
     argv.push_back(nullptr);
@@ -119,7 +121,8 @@ private:
 
 void wait_for_end(children& agents) {
   while (true) {
-    auto signal = runtime::next_signal(agents.restart_pending() ? duration{std::chrono::milliseconds{200}} : duration{std::chrono::hours{1}});
+    auto signal = runtime::next_signal(
+        agents.restart_pending() ? duration{std::chrono::milliseconds{200}} : duration{std::chrono::hours{1}});
     if (signal == SIGINT || signal == SIGTERM) return;
     agents.reap();
     agents.restart_due();
@@ -156,7 +159,8 @@ int run(const up_flags& flags) {
     return cli::exit_done;
   }
   auto agent = config.agents.empty() ? config::agent_config{} : config.agents.front();
-  auto parts = runtime::start_agent(system, {agent, config.membership, config.weights, config.instance.threads}, head->actors.cluster, address);
+  auto parts = runtime::start_agent(
+      system, {agent, config.membership, config.weights, config.instance.threads}, head->actors.cluster, address);
   if (!parts) return report(parts.error());
   wait_for_end(agents);
   cluster::stop_head(head->actors); // requests end first; then nothing keeps the agent's instances busy
@@ -169,14 +173,17 @@ int run(const up_flags& flags) {
 runner add_up(CLI::App& app) {
   auto flags = std::make_shared<up_flags>();
   flags->config.add_file(app);
-  app.add_option("--agents", flags->agents, "Agent processes; 0 = everything in this process")->capture_default_str()->check(CLI::Range(0U, 64U));
+  app.add_option("--agents", flags->agents, "Agent processes; 0 = everything in this process")
+      ->capture_default_str()
+      ->check(CLI::Range(0U, 64U));
   flags->config.add(app, "--mode", "mode", "collocated or disaggregated");
   flags->config.add(app, "--model", "model", "Checkpoint directory (default: the demo model)");
   flags->config.add(app, "--host", "listen.host", "Address to listen on");
   flags->config.add(app, "--port", "listen.port", "Port to listen on, 0 = any free one");
   flags->config.add(app, "--policy", "scheduler.policy", "Scheduling policy");
   flags->config.add(app, "--log-level", "log.level", "trace, debug, info, warning, error or off");
-  add_examples(app, "  hflex up\n  hflex up --agents 2 --mode disaggregated\n  hflex up -C config/local.yaml --policy least_loaded");
+  add_examples(app,
+      "  hflex up\n  hflex up --agents 2 --mode disaggregated\n  hflex up -C config/local.yaml --policy least_loaded");
   return [flags] { return run(*flags); };
 }
 

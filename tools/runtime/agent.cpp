@@ -18,10 +18,11 @@ std::string host_id_of(const gpu::transport& transport) {
   return fmt::format("alone-{:016x}", random_bits());
 }
 
-/// One step over as much as a step takes: touches the work space and wakes the threads, so that the first request does not pay.
-/// What it writes to the KV pool is written again before anything reads it.
+/// One step over as much as a step takes: touches the work space and wakes the threads, so that the first request does
+/// not pay. What it writes to the KV pool is written again before anything reads it.
 result<void> warm_up(gpu::device_context& context, std::uint32_t max_batched_tokens) {
-  auto tokens = std::min({max_batched_tokens, context.max_context(), context.kv().blocks * context.kv().block_size, 512U});
+  auto tokens =
+      std::min({max_batched_tokens, context.max_context(), context.kv().blocks * context.kv().block_size, 512U});
   gpu::step_plan plan;
   gpu::step_item item;
   item.tokens.assign(tokens, 0);
@@ -45,7 +46,8 @@ result<std::vector<device_plan>> plan_devices(const agent_plan& plan) {
     if (word.rfind("cuda", 0) == 0) {
       auto found = gpu::find_cuda_devices();
       if (!found) return fail(errc::reject, "device {}: {}; use cpu:N or auto", word, found.error().message);
-      return fail(errc::reject, "device {}: {} CUDA devices are there, but this version computes on CPUs only; use cpu:N or auto", word,
+      return fail(errc::reject,
+          "device {}: {} CUDA devices are there, but this version computes on CPUs only; use cpu:N or auto", word,
           found->devices.size());
     }
     if (word.rfind("cpu:", 0) == 0) {
@@ -57,17 +59,19 @@ result<std::vector<device_plan>> plan_devices(const agent_plan& plan) {
       return fail(errc::reject, "device {}: expected auto, cpu, cpu:N or cuda:I", word);
     }
     auto info = gpu::host_device_info(threads);
-    devices.push_back({{info.kind, info.name + " (" + info.isa + ")", info.memory_bytes, plan.max_instances_per_device}, threads});
+    devices.push_back(
+        {{info.kind, info.name + " (" + info.isa + ")", info.memory_bytes, plan.max_instances_per_device}, threads});
   }
   if (devices.empty()) return fail(errc::reject, "an agent needs at least one device");
   return devices;
 }
 
-node::backend make_backend(std::shared_ptr<worker> loader, std::shared_ptr<gpu::transport> transport, std::vector<std::uint32_t> threads) {
+node::backend make_backend(
+    std::shared_ptr<worker> loader, std::shared_ptr<gpu::transport> transport, std::vector<std::uint32_t> threads) {
   node::backend b;
   b.load_weights = gpu::load_weights;
-  b.make_context = [threads = std::move(threads)](std::uint32_t index, std::shared_ptr<const gpu::weight_region> weights,
-                       const wire::instance_options& o) {
+  b.make_context = [threads = std::move(threads)](std::uint32_t index,
+                       std::shared_ptr<const gpu::weight_region> weights, const wire::instance_options& o) {
     gpu::host_context_options h;
     h.threads = o.threads > 0 ? o.threads : threads.at(index);
     h.compute = o.compute == "f32" ? gpu::compute_type::f32 : gpu::compute_type::bf16;
@@ -78,7 +82,8 @@ node::backend make_backend(std::shared_ptr<worker> loader, std::shared_ptr<gpu::
     h.isa = o.isa;
     auto context = gpu::make_host_context(std::move(weights), h);
     if (context)
-      if (auto warm = warm_up(**context, o.max_batched_tokens); !warm) return result<std::shared_ptr<gpu::device_context>>{pass(warm.error())};
+      if (auto warm = warm_up(**context, o.max_batched_tokens); !warm)
+        return result<std::shared_ptr<gpu::device_context>>{pass(warm.error())};
     return context;
   };
   b.run_blocking = [loader = std::weak_ptr<worker>{loader}](std::function<void()> job) {

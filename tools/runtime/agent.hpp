@@ -18,12 +18,12 @@ struct agent_plan {
   config::agent_config agent;
   config::membership_config membership;
   config::weights_config weights;
-  std::uint32_t threads{0};   ///< of an "auto" or "cpu" device without a number, 0 = all cores
+  std::uint32_t threads{0}; ///< of an "auto" or "cpu" device without a number, 0 = all cores
   std::uint32_t max_instances_per_device{4};
 };
 
-/// Starts the transport and spawns the agent, which then connects by itself: to `head` when it is in this process, else to
-/// `address`. errc::reject: a device that is not there.
+/// Starts the transport and spawns the agent, which then connects by itself: to `head` when it is in this process, else
+/// to `address`. errc::reject: a device that is not there.
 result<agent_parts> start_agent(
     caf::actor_system& system, const agent_plan& plan, const wire::cluster_actor& head, const cli::endpoint& address);
 

@@ -15,8 +15,10 @@ wire::system_config& client_config() {
   return config;
 }
 
-wire::client_actor::behavior_type client_shell(wire::client_actor::pointer self, std::shared_ptr<inbox> to, wire::router_actor router) {
-  self->set_down_handler([self, to](caf::down_msg& down) { to->put(head_lost{self->home_system().render(down.reason)}); });
+wire::client_actor::behavior_type client_shell(
+    wire::client_actor::pointer self, std::shared_ptr<inbox> to, wire::router_actor router) {
+  self->set_down_handler(
+      [self, to](caf::down_msg& down) { to->put(head_lost{self->home_system().render(down.reason)}); });
   self->monitor(router);
   return {
       [to](const msg<s::TokenChunk>& m) { to->put(m); },
@@ -43,7 +45,8 @@ std::optional<client_event> inbox::take(duration timeout) {
   return e;
 }
 
-head_client::head_client() : system_(std::make_unique<system_parts>(client_config())), inbox_(std::make_shared<inbox>()) {}
+head_client::head_client()
+    : system_(std::make_unique<system_parts>(client_config())), inbox_(std::make_shared<inbox>()) {}
 
 head_client::~head_client() {
   if (self_) caf::anon_send_exit(self_, caf::exit_reason::user_shutdown);
@@ -67,10 +70,12 @@ result<std::unique_ptr<head_client>> head_client::connect(const cli::endpoint& a
           [&](const caf::node_id&, caf::strong_actor_ptr& found, const std::set<std::string>& offered) {
             if (found == nullptr || !system.assignable(offered, system.message_types<wire::cluster_actor>()))
               connected = fail(errc::reject, "{} is not an hflex head of this version", cli::to_string(at));
-            else client->cluster_ = caf::actor_cast<wire::cluster_actor>(found);
+            else
+              client->cluster_ = caf::actor_cast<wire::cluster_actor>(found);
           },
           [&](const caf::error& e) {
-            connected = fail(errc::reject, "{} does not speak as an hflex head does ({})", cli::to_string(at), system.render(e));
+            connected = fail(
+                errc::reject, "{} does not speak as an hflex head does ({})", cli::to_string(at), system.render(e));
           });
   if (!connected) return pass(connected.error());
   auto hello = msg<s::Hello>::make([](s::Hello::Builder out) { out.setProtocol(wire::protocol_version); });
@@ -83,7 +88,8 @@ result<std::unique_ptr<head_client>> head_client::connect(const cli::endpoint& a
             auto in = directory.read();
             client->model_ = wire::read(in->getModel());
             if (in->getProtocol() != wire::protocol_version)
-              connected = fail(errc::reject, "the head speaks protocol {}, this hflex {}", in->getProtocol(), wire::protocol_version);
+              connected = fail(errc::reject, "the head speaks protocol {}, this hflex {}", in->getProtocol(),
+                  wire::protocol_version);
           },
           [&](const caf::error& e) { connected = tl::unexpected<error>(client->explain(e)); });
   if (!connected) return pass(connected.error());

@@ -38,7 +38,8 @@ public:
   ~head_client();
 
   /// Asks `to` and waits for the answer. errc::retry when none came in time; errc::reroute when the head is gone.
-  template <class Answer, class To, class... Ts> result<Answer> ask(const To& to, duration timeout, Ts&&... xs);
+  template <class Answer, class To, class... Ts>
+  result<Answer> ask(const To& to, duration timeout, Ts&&... xs);
 
   const wire::cluster_actor& cluster() const { return cluster_; }
   const wire::router_actor& router() const { return router_; }
@@ -68,10 +69,12 @@ struct head_client::system_parts {
   caf::scoped_actor self;
 };
 
-template <class Answer, class To, class... Ts> result<Answer> head_client::ask(const To& to, duration timeout, Ts&&... xs) {
+template <class Answer, class To, class... Ts>
+result<Answer> head_client::ask(const To& to, duration timeout, Ts&&... xs) {
   result<Answer> answer;
   system_->self->request(to, timeout, std::forward<Ts>(xs)...)
-      .receive([&](const Answer& a) { answer = a; }, [&](const caf::error& e) { answer = tl::unexpected<error>(explain(e)); });
+      .receive([&](const Answer& a) { answer = a; },
+          [&](const caf::error& e) { answer = tl::unexpected<error>(explain(e)); });
   return answer;
 }
 

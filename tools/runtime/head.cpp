@@ -64,7 +64,8 @@ result<running_head> start_head(caf::actor_system& system, const config::cluster
   auto tokenizer = gpu::tokenizer::load(config.model);
   if (!tokenizer) return pass(tokenizer.error());
   auto known = scheduler::policies();
-  auto policy = std::find_if(known.begin(), known.end(), [&](const auto& p) { return p.name == config.scheduler.policy; });
+  auto policy =
+      std::find_if(known.begin(), known.end(), [&](const auto& p) { return p.name == config.scheduler.policy; });
   auto steps = policy != known.end() ? policy->steps : step_policy::fixed_budget;
   auto settings = settings_of(config, *model, steps);
   settings.router.tokenizer = *tokenizer;
@@ -73,7 +74,9 @@ result<running_head> start_head(caf::actor_system& system, const config::cluster
   auto port = system.middleman().publish(head->cluster, config.listen.port, config.listen.host.c_str(), true);
   if (!port) {
     cluster::stop_head(*head);
-    return fail(errc::retry, "cannot listen on {}:{} ({}): is another head running there? Stop it, or give this one another port with --port",
+    return fail(errc::retry,
+        "cannot listen on {}:{} ({}): is another head running there? Stop it, or give this one another port with "
+        "--port",
         config.listen.host, config.listen.port, system.render(port.error()));
   }
   return running_head{*head, *port};

@@ -44,7 +44,8 @@ result<void> probe(const cli::endpoint& at, duration timeout) {
     if (fault == 0) return {};
   }
   if (fault == ECONNREFUSED)
-    return fail(errc::retry, "nothing listens on {}: start a cluster with `hflex up` or `hflex head`, or name another head with --head",
+    return fail(errc::retry,
+        "nothing listens on {}: start a cluster with `hflex up` or `hflex head`, or name another head with --head",
         cli::to_string(at));
   return fail(errc::retry, "cannot reach {}: {}", cli::to_string(at), std::strerror(fault));
 }

@@ -40,13 +40,15 @@ std::optional<int> next_signal(duration timeout) {
 
 std::uint64_t random_bits() {
   std::uint64_t bits = 0;
-  while (getrandom(&bits, sizeof(bits), 0) != static_cast<ssize_t>(sizeof(bits))) {}
+  while (getrandom(&bits, sizeof(bits), 0) != static_cast<ssize_t>(sizeof(bits))) {
+  }
   return bits;
 }
 
 std::uint64_t unix_ms() {
   return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
 }
 
 std::string host_name() {

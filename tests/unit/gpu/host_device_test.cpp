@@ -1,5 +1,6 @@
 // The device interface on the CPU: queueing, completion, rejection, KV copies between contexts.
 #include "gpu/host_device.hpp"
+#include "tests/support/spin.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <condition_variable>
 #include <future>
@@ -281,7 +282,7 @@ TEST_CASE("pending steps complete once, with fatal, before a context is gone") {
   g.entered.get_future().wait();
   for (int i = 0; i < 3; ++i) context->submit(plan_of({item_of({1}, 0, {1})}), done);
   std::thread release([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20)); // let the destructor get to its wait
+    test::spin_for(std::chrono::milliseconds(20)); // let the destructor get to its wait
     g.release.set_value();
   });
   context.reset();

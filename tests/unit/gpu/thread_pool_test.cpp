@@ -1,5 +1,6 @@
 #include "gpu/thread_pool.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/spin.hpp"
 #include <chrono>
 #include <numeric>
 
@@ -40,7 +41,7 @@ TEST_CASE("parked threads wake for the next call") {
   gpu::thread_pool pool(2);
   for (int round = 0; round < 5; ++round) {
     std::atomic<int> ran{0};
-    std::this_thread::sleep_for(std::chrono::milliseconds(5)); // longer than the pool spins
+    test::spin_for(std::chrono::milliseconds(5)); // longer than the pool spins
     pool.parallel_for(2, [&](std::uint32_t, std::uint32_t) {
       ++ran;
       // Both pieces must be under way at once: one thread alone would wait here for ever.

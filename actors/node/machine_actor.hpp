@@ -1,0 +1,65 @@
+// What a node agent's shell needs of its process to make device contexts, and where loader and device threads leave
+// what they made. The backend is a value of functions, so that tests bring their own.
+#pragma once
+#include "actors/node/node.hpp"
+#include "actors/wire/instance_options.hpp"
+#include "gpu/device.hpp"
+#include "gpu/transport/transport.hpp"
+#include "gpu/weights.hpp"
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+namespace hflex::node {
+
+struct backend {
+  /// Reads and packs a checkpoint. Called where `run_blocking` runs things.
+  std::function<result<std::shared_ptr<const gpu::weight_region>>(
+      const std::string& dir, const gpu::progress_callback&)>
+      load_weights;
+  /// Allocates KV memory and work space on device `index`. Called where `run_blocking` runs things.
+  std::function<result<std::shared_ptr<gpu::device_context>>(
+      std::uint32_t index, std::shared_ptr<const gpu::weight_region>, const wire::instance_options&)>
+      make_context;
+  /// Runs a function that blocks, off the actors' threads; in order or not. Tests run it at once.
+  std::function<void(std::function<void()>)> run_blocking;
+  std::shared_ptr<gpu::transport> transport;
+};
+
+using region_ptr = std::shared_ptr<const gpu::weight_region>;
+using context_ptr = std::shared_ptr<gpu::device_context>;
+
+/// What loader and device threads made, until the actor takes it. Messages to the actor carry only the numbers.
+class workshop {
+public:
+  void put(instance_id instance, std::uint32_t attempt, region_ptr region) {
+    std::lock_guard lock{mutex_};
+    regions_[{instance, attempt}] = std::move(region);
+  }
+  region_ptr take(instance_id instance, std::uint32_t attempt) {
+    std::lock_guard lock{mutex_};
+    return extract(regions_, std::pair{instance, attempt});
+  }
+  void put(context_id id, context_ptr context) {
+    std::lock_guard lock{mutex_};
+    contexts_[id] = std::move(context);
+  }
+  context_ptr take(context_id id) {
+    std::lock_guard lock{mutex_};
+    return extract(contexts_, id);
+  }
+
+private:
+  template <class Map, class Key>
+  static typename Map::mapped_type extract(Map& map, const Key& key) {
+    auto node = map.extract(key);
+    return node.empty() ? nullptr : std::move(node.mapped());
+  }
+  std::mutex mutex_;
+  std::map<std::pair<instance_id, std::uint32_t>, region_ptr> regions_;
+  std::map<context_id, context_ptr> contexts_;
+};
+
+} // namespace hflex::node
