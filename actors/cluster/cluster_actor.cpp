@@ -166,9 +166,10 @@ public:
   void perform(refuse_join& e) { answer_ = refusal(e.reason); }
 
   void perform(ask_rejoin& e) {
-    if (auto agent = agents_.find(e.node); agent != agents_.end())
-      wire::tell(self_, agent->second,
-          msg<s::Rejoin>::make([&](s::Rejoin::Builder out) { out.setIncarnation(e.incarnation); }));
+    // To whoever sent the heartbeat: a lost node's handle is no longer kept.
+    if (auto agent = caf::actor_cast<wire::node_agent_actor>(self_->current_sender()))
+      wire::tell(
+          self_, agent, msg<s::Rejoin>::make([&](s::Rejoin::Builder out) { out.setIncarnation(e.incarnation); }));
   }
 
   void perform(node_lost& e) {

@@ -37,6 +37,7 @@ public:
     core_.on(event, wire::now(self_), queue());
     drain();
     flush_tokens();
+    show_change_of_load();
   }
 
   // ---- messages ----
@@ -47,10 +48,10 @@ public:
     e.sampled = wire::read(in.getSampled());
     e.elapsed = std::chrono::microseconds{in.getElapsedUs()};
     if (in.getFailed()) e.status = fail(errc::fatal, "{}", wire::read(in.getMessage()));
+    note_step(e.elapsed);
     feed(e);
     auto done = core_.report();
     if (e.status) steps_->observe(done.last_shape, done.last_elapsed);
-    note_step(e.elapsed);
     report(false);
   }
 
@@ -328,11 +329,35 @@ private:
     step_ms_mean_ = step_ms_mean_ == 0 ? ms : step_ms_mean_ + weight * (ms - step_ms_mean_);
   }
 
-  /// Every step to the scheduler, whose budgets depend on it; now and then, and when the last sequence left, to the
-  /// cluster.
+  /// Every step to the scheduler, whose budgets depend on it; now and then to the cluster.
   void report(bool always) {
     auto snap = core_.report();
-    auto message = msg<s::StepReport>::make([&](s::StepReport::Builder out) {
+    auto message = report_of(snap);
+    wire::tell(self_, set_.scheduler, message);
+    if (always || wire::now(self_) - last_report_ >= set_.report_every) show(message, snap);
+  }
+
+  /// People see at once that an instance got busy or idle, whatever the cause: it may have been no step (a hand-over
+  /// that was delivered, a cancelled request), and the next step may be far.
+  void show_change_of_load() {
+    auto snap = core_.report();
+    if (is_idle(snap) != was_idle_) show(report_of(snap), snap);
+  }
+
+  void show(const msg<s::StepReport>& message, const snapshot& snap) {
+    wire::tell(self_, set_.cluster, message);
+    last_report_ = wire::now(self_);
+    was_idle_ = is_idle(snap);
+  }
+
+  /// A cancelled sequence keeps its blocks until the step that works on it is done.
+  static bool is_idle(const snapshot& snap) {
+    return snap.running + snap.waiting + snap.offered + snap.receiving + snap.sending == 0 &&
+           snap.kv_blocks_free == snap.kv_blocks_total;
+  }
+
+  msg<s::StepReport> report_of(const snapshot& snap) const {
+    return msg<s::StepReport>::make([&](s::StepReport::Builder out) {
       out.setInstance(set_.core.self.value);
       wire::write(out.initShape(), snap.last_shape);
       out.setElapsedUs(static_cast<std::uint64_t>(snap.last_elapsed.count()) / 1000);
@@ -345,14 +370,6 @@ private:
       out.setSteps(snap.steps);
       out.setPreemptions(snap.preemptions);
     });
-    wire::tell(self_, set_.scheduler, message);
-    auto now = wire::now(self_);
-    auto idle = snap.running + snap.waiting + snap.offered + snap.receiving + snap.sending == 0;
-    if (always || idle != was_idle_ || now - last_report_ >= set_.report_every) {
-      wire::tell(self_, set_.cluster, message);
-      last_report_ = now;
-      was_idle_ = idle;
-    }
   }
 
   void count_traffic(instance_id to, const std::string& path, std::uint64_t bytes) {

@@ -261,8 +261,14 @@ private:
         128 + r.token_ids.size());
   }
 
+  /// Not at once: until the scheduler hears of the instance's end it would place the next attempts there as well.
   void not_started(request_key key, instance_id instance, const std::string& why) {
-    feed(handed_back{key, instance, errc::reroute, to_string(instance) + " did not take it: " + why});
+    wire::tell_after(self_, set_.restart_delay, self_, msg<s::HandedBack>::make([&](s::HandedBack::Builder out) {
+      wire::write(out.initKey(), key);
+      out.setInstance(instance.value);
+      out.setCode(wire::to_wire(errc::reroute));
+      out.setReason(to_string(instance) + " did not take it: " + why);
+    }));
   }
 
   client_id next_client() { return client_id{++last_client_}; }

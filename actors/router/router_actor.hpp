@@ -13,6 +13,8 @@ struct shell_settings {
   wire::scheduler_actor scheduler;
   duration start_timeout{
       std::chrono::seconds{2}}; ///< an instance that does not confirm a start in this time counts as not having it
+  duration restart_delay{
+      std::chrono::milliseconds{20}}; ///< after a start that bounced; the news of the instance's end is on its way
   std::size_t max_prompt_bytes{1U << 20U};
 };
 

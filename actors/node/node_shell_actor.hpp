@@ -1,0 +1,400 @@
+// The node agent's shell as a class. Its two sources are node_actor.cpp (orders, the head, instances) and
+// node_weights_actor.cpp (weights and contexts).
+#pragma once
+#include "actors/common/check.hpp"
+#include "actors/instance/instance_actor.hpp"
+#include "actors/node/node_actor.hpp"
+#include "actors/wire/convert.hpp"
+#include "actors/wire/dial.hpp"
+#include "actors/wire/shell.hpp"
+#include <set>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+namespace hflex::node {
+
+namespace s = wire::schema;
+using wire::msg;
+
+class shell : public wire::effect_loop<shell, effect> {
+public:
+  shell(wire::node_agent_actor::pointer self, shell_settings settings)
+      : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self), shop_(std::make_shared<workshop>()) {}
+
+  ~shell() {
+    for (const auto& [digest, region] : regions_) set_.machine.transport->withdraw_weights(digest);
+    for (const auto& [id, i] : instances_)
+      if (i.actor) caf::anon_send_exit(i.actor, caf::exit_reason::kill);
+  }
+
+  shell(const shell&) = delete;
+  shell& operator=(const shell&) = delete;
+
+  template <class Event>
+  void feed(const Event& event) {
+    core_.on(event, wire::now(self_), queue());
+    drain();
+    if (core_.done()) self_->quit();
+  }
+
+  void tick_now() {
+    timer_.fired();
+    feed(tick{});
+  }
+
+  // ---- orders ----
+
+  void start(s::StartInstance::Reader in) {
+    instance_id id{in.getInstance()};
+    auto options = wire::read(in.getOptions());
+    auto& entry = instances_[id];
+    if (!entry.actor) entry.options = options;
+    entry.ordered = wire::now(self_);
+    feed(start_instance{id, in.getDevice(), wire::from_wire(in.getRole()), {options.model_dir, {}}});
+  }
+
+  void stop(s::StopInstance::Reader in) { feed(stop_instance{instance_id{in.getInstance()}, in.getDrain()}); }
+
+  // ---- weights ----
+
+  void load(s::LoadFrom::Reader in);
+
+  void pass_on(const msg<s::WeightsProgress>& message) { wire::tell(self_, weights_, message); }
+
+  void region_loaded(s::WeightsLoaded::Reader in) {
+    instance_id id{in.getInstance()};
+    if (auto region = shop_->take(id, in.getAttempt())) finish_load(id, in.getAttempt(), region);
+  }
+
+  void region_failed(s::WeightsFailed::Reader in) {
+    fail_load(instance_id{in.getInstance()}, in.getAttempt(), wire::read(in.getReason()));
+  }
+
+  void give_up(s::WeightsGiveUp::Reader in) {
+    feed(weights_failed{instance_id{in.getInstance()}, wire::read(in.getReason())});
+  }
+
+  // ---- contexts and instances ----
+
+  void context_made(s::ContextReady::Reader in) {
+    context_id id{in.getContext()};
+    if (in.getFailed()) {
+      feed(context_failed{id, wire::read(in.getMessage())});
+    } else if (auto made = shop_->take(id); made && wanted_contexts_.count(id) > 0) {
+      contexts_[id].context = std::move(made);
+      feed(context_ready{id});
+    }
+  }
+
+  void retired(instance_id id) {
+    if (auto found = instances_.find(id); found != instances_.end()) found->second.ends_as_asked = true;
+  }
+
+  // ---- effects: the head ----
+
+  void perform(connect&) {
+    if (set_.head) {
+      greet(set_.head);
+      return;
+    }
+    wire::dial<wire::cluster_actor>(
+        self_, set_.head_host, set_.head_port, set_.core.connect_deadline,
+        [this](const wire::cluster_actor& head) { greet(head); },
+        [this](const std::string& why) { feed(connect_failed{why}); });
+  }
+
+  void perform(hang_up&) {
+    if (cluster_) watcher_.forget(self_, cluster_);
+    cluster_ = wire::cluster_actor{};
+    router_ = wire::router_actor{};
+    scheduler_ = wire::scheduler_actor{};
+    weights_ = wire::weights_actor{};
+  }
+
+  void perform(join& e) {
+    auto message = msg<s::NodeJoin>::make([&](s::NodeJoin::Builder out) {
+      out.setProtocol(wire::protocol_version);
+      out.setName(set_.core.name);
+      out.setIncarnation(e.incarnation);
+      out.setAddress(set_.address);
+      out.setHostId(set_.host_id);
+      out.setPid(static_cast<std::uint32_t>(::getpid()));
+      auto devices = out.initDevices(static_cast<unsigned>(set_.core.devices.size()));
+      for (unsigned i = 0; i < set_.core.devices.size(); ++i) {
+        const auto& d = set_.core.devices[i];
+        devices[i].setKind(d.kind);
+        devices[i].setName(d.name);
+        devices[i].setMemoryBytes(d.memory_bytes);
+        devices[i].setMemoryUsedBytes(memory_used(i));
+        devices[i].setMaxInstances(d.slots);
+      }
+    });
+    auto incarnation = e.incarnation;
+    wire::ask(self_, set_.core.connect_deadline, cluster_, message, wire::node_agent_actor{self_})
+        .then([this, incarnation](const msg<s::NodeAnswer>& answer) { joined(incarnation, answer); },
+            [this, incarnation](const caf::error& err) {
+              feed(refused{incarnation, self_->home_system().render(err)});
+            });
+  }
+
+  void perform(heartbeat& e) {
+    wire::tell(self_, cluster_, msg<s::Heartbeat>::make([&](s::Heartbeat::Builder out) {
+      out.setNode(e.node.value);
+      out.setIncarnation(e.incarnation);
+      out.setSeq(e.sequence);
+      auto memory = out.initMemoryUsedBytes(static_cast<unsigned>(set_.core.devices.size()));
+      for (unsigned i = 0; i < memory.size(); ++i) memory.set(i, memory_used(i));
+    }));
+  }
+
+  void perform(report& e) {
+    auto found = instances_.find(e.instance);
+    if (e.state == report_state::running && found != instances_.end() && found->second.actor) {
+      report_ready(e, found->second);
+      return;
+    }
+    if (e.state == report_state::rejected)
+      spdlog::warn("node: order about {} rejected: {}", to_string(e.instance), e.reason);
+    if (e.state == report_state::failed) spdlog::error("node: {} failed: {}", to_string(e.instance), e.reason);
+    // An order that changed nothing about an instance that lives on: it is still ready, in its old role.
+    auto lives = e.state == report_state::rejected && found != instances_.end() && found->second.actor;
+    wire::tell(self_, cluster_, msg<s::InstanceState>::make([&](s::InstanceState::Builder out) {
+      out.setInstance(e.instance.value);
+      out.setNode(core_.id().value);
+      out.setReason(e.reason);
+      if (found != instances_.end()) out.setDevice(found->second.device);
+      if (lives)
+        out.setRole(wire::to_wire(found->second.role));
+      else if (e.role)
+        out.setRole(wire::to_wire(*e.role));
+      switch (e.state) {
+      case report_state::starting:
+        out.setPhase(s::InstancePhase::STARTING);
+        break;
+      case report_state::running:
+        out.setPhase(s::InstancePhase::READY);
+        break;
+      case report_state::stopping:
+        out.setPhase(s::InstancePhase::DRAINING);
+        break;
+      case report_state::stopped:
+        out.setPhase(s::InstancePhase::GONE);
+        break;
+      case report_state::failed:
+        out.setPhase(s::InstancePhase::FAILED);
+        break;
+      case report_state::rejected:
+        out.setPhase(lives ? s::InstancePhase::READY : s::InstancePhase::FAILED);
+        break;
+      }
+    }));
+    if (e.state == report_state::stopped || e.state == report_state::failed) instances_.erase(e.instance);
+    if (e.state == report_state::rejected && !lives && found != instances_.end() && !knows(e.instance))
+      instances_.erase(found);
+  }
+
+  void perform(leave& e) {
+    wire::tell(self_, cluster_, msg<s::NodeLeave>::make([&](s::NodeLeave::Builder out) {
+      out.setNode(e.node.value);
+      out.setIncarnation(e.incarnation);
+    }));
+  }
+
+  // ---- effects: weights ----
+
+  void perform(ask_weights& e);
+
+  void perform(cancel_weights& e);
+
+  // ---- effects: contexts and actors ----
+
+  void perform(create_context& e);
+
+  void perform(release_context& e);
+
+  void perform(spawn_instance& e) {
+    auto& entry = instances_[e.instance];
+    const auto& context = contexts_.at(e.context).context;
+    entry.role = e.role;
+    entry.device = e.device;
+    entry.context = e.context;
+    entry.ends_as_asked = false;
+    instance::shell_settings settings;
+    settings.core = core_options(e.instance, e.role, entry.options, *context);
+    settings.core.first_transfer = 1 + entry.generation++ * std::uint64_t{1U << 20U};
+    settings.node = core_.id();
+    settings.context = context;
+    settings.transport = set_.machine.transport;
+    settings.router = router_;
+    settings.scheduler = scheduler_;
+    settings.cluster = cluster_;
+    settings.agent = self_;
+    entry.actor = self_->home_system().spawn(instance::instance_shell, std::move(settings));
+    watcher_.watch(
+        self_, entry.actor, [this, id = e.instance](const std::string& reason) { instance_ended(id, reason); });
+    feed(instance_ready{e.instance});
+  }
+
+  void perform(retire_instance& e) {
+    if (auto found = instances_.find(e.instance); found != instances_.end())
+      wire::tell(self_, found->second.actor, msg<s::Retire>::make([&](s::Retire::Builder out) {
+        // A little less than our own deadline: it hands its residents back before it is killed.
+        out.setDrainMs(static_cast<std::uint32_t>(to_ms(set_.core.drain_deadline) * 0.9));
+      }));
+  }
+
+  void perform(kill_instance& e) {
+    auto found = instances_.find(e.instance);
+    if (found == instances_.end()) return;
+    found->second.ends_as_asked = true;
+    caf::anon_send_exit(found->second.actor, caf::exit_reason::kill);
+  }
+
+  void perform(wake_at& e) { timer_.at(e.time); }
+
+private:
+  struct load_entry {
+    std::uint32_t attempt{}; ///< 0: none under way
+    s::SourceKind kind{s::SourceKind::DISK};
+    node_id from;
+    time_point since;
+    std::uint64_t bytes{};
+  };
+  struct instance_entry {
+    wire::instance_options options;
+    wire::instance_actor actor;
+    instance_role role{};
+    std::uint32_t device{};
+    context_id context{};
+    load_entry load;
+    time_point ordered;
+    std::uint64_t generation{};
+    bool ends_as_asked{false}; ///< the actor said that it retired, or was told to end at once
+  };
+  struct context_entry {
+    context_ptr context;
+    std::uint32_t device{};
+    std::string digest;
+  };
+
+  bool knows(instance_id id) const {
+    for (const auto& view : core_.instances())
+      if (view.instance == id) return true;
+    return false;
+  }
+
+  /// Weights of a directory that this process already holds need no reading to be known.
+  std::string digest_of(const std::string& dir) const;
+
+  std::uint64_t memory_used(std::uint32_t device) const;
+
+  void greet(const wire::cluster_actor& head) {
+    auto hello = msg<s::Hello>::make([](s::Hello::Builder out) { out.setProtocol(wire::protocol_version); });
+    wire::ask(self_, set_.core.connect_deadline, head, hello)
+        .then(
+            [this, head](const msg<s::Directory>&, const wire::router_actor& router,
+                const wire::scheduler_actor& scheduler, const wire::scaler_actor&, const wire::weights_actor& weights) {
+              cluster_ = head;
+              router_ = router;
+              scheduler_ = scheduler;
+              weights_ = weights;
+              watcher_.watch(self_, head, [this](const std::string& reason) { feed(head_lost{reason}); });
+              feed(opened{std::max<std::uint64_t>(set_.random(), 1)});
+            },
+            [this](const caf::error& err) { feed(connect_failed{self_->home_system().render(err)}); });
+  }
+
+  void joined(std::uint64_t incarnation, const msg<s::NodeAnswer>& answer) {
+    auto in = answer.read();
+    if (in->isRefused()) {
+      spdlog::error("node: the head refuses {}: {}", set_.core.name, in->getRefused().cStr());
+      feed(refused{incarnation, wire::read(in->getRefused())});
+      return;
+    }
+    auto welcome = in->getWelcome();
+    spdlog::info("node: joined as {}", to_string(node_id{welcome.getNode()}));
+    feed(welcomed{
+        incarnation, node_id{welcome.getNode()}, std::chrono::milliseconds{std::max(welcome.getHeartbeatMs(), 10U)}});
+    for (const auto& [digest, region] : regions_) announce_weights(*region);
+  }
+
+  void announce_weights(const gpu::weight_region& region);
+
+  gpu::progress_callback progress_to(instance_id id, std::uint32_t attempt);
+
+  std::function<void(result<region_ptr>)> loaded_by(instance_id id, std::uint32_t attempt);
+
+  void finish_load(instance_id id, std::uint32_t attempt, const region_ptr& region);
+
+  void fail_load(instance_id id, std::uint32_t attempt, const std::string& reason);
+
+  static instance::options core_options(
+      instance_id id, instance_role role, const wire::instance_options& o, const gpu::device_context& context) {
+    instance::options core;
+    core.self = id;
+    core.role = role;
+    core.block_size = context.kv().block_size;
+    core.kv_blocks = context.kv().blocks;
+    core.max_context = context.max_context();
+    core.vocab_size = context.vocab_size();
+    core.eos_tokens.assign(context.eos_tokens().begin(), context.eos_tokens().end());
+    core.max_batched_tokens = o.max_batched_tokens;
+    core.max_sequences = o.max_sequences;
+    core.max_waiting = o.max_waiting;
+    core.policy = o.slack_budget ? step_policy::slack_budget : step_policy::fixed_budget;
+    core.safety = o.safety;
+    core.transfer_lease = o.kv_lease;
+    return core;
+  }
+
+  void instance_ended(instance_id id, const std::string& reason) {
+    auto found = instances_.find(id);
+    if (found == instances_.end()) return;
+    found->second.actor = wire::instance_actor{};
+    if (found->second.ends_as_asked)
+      feed(instance_stopped{id});
+    else
+      feed(instance_died{id, reason, false});
+  }
+
+  void report_ready(const report& e, const instance_entry& entry) {
+    const auto& context = *contexts_.at(entry.context).context;
+    auto message = msg<s::InstanceReady>::make([&](s::InstanceReady::Builder out) {
+      out.setInstance(e.instance.value);
+      out.setNode(core_.id().value);
+      out.setDevice(entry.device);
+      out.setRole(wire::to_wire(entry.role));
+      out.setKvBlocks(context.kv().blocks);
+      out.setBlockSize(context.kv().block_size);
+      out.setMaxBatchedTokens(entry.options.max_batched_tokens);
+      out.setMaxSequences(entry.options.max_sequences);
+      out.setMemoryUsedBytes(memory_used(entry.device));
+      out.setWeightsBytes(entry.load.bytes);
+      if (entry.load.bytes > 0 && entry.load.kind == s::SourceKind::SHARED_MEMORY)
+        out.setWeightsFromNode(entry.load.from.value);
+      out.setWeightsPath(entry.load.kind == s::SourceKind::DISK            ? "disk"
+                         : entry.load.kind == s::SourceKind::SHARED_MEMORY ? "shared_memory"
+                                                                           : "same_process");
+      out.setStartedMs(to_ms(wire::now(self_) - entry.ordered));
+    });
+    wire::tell(self_, cluster_, message, entry.actor);
+  }
+
+  wire::node_agent_actor::pointer self_;
+  shell_settings set_;
+  core core_;
+  wire::wake_timer<wire::node_agent_actor::pointer> timer_;
+  wire::watcher watcher_;
+  wire::cluster_actor cluster_;
+  wire::router_actor router_;
+  wire::scheduler_actor scheduler_;
+  wire::weights_actor weights_;
+  std::shared_ptr<workshop> shop_;
+  std::map<instance_id, instance_entry> instances_;
+  std::map<context_id, context_entry> contexts_;
+  std::set<context_id> wanted_contexts_;       ///< not released: what comes of making another one is freed
+  std::map<std::string, region_ptr> regions_;  ///< by digest: weights that this process holds
+  std::map<std::string, std::string> digests_; ///< of directories that were read
+};
+
+} // namespace hflex::node

@@ -1,0 +1,177 @@
+#include "actors/node/node_shell_actor.hpp"
+
+namespace hflex::node {
+
+void shell::load(s::LoadFrom::Reader in) {
+  instance_id id{in.getInstance()};
+  auto found = instances_.find(id);
+  if (found == instances_.end()) return; // cancelled since
+  auto& load = found->second.load;
+  load = {in.getAttempt(), in.getKind(), node_id{in.getFromNode()}, wire::now(self_), 0};
+  auto digest = wire::read(in.getDigest());
+  switch (in.getKind()) {
+  case s::SourceKind::SAME_PROCESS:
+    if (auto held = regions_.find(digest); held != regions_.end())
+      finish_load(id, load.attempt, held->second);
+    else
+      fail_load(id, load.attempt, "this process does not hold them any more");
+    break;
+  case s::SourceKind::SHARED_MEMORY:
+    if (!set_.from_neighbours)
+      fail_load(id, load.attempt, "taking weights from neighbours is switched off");
+    else
+      set_.machine.transport->fetch_weights(
+          wire::read(in.getEndpoints()), digest, set_.fetch_deadline, loaded_by(id, load.attempt));
+    break;
+  case s::SourceKind::DISK:
+    set_.machine.run_blocking(
+        [load = set_.machine.load_weights, dir = wire::read(in.getModelDir()), report = progress_to(id, load.attempt),
+            done = loaded_by(id, load.attempt)] { done(load(dir, report)); });
+    break;
+  }
+}
+
+void shell::perform(ask_weights& e) {
+  wire::tell(self_, weights_, msg<s::WeightsNeeded>::make([&](s::WeightsNeeded::Builder out) {
+    out.setInstance(e.instance.value);
+    out.setNode(core_.id().value);
+    out.setHostId(set_.host_id);
+    out.setModelDir(e.model.directory);
+    out.setDigest(e.model.digest.empty() ? digest_of(e.model.directory) : e.model.digest);
+  }));
+}
+
+void shell::perform(cancel_weights& e) {
+  if (auto found = instances_.find(e.instance); found != instances_.end()) found->second.load.attempt = 0;
+  wire::tell(self_, weights_,
+      msg<s::WeightsNotNeeded>::make([&](s::WeightsNotNeeded::Builder out) { out.setInstance(e.instance.value); }));
+}
+
+void shell::perform(create_context& e) {
+  auto user = instances_.find(e.instance);
+  HFLEX_CHECK(user != instances_.end());
+  wanted_contexts_.insert(e.context);
+  contexts_[e.context] = {nullptr, e.device, e.model.digest};
+  auto region = regions_.at(e.model.digest);
+  set_.machine.run_blocking(
+      [make = set_.machine.make_context, device = e.device, region, options = user->second.options, id = e.context,
+          shop = shop_, to = wire::node_agent_actor{self_}] {
+        auto made = make(device, region, options);
+        if (made) shop->put(id, std::move(*made));
+        wire::tell_from_outside(to, msg<s::ContextReady>::make([&](s::ContextReady::Builder out) {
+          out.setContext(id.value);
+          out.setFailed(!made.has_value());
+          if (!made) out.setMessage(made.error().message);
+        }));
+      });
+}
+
+void shell::perform(release_context& e) {
+  wanted_contexts_.erase(e.context);
+  shop_->take(e.context);
+  auto found = contexts_.find(e.context);
+  if (found == contexts_.end()) return;
+  auto digest = found->second.digest;
+  // Freeing joins the device's threads, which may be in a step: not on an actor's thread.
+  if (found->second.context)
+    set_.machine.run_blocking(
+        [gone = std::make_shared<context_ptr>(std::move(found->second.context))] { gone->reset(); });
+  contexts_.erase(found);
+  for (const auto& [id, other] : contexts_)
+    if (other.digest == digest) return;
+  if (regions_.erase(digest) > 0) {
+    set_.machine.transport->withdraw_weights(digest);
+    wire::tell(self_, weights_, msg<s::WeightsReleased>::make([&](s::WeightsReleased::Builder out) {
+      out.setNode(core_.id().value);
+      out.setDigest(digest);
+    }));
+  }
+}
+
+void shell::announce_weights(const gpu::weight_region& region) {
+  wire::tell(self_, weights_, msg<s::WeightsHeld>::make([&](s::WeightsHeld::Builder out) {
+    out.setNode(core_.id().value);
+    out.setHostId(set_.host_id);
+    out.setDigest(region.digest());
+    out.setBytes(region.bytes());
+    const auto& endpoints = set_.machine.transport->endpoints();
+    wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
+  }));
+}
+
+gpu::progress_callback shell::progress_to(instance_id id, std::uint32_t attempt) {
+  return [to = wire::node_agent_actor{self_}, id, attempt](std::uint64_t done, std::uint64_t total) {
+    wire::tell_from_outside(to, msg<s::WeightsProgress>::make([&](s::WeightsProgress::Builder out) {
+      out.setInstance(id.value);
+      out.setAttempt(attempt);
+      out.setBytesDone(done);
+      out.setBytesTotal(total);
+    }));
+  };
+}
+
+std::function<void(result<region_ptr>)> shell::loaded_by(instance_id id, std::uint32_t attempt) {
+  return [to = wire::node_agent_actor{self_}, shop = shop_, id, attempt](result<region_ptr> r) {
+    if (r) {
+      shop->put(id, attempt, *r);
+      wire::tell_from_outside(to, msg<s::WeightsLoaded>::make([&](s::WeightsLoaded::Builder out) {
+        out.setInstance(id.value);
+        out.setAttempt(attempt);
+      }));
+    } else {
+      wire::tell_from_outside(to, msg<s::WeightsFailed>::make([&](s::WeightsFailed::Builder out) {
+        out.setInstance(id.value);
+        out.setAttempt(attempt);
+        out.setReason(r.error().message);
+      }));
+    }
+  };
+}
+
+void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr& region) {
+  auto found = instances_.find(id);
+  if (found == instances_.end() || found->second.load.attempt != attempt) return; // stopped, or another attempt runs
+  auto& load = found->second.load;
+  load.bytes = region->bytes();
+  load.attempt = 0;
+  digests_[found->second.options.model_dir] = region->digest();
+  auto fresh = regions_.emplace(region->digest(), region).second;
+  if (fresh) set_.machine.transport->offer_weights(region);
+  wire::tell(self_, weights_, msg<s::WeightsLoaded>::make([&](s::WeightsLoaded::Builder out) {
+    out.setInstance(id.value);
+    out.setAttempt(attempt);
+    out.setKind(load.kind);
+    out.setBytes(region->bytes());
+    out.setDigest(region->digest());
+    const auto& endpoints = set_.machine.transport->endpoints();
+    wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
+    out.setElapsedUs(static_cast<std::uint64_t>(wire::age_us(load.since, wire::now(self_))));
+  }));
+  if (fresh) announce_weights(*region);
+  feed(weights_ready{id, region->digest()});
+}
+
+void shell::fail_load(instance_id id, std::uint32_t attempt, const std::string& reason) {
+  auto found = instances_.find(id);
+  if (found == instances_.end() || found->second.load.attempt != attempt) return;
+  found->second.load.attempt = 0;
+  wire::tell(self_, weights_, msg<s::WeightsFailed>::make([&](s::WeightsFailed::Builder out) {
+    out.setInstance(id.value);
+    out.setAttempt(attempt);
+    out.setReason(reason);
+  }));
+}
+
+std::string shell::digest_of(const std::string& dir) const {
+  auto found = digests_.find(dir);
+  return found != digests_.end() && regions_.count(found->second) > 0 ? found->second : std::string{};
+}
+
+std::uint64_t shell::memory_used(std::uint32_t device) const {
+  std::uint64_t bytes = 0;
+  for (const auto& [id, c] : contexts_)
+    if (c.device == device && c.context) bytes += c.context->memory_used_bytes();
+  return bytes;
+}
+
+} // namespace hflex::node

@@ -1,0 +1,154 @@
+// The fleet as operators and watchers see it: where weights come from, role changes, draining, topology.
+#include "tests/support/small_cluster.hpp"
+
+namespace hflex::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+const std::string prompt = "Call me Ishmael";
+
+struct two_instances : small_cluster {
+  two_instances() : small_cluster({{instance_role::mixed, 2}}) {}
+};
+struct pair_of_roles : small_cluster {
+  pair_of_roles() : small_cluster({{instance_role::prefill, 1}, {instance_role::decode, 1}}) {}
+  std::uint32_t instance_with(const std::string& role) {
+    for (const auto& a : topology().actors)
+      if (a.kind == "instance" && a.role == role) return static_cast<std::uint32_t>(std::stoul(a.id.substr(1)));
+    FAIL("no instance is a " << role);
+    return 0;
+  }
+};
+
+} // namespace
+
+TEST_CASE_METHOD(two_instances, "an agent takes from its neighbour the weights that both need") {
+  start_head();
+  auto& a = start_node("a");
+  auto& b = start_node("b");
+  until_ready(2);
+  CHECK(*a.loads == 1);
+  CHECK(*b.loads == 0);
+  CHECK(net->fetches == 1);
+  auto links = topology().links;
+  CHECK(std::count_if(links.begin(), links.end(),
+            [](const auto& l) { return l.kind == "weights" && l.bytes_total == 1000; }) == 1);
+}
+
+TEST_CASE_METHOD(two_instances, "an agent whose neighbour fails it reads the disk") {
+  start_head();
+  start_node("a");
+  net->fetches_fail = true;
+  auto& b = start_node("b");
+  until_ready(2);
+  CHECK(net->fetches >= 1);
+  CHECK(*b.loads == 1);
+}
+
+TEST_CASE_METHOD(two_instances, "two instances of one agent share what it loaded") {
+  start_head();
+  auto& a = start_node("a", 2);
+  until_ready(2);
+  CHECK(*a.loads == 1);
+  CHECK(*a.contexts == 2);
+}
+
+TEST_CASE_METHOD(pair_of_roles, "a role change under load fails no job and loads no weights") {
+  start_head();
+  auto& a = start_node("a");
+  auto& b = start_node("b");
+  until_ready(2);
+  const auto loads = *a.loads + *b.loads;
+  auto client = start_client();
+  std::map<std::uint64_t, std::string> jobs;
+  auto submit_some = [&] {
+    for (int i = 0; i < 4; ++i) {
+      auto text = prompt + std::to_string(jobs.size());
+      jobs[submit(client, text, 30)] = text;
+      advance(milliseconds{7});
+    }
+  };
+  submit_some();
+  CHECK(change_role(instance_with("prefill"), s::Role::MIXED).read()->getOk());
+  submit_some();
+  until([&] { return count_instances("ready", "mixed") == 1; });
+  submit_some();
+  for (const auto& [id, text] : jobs) finish(client, id, text, 30);
+  CHECK(client.log->endings.size() == jobs.size());
+  CHECK(*a.loads + *b.loads == loads);
+  CHECK(*a.contexts + *b.contexts == 2);
+  CHECK(count_instances("ready", "decode") == 1);
+  CHECK(all_blocks_free());
+}
+
+TEST_CASE_METHOD(two_instances, "an instance that drains finishes what it has, takes nothing new and ends") {
+  start_head();
+  start_node("a", 2);
+  until_ready(2);
+  auto client = start_client();
+  std::vector<std::uint64_t> before;
+  for (int i = 0; i < 4; ++i) before.push_back(submit(client, prompt, 30));
+  advance(milliseconds{50});
+  auto drain = msg<s::Drain>::make([](s::Drain::Builder out) { out.setInstance(1); });
+  CHECK(ask<msg<s::CommandAnswer>>(head.scaler, drain).read()->getOk());
+  auto after = submit(client, prompt, 30);
+  for (auto id : before) CHECK(finish(client, id, prompt, 30).retries == 0);
+  CHECK(finish(client, after, prompt, 30).decode_instance == 2);
+  CHECK(count_instances("ready") == 1);
+  CHECK_FALSE(ask<msg<s::CommandAnswer>>(head.scaler, drain).read()->getOk());
+}
+
+TEST_CASE_METHOD(small_cluster, "an agent that is told to leave ends in good order") {
+  start_head();
+  auto& a = start_node("a");
+  until_ready(1);
+  caf::anon_send(a.agent, msg<s::NodeLeave>{});
+  until([&] { return count_instances("ready") == 0; });
+  advance(seconds{1});
+  auto now = topology();
+  CHECK(std::none_of(now.actors.begin(), now.actors.end(),
+      [](const auto& v) { return v.kind == "node_agent" || v.kind == "instance"; }));
+}
+
+TEST_CASE_METHOD(pair_of_roles, "a watcher is told what happened before it came and everything after, without a gap") {
+  start_head();
+  start_node("a");
+  until_ready(1);
+  auto watcher = start_client();
+  ask<msg<s::Ack>>(head.cluster, msg<s::Subscribe>{}, watcher.actor);
+  start_node("b");
+  until_ready(2);
+  const auto& events = watcher.log->events;
+  REQUIRE_FALSE(events.empty());
+  for (std::size_t i = 0; i < events.size(); ++i) CHECK(events[i].sequence == i + 1);
+  auto saw = [&](cluster::change what, const std::string& subject) {
+    return std::any_of(
+        events.begin(), events.end(), [&](const auto& e) { return e.what == what && e.subject == subject; });
+  };
+  CHECK(saw(cluster::change::node_joined, "n1"));
+  CHECK(saw(cluster::change::node_joined, "n2"));
+  CHECK(saw(cluster::change::actor_up, "i2"));
+  CHECK(events.back().epoch == topology().epoch);
+}
+
+TEST_CASE_METHOD(pair_of_roles, "the topology shows nodes, roles and what went over each link") {
+  start_head();
+  start_node("a");
+  start_node("b");
+  until_ready(2);
+  auto client = start_client();
+  finish(client, submit(client, prompt, 8), prompt, 8);
+  auto now = topology();
+  REQUIRE(now.nodes.size() == 2);
+  CHECK(now.nodes[0].name == "a");
+  CHECK(now.nodes[0].devices.size() == 1);
+  CHECK(count_instances("ready", "prefill") == 1);
+  CHECK(count_instances("ready", "decode") == 1);
+  auto kv = std::find_if(now.links.begin(), now.links.end(), [](const auto& l) { return l.kind == "kv"; });
+  REQUIRE(kv != now.links.end());
+  CHECK(kv->bytes_total == tokenizer()->encode(prompt, {}).size() * scripted_layers * sizeof(kv_row));
+}
+
+} // namespace hflex::test
