@@ -15,7 +15,7 @@ namespace hflex::gpu {
 namespace {
 
 constexpr int stream_flags = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
-constexpr int backlog = 128;
+constexpr int backlog = SOMAXCONN; // a full one drops a peer that believes itself connected
 
 std::string errno_text() { return std::strerror(errno); } // NOLINT(concurrency-mt-unsafe): glibc's is
 

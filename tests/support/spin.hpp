@@ -1,5 +1,5 @@
-// Time that passes where there is no event to wait for (a thread has no way to say that it parked or entered a wait). The test must
-// hold however long it takes; spinning only makes the case that it is about likely.
+// Time that passes where there is no event to wait for (a thread has no way to say that it parked or entered a wait).
+// The test must hold however long it takes; spinning only makes the case that it is about likely.
 #pragma once
 #include <chrono>
 #include <thread>

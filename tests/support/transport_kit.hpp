@@ -175,7 +175,13 @@ public:
     ::waitpid(pid_, nullptr, 0);
     pid_ = -1;
   }
-  void signal(int number) const { ::kill(pid_, number); }
+  /// As a process that hangs. Waits until it really stands still: the signal alone takes effect later.
+  void stop() const {
+    int status = 0;
+    REQUIRE(::kill(pid_, SIGSTOP) == 0);
+    REQUIRE(::waitpid(pid_, &status, WUNTRACED) == pid_);
+    REQUIRE(WIFSTOPPED(status));
+  }
   void say(const std::string& text) const { // one line
     const std::string line = text + "\n";
     if (::send(line_.get(), line.data(), line.size(), MSG_NOSIGNAL) < 0) return;

@@ -94,7 +94,7 @@ TEST_CASE("a peer that hangs is covered by the lease") {
     const kv_end from = make_end(tokens, 8, 2);
     ending delivered;
     const std::string sink = child.hear();
-    child.signal(SIGSTOP);
+    child.stop();
     t->open(id, 1, shape_of(from, tokens), from.device, from.table, {sink}, std::chrono::milliseconds{300},
         delivered.callback());
     push_all(*t, id, tokens);
@@ -108,7 +108,7 @@ TEST_CASE("a peer that never answers the handshake is given up before a long lea
   const kv_end from = make_end(tokens, 8, 2);
   ending delivered;
   const std::string sink = child.hear();
-  child.signal(SIGSTOP);
+  child.stop();
   t->open(id, 1, shape_of(from, tokens), from.device, from.table, {sink}, long_lease, delivered.callback());
   CHECK(delivered.failed(errc::reroute));
 }

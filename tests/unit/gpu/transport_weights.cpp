@@ -115,7 +115,7 @@ TEST_CASE("a holder that hangs costs a fetcher its deadline only") {
   }};
   auto fetcher = started({});
   const gpu::endpoint_list holder{child.hear()};
-  child.signal(SIGSTOP);
+  child.stop();
   CHECK(fails(fetch(*fetcher, holder, "d", std::chrono::milliseconds{100}), errc::retry));
   ending open;
   fetcher->fetch_weights(holder, "d", long_lease,
