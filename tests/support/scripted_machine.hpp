@@ -3,7 +3,7 @@
 // sequence's changes every later token, so that equal tokens prove the hand-over. Single-threaded: everything happens
 // in the test's thread.
 #pragma once
-#include "actors/node/backend.hpp"
+#include "actors/node/machine_actor.hpp"
 #include <algorithm>
 #include <array>
 #include <cstring>

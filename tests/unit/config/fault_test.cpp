@@ -27,7 +27,7 @@ std::string fault_of(const std::string& text, const sources& from = {}) {
 
 TEST_CASE("a value out of range is named with its place and the range") {
   CHECK(fault_of("listen:\n  port: 70000\n") ==
-        "f.yaml:2:9: listen.port: expected a whole number from 1 to 65535, found '70000'");
+        "f.yaml:2:9: listen.port: expected a whole number from 0 to 65535, found '70000'");
   CHECK(fault_of("scheduler: {safety: .nan}") ==
         "f.yaml:1:21: scheduler.safety: expected a number from 0 to 0.9, found '.nan'");
   CHECK(fault_of("scheduler: {max_wait_ms: -1}") ==
@@ -36,11 +36,11 @@ TEST_CASE("a value out of range is named with its place and the range") {
 
 TEST_CASE("a value of the wrong type is named as what it is") {
   CHECK(fault_of("listen:\n  port: \"7450\"\n") ==
-        "f.yaml:2:9: listen.port: expected a whole number from 1 to 65535, found '7450' in quotes");
+        "f.yaml:2:9: listen.port: expected a whole number from 0 to 65535, found '7450' in quotes");
   CHECK(fault_of("listen:\n  port: 74.5\n") ==
-        "f.yaml:2:9: listen.port: expected a whole number from 1 to 65535, found '74.5'");
+        "f.yaml:2:9: listen.port: expected a whole number from 0 to 65535, found '74.5'");
   CHECK(fault_of("listen:\n  port: [1, 2]\n") ==
-        "f.yaml:2:9: listen.port: expected a whole number from 1 to 65535, found a list of 2");
+        "f.yaml:2:9: listen.port: expected a whole number from 0 to 65535, found a list of 2");
   CHECK(fault_of("weights:\n  from_neighbours: yes\n") ==
         "f.yaml:2:20: weights.from_neighbours: expected true or false, found 'yes'");
   CHECK(fault_of("listen: 5\n") == "f.yaml:1:9: listen: expected a section of keys, found '5'");
@@ -109,7 +109,7 @@ TEST_CASE("faults of file, environment and flags come together") {
   REQUIRE(faults.size() == 5);
   CHECK(faults[0].where.line == 1);
   CHECK(to_string(faults[1]) ==
-        "environment variable HFLEX_LISTEN_PORT: listen.port: expected a whole number from 1 to 65535, found 'many'");
+        "environment variable HFLEX_LISTEN_PORT: listen.port: expected a whole number from 0 to 65535, found 'many'");
   CHECK(to_string(faults[2]).find("did you mean 'HFLEX_SCHEDULER_POLICY'?") != std::string::npos);
   CHECK(to_string(faults[3]) ==
         "flag --block-size: instance.block_size: expected a whole number from 1 to 1024, found '0'");
