@@ -1,0 +1,107 @@
+// What people hear when they or their files are at fault: which exit code, and what to repair.
+#include "tests/system/cluster.hpp"
+#include <csignal>
+#include <filesystem>
+
+using namespace hflex::test;
+
+TEST_CASE("every fault of a configuration is told at once, with its line, and nothing is started") {
+  temp_dir dir;
+  dir.write("bad.yaml",
+      "listen:\n  port: 70000\nmode: collocatd\nscheduler:\n  max_queud: 5\nmembership:\n  lost_after_ms: soon\n");
+  for (const auto* verb : {"head", "up"}) {
+    auto done = run_hflex({verb, "-C", dir.file("bad.yaml"), "--model", demo_model()});
+    CHECK(done.code == 2);
+    CHECK(done.out.empty());
+    check_says(
+        done.err, {"bad.yaml:2:", "70000", "bad.yaml:3:", "collocated", "bad.yaml:5:", "max_queued", "bad.yaml:7:"});
+  }
+}
+
+TEST_CASE("a value from the environment or a flag is at fault by the name that the user knows") {
+  auto done = run_hflex({"head", "--port", "notaport"}, {"HFLEX_MEMBERSHIP_LOST_AFTER_MS=-1"});
+  CHECK(done.code == 2);
+  check_says(done.err, {"--port", "HFLEX_MEMBERSHIP_LOST_AFTER_MS"});
+}
+
+TEST_CASE("a model folder that is not there is named, and the head does not start") {
+  auto done = run_hflex({"head", "--port", "0", "--model", "/nowhere/at/all"});
+  CHECK(done.code != 0);
+  CHECK(done.out.empty());
+  check_says(done.err, {"/nowhere/at/all"});
+}
+
+TEST_CASE("weights that end too early are found by the check, and by the instance that would serve them") {
+  model_copy model;
+  auto file = model.file("model.safetensors");
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
+  auto check = run_hflex({"model", "check", model.path()});
+  CHECK(check.code == 1);
+  check_says(check.err, {"model.safetensors"});
+
+  cluster_options o{"collocated", "f32", {}, {}, {}};
+  o.model = model.path();
+  cluster c{o};
+  c.start_agent("a");
+  c.head_process().wait_line(stream::err, "model.safetensors");
+  CHECK(ready_instances(c.topology()) == 0);
+  CHECK(node_named(c.topology(), "a")["state"] == "up"); // the agent outlives the failed start
+  CHECK(c.run({"ready", "--for-s", "0.2"}).code == 1);
+}
+
+TEST_CASE("a request that cannot be served is refused with its reason") {
+  cluster c{{"collocated", "f32", {"a"}, {}, {}}};
+  std::string words;
+  for (int i = 0; i < 3000; ++i) words += "truth ";
+  auto large = c.run({"submit", "-p", words});
+  CHECK(large.code == 1);
+  check_says(large.err, {"refused", "tokens", "1024"});
+  auto unknown = c.run({"submit", "-p", "Emma", "--slo", "interactiv"});
+  CHECK(unknown.code == 1);
+  check_says(unknown.err, {"interactiv", "interactive", "standard", "batch"});
+  auto file = c.run({"submit", "-"}, "{\"prompt\": \"a\"}\n{\"promt\": \"b\"}\n");
+  CHECK(file.code == 2);
+  check_says(file.err, {"stdin:2", "prompt"});
+  auto mixed = c.run({"submit", "-", "-o", "json"},
+      "{\"prompt\": \"a\", \"slo\": \"none\"}\n{\"prompt\": \"b\", \"max_tokens\": 5}\n");
+  CHECK(mixed.code == 1);
+  auto lines = records(mixed.out);
+  REQUIRE(lines.size() == 2);
+  CHECK(lines[0]["outcome"] == "refused");
+  CHECK(lines[1]["outcome"] == "finished");
+}
+
+TEST_CASE("a second head on one port says so and ends, and the first one goes on") {
+  cluster c{{"collocated", "f32", {"a"}, {}, {}}};
+  auto second = run_hflex({"head", "--port", std::to_string(c.port()), "--model", demo_model()});
+  CHECK(second.code == 1);
+  check_says(second.err, {std::to_string(c.port()), "another head"});
+  check_all_finished(c.submit(some_jobs(2, 10)), 2);
+}
+
+TEST_CASE("without a head every command that needs one says what to start") {
+  std::uint16_t port = 0;
+  {
+    cluster c{{"collocated", "f32", {}, {}, {}}};
+    port = c.port();
+  } // nobody listens there any more
+  auto head = "127.0.0.1:" + std::to_string(port);
+  std::vector<std::vector<std::string>> commands{{"submit", "-p", "Emma"}, {"jobs"}, {"cancel", "r1"}, {"wait", "r1"},
+      {"topology"}, {"ready"}, {"role", "i1", "mixed"}, {"drain", "i1"}};
+  for (auto words : commands) {
+    INFO(words[0]);
+    words.insert(words.end(), {"--head", head});
+    auto done = run_hflex(words);
+    CHECK(done.code == 1);
+    CHECK(done.out.empty());
+    check_says(done.err, {head, "hflex up"});
+  }
+}
+
+TEST_CASE("a submit whose head dies ends with an error") {
+  cluster c{{"collocated", "f32", {"a"}, {}, {}}};
+  auto witness = c.start_witness();
+  c.head_process().signal(SIGKILL);
+  CHECK(witness->wait_exit() == 1);
+  check_says(witness->text(stream::err), {"the head is gone"});
+}
