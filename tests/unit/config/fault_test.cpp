@@ -86,7 +86,7 @@ TEST_CASE("required keys of lists and classes are missed") {
 TEST_CASE("several faults are told at once, in the order of the file") {
   const auto faults = faults_of("mode: both\n"         // 1
                                 "listen:\n"            // 2
-                                "  port: 0\n"          // 3
+                                "  port: 65536\n"      // 3
                                 "  hots: localhost\n"  // 4
                                 "fleet:\n"             // 5
                                 "  - {role: mixer}\n"  // 6
