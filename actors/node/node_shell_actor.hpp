@@ -45,12 +45,13 @@ public:
   // ---- orders ----
 
   void start(s::StartInstance::Reader in) {
-    instance_id id{in.getInstance()};
-    auto options = wire::read(in.getOptions());
-    auto& entry = instances_[id];
-    if (!entry.actor) entry.options = options;
-    entry.ordered = wire::now(self_);
-    feed(start_instance{id, in.getDevice(), wire::from_wire(in.getRole()), {options.model_dir, {}}});
+    start_order order{
+        instance_id{in.getInstance()}, in.getDevice(), wire::from_wire(in.getRole()), wire::read(in.getOptions())};
+    // The scaler may hear of this node, and order, before the cluster's welcome tells the node who it is.
+    if (core_.connection() != head_state::joining)
+      start(order);
+    else if (early_.size() < max_early_orders)
+      early_.push_back(std::move(order));
   }
 
   void stop(s::StopInstance::Reader in) { feed(stop_instance{instance_id{in.getInstance()}, in.getDrain()}); }
@@ -104,6 +105,7 @@ public:
   }
 
   void perform(hang_up&) {
+    early_.clear();
     if (cluster_) watcher_.forget(self_, cluster_);
     cluster_ = wire::cluster_actor{};
     router_ = wire::router_actor{};
@@ -253,6 +255,14 @@ public:
   void perform(wake_at& e) { timer_.at(e.time); }
 
 private:
+  static constexpr std::size_t max_early_orders = 64;
+
+  struct start_order {
+    instance_id instance;
+    std::uint32_t device{};
+    instance_role role{};
+    wire::instance_options options;
+  };
   struct load_entry {
     std::uint32_t attempt{}; ///< 0: none under way
     s::SourceKind kind{s::SourceKind::DISK};
@@ -276,6 +286,13 @@ private:
     std::uint32_t device{};
     std::string digest;
   };
+
+  void start(const start_order& order) {
+    auto& entry = instances_[order.instance];
+    if (!entry.actor) entry.options = order.options;
+    entry.ordered = wire::now(self_);
+    feed(start_instance{order.instance, order.device, order.role, {order.options.model_dir, {}}});
+  }
 
   bool knows(instance_id id) const {
     for (const auto& view : core_.instances())
@@ -316,6 +333,7 @@ private:
     feed(welcomed{
         incarnation, node_id{welcome.getNode()}, std::chrono::milliseconds{std::max(welcome.getHeartbeatMs(), 10U)}});
     for (const auto& [digest, region] : regions_) announce_weights(*region);
+    for (const auto& order : std::exchange(early_, {})) start(order);
   }
 
   void announce_weights(const gpu::weight_region& region);
@@ -392,6 +410,7 @@ private:
   std::shared_ptr<workshop> shop_;
   std::map<instance_id, instance_entry> instances_;
   std::map<context_id, context_entry> contexts_;
+  std::vector<start_order> early_;             ///< came before the welcome
   std::set<context_id> wanted_contexts_;       ///< not released: what comes of making another one is freed
   std::map<std::string, region_ptr> regions_;  ///< by digest: weights that this process holds
   std::map<std::string, std::string> digests_; ///< of directories that were read
