@@ -139,9 +139,11 @@ TEST_CASE_METHOD(actor_fixture, "a message of several segments is joined into on
 
 TEST_CASE_METHOD(actor_fixture, "delivering a message inside a process shares its words") {
   std::vector<const void*> seen;
-  auto receiver = system.spawn([&seen](caf::event_based_actor*) -> caf::behavior {
-    return {[&seen](const msg<s::CancelJob>& m) { seen.push_back(m.words().data()); }};
-  });
+  auto receiver = system.spawn(
+      [](caf::event_based_actor*, std::vector<const void*>* to) -> caf::behavior {
+        return {[to](const msg<s::CancelJob>& m) { to->push_back(m.words().data()); }};
+      },
+      &seen);
   auto message = cancel_of(7);
   caf::anon_send(receiver, message);
   caf::anon_send(receiver, message);
@@ -219,9 +221,11 @@ TEST_CASE_METHOD(actor_fixture, "a handler answers malformed content with an err
   cluster::shell_settings settings;
   settings.unix_ms = [] { return std::uint64_t{0}; };
   auto actor = system.spawn(cluster::cluster_shell, settings);
-  auto client = system.spawn([](wire::client_actor::pointer) -> wire::client_actor::behavior_type {
-    return {[](const msg<s::TokenChunk>&) {}, [](const msg<s::JobRecord>&) {}, [](const msg<s::Event>&) {}};
-  });
+  auto client = system.spawn(
+      [](wire::client_actor::pointer, int) -> wire::client_actor::behavior_type {
+        return {[](const msg<s::TokenChunk>&) {}, [](const msg<s::JobRecord>&) {}, [](const msg<s::Event>&) {}};
+      },
+      0);
   run();
   // A root pointer far outside of the message: sane as a frame, malformed when read.
   auto words = wire::shared_words::allocate(2, true);

@@ -39,14 +39,16 @@ public:
   /// Asks in the name of an actor of its own; the answer may come with a later run() or advance().
   template <class Reply, class Handle, class... Ts>
   std::shared_ptr<answer<Reply>> ask_later(const Handle& to, const Ts&... xs) {
-    auto slot = std::make_shared<answer<Reply>>();
-    system.spawn([slot, to, xs...](caf::event_based_actor* self) {
-      self->request(to, std::chrono::seconds{3600}, xs...)
-          .then([slot](const Reply& r) { slot->value = r; },
-              [slot, self](const caf::error& e) { slot->error = self->home_system().render(e); });
-    });
+    auto reply = std::make_shared<answer<Reply>>();
+    system.spawn(
+        [to, xs...](caf::event_based_actor* self, const std::shared_ptr<answer<Reply>>& slot) {
+          self->request(to, std::chrono::seconds{3600}, xs...)
+              .then([slot](const Reply& r) { slot->value = r; },
+                  [slot, self](const caf::error& e) { slot->error = self->home_system().render(e); });
+        },
+        reply);
     scheduler.run();
-    return slot;
+    return reply;
   }
 
   /// The same for what is answered at once.
@@ -61,13 +63,15 @@ public:
   /// The error with which a message is refused that has no answer otherwise; empty when it is taken.
   template <class Handle, class... Ts>
   std::string error_of(const Handle& to, const Ts&... xs) {
-    auto error = std::make_shared<std::string>();
-    system.spawn([error, to, xs...](caf::event_based_actor* self) {
-      self->request(to, std::chrono::seconds{3600}, xs...)
-          .then([] {}, [error, self](const caf::error& e) { *error = self->home_system().render(e); });
-    });
+    auto refusal = std::make_shared<std::string>();
+    system.spawn(
+        [to, xs...](caf::event_based_actor* self, const std::shared_ptr<std::string>& error) {
+          self->request(to, std::chrono::seconds{3600}, xs...)
+              .then([] {}, [error, self](const caf::error& e) { *error = self->home_system().render(e); });
+        },
+        refusal);
     scheduler.run();
-    return *error;
+    return *refusal;
   }
 
   template <class Handle>

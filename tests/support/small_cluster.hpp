@@ -265,10 +265,12 @@ private:
       if (!held && wires->deaf_to.count(name) == 0) promise.delegate(to, message);
       return caf::delegated<caf::message>{};
     };
-    line_actors_.push_back(system.spawn([relay](caf::event_based_actor* self) -> caf::behavior {
-      self->set_default_handler(relay);
-      return {[](caf::unit_t) {}};
-    }));
+    line_actors_.push_back(system.spawn(
+        [](caf::event_based_actor* self, const caf::scheduled_actor::default_handler& handler) -> caf::behavior {
+          self->set_default_handler(handler);
+          return {[](caf::unit_t) {}};
+        },
+        caf::scheduled_actor::default_handler{relay}));
     return caf::actor_cast<wire::cluster_actor>(line_actors_.back());
   }
 
