@@ -2,6 +2,7 @@
 #include "actors/cluster/json_writer.hpp"
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <fmt/format.h>
 
 namespace hflex::cluster {
@@ -66,7 +67,7 @@ void draw(const std::vector<branch>& branches, const std::string& indent, std::s
 std::string bar(std::uint64_t used, std::uint64_t total) {
   constexpr std::uint64_t cells = 10;
   auto share = total == 0 ? 0.0 : std::min(1.0, static_cast<double>(used) / static_cast<double>(total));
-  auto full = static_cast<std::uint64_t>(share * cells + 0.5);
+  auto full = static_cast<std::uint64_t>(std::lround(share * cells));
   std::string text;
   for (std::uint64_t i = 0; i < cells; ++i) text += i < full ? "█" : "░";
   return text;
