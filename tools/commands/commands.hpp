@@ -6,7 +6,12 @@
 #include "tools/cli/endpoint.hpp"
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <memory>
 #include <string>
+
+namespace hflex::runtime {
+class head_client;
+} // namespace hflex::runtime
 
 namespace hflex::commands {
 
@@ -37,6 +42,8 @@ struct head_options {
   double timeout_s{10};
 };
 void add_head_options(CLI::App& app, head_options& to);
+/// Connects to the head that the options name. errc::reject: the address is at fault; else as head_client::connect.
+result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& options);
 /// Examples under the options of --help.
 void add_examples(CLI::App& app, const std::string& examples);
 

@@ -1,5 +1,6 @@
 #include "tools/cli/exit_code.hpp"
 #include "tools/commands/commands.hpp"
+#include "tools/runtime/client.hpp"
 #include <charconv>
 #include <cstdio>
 
@@ -11,6 +12,12 @@ void add_head_options(CLI::App& app, head_options& to) {
       ->envname("HFLEX_TIMEOUT_S")
       ->capture_default_str()
       ->check(CLI::Range(0.001, 86400.0));
+}
+
+result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& options) {
+  auto at = cli::parse_endpoint(options.head, 7450);
+  if (!at) return fail(errc::reject, "--head: {}", at.error().message);
+  return runtime::head_client::connect(*at, from_s(options.timeout_s));
 }
 
 void add_examples(CLI::App& app, const std::string& examples) { app.footer("\nExamples:\n" + examples); }

@@ -20,9 +20,7 @@ struct fleet_flags {
 
 template <class Schema>
 int order(const fleet_flags& f, const msg<Schema>& command) {
-  auto at = cli::parse_endpoint(f.head.head, 7450);
-  if (!at) return usage_error("--head: " + at.error().message);
-  auto client = runtime::head_client::connect(*at, from_s(f.head.timeout_s));
+  auto client = reach_head(f.head);
   if (!client) return report(client.error());
   auto answer = (*client)->ask<msg<s::CommandAnswer>>((*client)->scaler(), from_s(f.head.timeout_s), command);
   if (!answer) return report(answer.error());

@@ -21,12 +21,6 @@ struct job_flags {
   output format{output::text};
 };
 
-result<std::unique_ptr<runtime::head_client>> connect(const head_options& o) {
-  auto at = cli::parse_endpoint(o.head, 7450);
-  if (!at) return fail(errc::reject, "--head: {}", at.error().message);
-  return runtime::head_client::connect(*at, from_s(o.timeout_s));
-}
-
 void add_output(CLI::App& app, output& to) {
   app.add_option("-o,--output", to, "text or json")
       ->transform(
@@ -50,7 +44,7 @@ int list_jobs(const job_flags& f) {
     if (!parsed) return report(parsed.error());
     id.value = *parsed;
   }
-  auto client = connect(f.head);
+  auto client = reach_head(f.head);
   if (!client) return report(client.error());
   auto query = msg<s::JobQuery>::make([&](s::JobQuery::Builder out) {
     out.setId(id.value);
@@ -84,7 +78,7 @@ int list_jobs(const job_flags& f) {
 int cancel_job(const job_flags& f) {
   auto id = parse_id(f.id, 'r', "job");
   if (!id) return report(id.error());
-  auto client = connect(f.head);
+  auto client = reach_head(f.head);
   if (!client) return report(client.error());
   auto command = msg<s::CancelJob>::make([&](s::CancelJob::Builder out) { out.setId(*id); });
   auto answer = (*client)->ask<msg<s::CommandAnswer>>((*client)->router(), from_s(f.head.timeout_s), command);
@@ -97,7 +91,7 @@ int cancel_job(const job_flags& f) {
 int wait_for_job(const job_flags& f, double longest_s) {
   auto id = parse_id(f.id, 'r', "job");
   if (!id) return report(id.error());
-  auto client = connect(f.head);
+  auto client = reach_head(f.head);
   if (!client) return report(client.error());
   auto question = msg<s::WaitJob>::make([&](s::WaitJob::Builder out) { out.setId(*id); });
   auto answer = (*client)->ask<msg<s::WaitAnswer>>((*client)->router(), from_s(longest_s), question, (*client)->self());

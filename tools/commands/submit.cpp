@@ -140,7 +140,7 @@ public:
       if (auto signal = runtime::next_signal(duration{0}); signal == SIGINT || signal == SIGTERM)
         return lost("interrupted: the jobs that were not detached are cancelled");
       if (steady_now() > deadline) return lost(fmt::format("gave up after {} s (--for-s)", f_.longest_s));
-      show_progress(event ? "" : "");
+      show_progress();
     }
     finish();
     return failed_ > 0 ? cli::exit_failed : cli::exit_done;
@@ -216,10 +216,9 @@ private:
     }
   }
 
-  void show_progress(std::string_view note) {
+  void show_progress() {
     if (live()) return;
-    auto text = progress_.update(
-        done_, lines_.size(), note.empty() ? fmt::format("{} tokens", tokens_) : std::string{note}, steady_now());
+    auto text = progress_.update(done_, lines_.size(), fmt::format("{} tokens", tokens_), steady_now());
     if (!text.empty()) std::fputs(text.c_str(), stderr);
   }
 
@@ -262,11 +261,9 @@ private:
 };
 
 int run(const submit_flags& f) {
-  auto at = cli::parse_endpoint(f.head.head, 7450);
-  if (!at) return usage_error("--head: " + at.error().message);
   auto lines = gather(f);
   if (!lines) return cli::exit_usage;
-  auto client = runtime::head_client::connect(*at, from_s(f.head.timeout_s));
+  auto client = reach_head(f.head);
   if (!client) return report(client.error());
   return session{f, std::move(*lines), **client}.run();
 }

@@ -31,12 +31,6 @@ struct ready_flags {
   double longest_s{60};
 };
 
-result<std::unique_ptr<runtime::head_client>> connect(const head_options& o) {
-  auto at = cli::parse_endpoint(o.head, 7450);
-  if (!at) return fail(errc::reject, "--head: {}", at.error().message);
-  return runtime::head_client::connect(*at, from_s(o.timeout_s));
-}
-
 struct numbered_snapshot {
   cluster::snapshot view;
   std::uint64_t last_event{};
@@ -126,7 +120,7 @@ int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t a
 }
 
 int show(const topology_flags& f) {
-  auto client = connect(f.head);
+  auto client = reach_head(f.head);
   if (!client) return report(client.error());
   auto snapshot = ask_snapshot(**client, from_s(f.head.timeout_s));
   if (!snapshot) return report(snapshot.error());
@@ -142,7 +136,7 @@ std::size_t ready_instances(const cluster::snapshot& view) {
 /// Event by event, so that it returns the moment the last one is up.
 int wait_ready(const ready_flags& f) {
   auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(f.longest_s);
-  auto client = connect(f.head);
+  auto client = reach_head(f.head);
   if (!client) return report(client.error());
   auto timeout = from_s(f.head.timeout_s);
   auto snapshot = ask_snapshot(**client, timeout);

@@ -75,7 +75,7 @@ result<std::unique_ptr<head_client>> head_client::connect(const cli::endpoint& a
           },
           [&](const caf::error& e) {
             connected = fail(
-                errc::reject, "{} does not speak as an hflex head does ({})", cli::to_string(at), system.render(e));
+                errc::retry, "{} does not answer as an hflex head does ({})", cli::to_string(at), system.render(e));
           });
   if (!connected) return pass(connected.error());
   auto hello = msg<s::Hello>::make([](s::Hello::Builder out) { out.setProtocol(wire::protocol_version); });
