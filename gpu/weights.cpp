@@ -3,9 +3,12 @@
 #include "actors/common/check.hpp"
 #include "gpu/model/packed_model.hpp"
 #include "gpu/model/tensor_sources.hpp"
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
+#include <filesystem>
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <system_error>
@@ -280,6 +283,23 @@ result<std::string> checkpoint_digest(const std::string& model_dir) {
   if (!plan) return pass(plan.error());
   const auto digest = digest_of(plan->config, write_tensors(*plan, nullptr, {}));
   return std::string(digest.data(), digest.size());
+}
+
+std::string checkpoint_stamp(const std::string& model_dir) {
+  namespace fs = std::filesystem;
+  std::error_code failed;
+  std::vector<std::string> files;
+  for (fs::directory_iterator i{model_dir, failed}, end; !failed && i != end; i.increment(failed)) {
+    struct stat status {};
+    if (::stat(i->path().c_str(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
+    files.push_back(fmt::format("{}:{}:{}:{}:{}.{:09}", i->path().filename().string(), status.st_dev, status.st_ino,
+        status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec));
+  }
+  if (failed || files.empty()) return {};
+  std::sort(files.begin(), files.end());
+  const auto text = fmt::format("{}", fmt::join(files, "/"));
+  const auto hash = XXH3_128bits(text.data(), text.size());
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
 } // namespace hflex::gpu

@@ -38,6 +38,10 @@ result<std::shared_ptr<const weight_region>> load_weights(
 /// crash.
 result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest);
 
+/// Names, sizes, inodes and times of change of the checkpoint's files, as hex: on one host, as long as the stamp of a
+/// directory stays the same, so do the weights in it. Reads no contents. Empty when there is no such directory.
+std::string checkpoint_stamp(const std::string& model_dir);
+
 /// The digest that load_weights would give, without its memory: tensors are packed one panel at a time and hashed.
 /// Reads the whole checkpoint once. Blocks. Errors as load_weights.
 result<std::string> checkpoint_digest(const std::string& model_dir);

@@ -10,6 +10,7 @@ struct WeightsNeeded {           # node agent -> coordinator
   hostId @2 :Text;               # equal for processes that can share memory
   modelDir @3 :Text;             # checkpoint directory, on the node's host
   digest @4 :Text;               # empty: not known before the directory was read
+  stamp @5 :Text;                # of the directory's files: equal as long as they are unchanged; empty: not known
 }
 
 struct WeightsNotNeeded { instance @0 :UInt32; } # node agent -> coordinator: stopped before it was loaded

@@ -19,6 +19,8 @@ struct backend {
   std::function<result<std::shared_ptr<const gpu::weight_region>>(
       const std::string& dir, const gpu::progress_callback&)>
       load_weights;
+  /// As gpu::checkpoint_stamp. Looks at the directory, opens no file.
+  std::function<std::string(const std::string& dir)> stamp_of;
   /// Allocates KV memory and work space on device `index`. Called where `run_blocking` runs things.
   std::function<result<std::shared_ptr<gpu::device_context>>(
       std::uint32_t index, std::shared_ptr<const gpu::weight_region>, const wire::instance_options&)>

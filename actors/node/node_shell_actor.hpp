@@ -277,6 +277,7 @@ private:
     std::uint32_t device{};
     context_id context{};
     load_entry load;
+    std::string stamp; ///< of the checkpoint's directory when weights were asked for
     time_point ordered;
     std::uint64_t generation{};
     bool ends_as_asked{false}; ///< the actor said that it retired, or was told to end at once
@@ -301,7 +302,7 @@ private:
   }
 
   /// Weights of a directory that this process already holds need no reading to be known.
-  std::string digest_of(const std::string& dir) const;
+  std::string digest_of(const std::string& dir, const std::string& stamp) const;
 
   std::uint64_t memory_used(std::uint32_t device) const;
 
@@ -410,10 +411,11 @@ private:
   std::shared_ptr<workshop> shop_;
   std::map<instance_id, instance_entry> instances_;
   std::map<context_id, context_entry> contexts_;
-  std::vector<start_order> early_;             ///< came before the welcome
-  std::set<context_id> wanted_contexts_;       ///< not released: what comes of making another one is freed
-  std::map<std::string, region_ptr> regions_;  ///< by digest: weights that this process holds
-  std::map<std::string, std::string> digests_; ///< of directories that were read
+  std::vector<start_order> early_;            ///< came before the welcome
+  std::set<context_id> wanted_contexts_;      ///< not released: what comes of making another one is freed
+  std::map<std::string, region_ptr> regions_; ///< by digest: weights that this process holds
+  /// Digests of directories that were read, by directory and stamp.
+  std::map<std::pair<std::string, std::string>, std::string> digests_;
 };
 
 } // namespace hflex::node

@@ -32,12 +32,15 @@ void shell::load(s::LoadFrom::Reader in) {
 }
 
 void shell::perform(ask_weights& e) {
+  auto stamp = set_.machine.stamp_of(e.model.directory);
+  if (auto found = instances_.find(e.instance); found != instances_.end()) found->second.stamp = stamp;
   wire::tell(self_, weights_, msg<s::WeightsNeeded>::make([&](s::WeightsNeeded::Builder out) {
     out.setInstance(e.instance.value);
     out.setNode(core_.id().value);
     out.setHostId(set_.host_id);
     out.setModelDir(e.model.directory);
-    out.setDigest(e.model.digest.empty() ? digest_of(e.model.directory) : e.model.digest);
+    out.setDigest(e.model.digest.empty() ? digest_of(e.model.directory, stamp) : e.model.digest);
+    out.setStamp(stamp);
   }));
 }
 
@@ -134,7 +137,7 @@ void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr&
   auto& load = found->second.load;
   load.bytes = region->bytes();
   load.attempt = 0;
-  digests_[found->second.options.model_dir] = region->digest();
+  digests_[{found->second.options.model_dir, found->second.stamp}] = region->digest();
   auto fresh = regions_.emplace(region->digest(), region).second;
   if (fresh) set_.machine.transport->offer_weights(region);
   wire::tell(self_, weights_, msg<s::WeightsLoaded>::make([&](s::WeightsLoaded::Builder out) {
@@ -162,8 +165,8 @@ void shell::fail_load(instance_id id, std::uint32_t attempt, const std::string& 
   }));
 }
 
-std::string shell::digest_of(const std::string& dir) const {
-  auto found = digests_.find(dir);
+std::string shell::digest_of(const std::string& dir, const std::string& stamp) const {
+  auto found = digests_.find({dir, stamp});
   return found != digests_.end() && regions_.count(found->second) > 0 ? found->second : std::string{};
 }
 

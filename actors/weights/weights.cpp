@@ -26,7 +26,7 @@ std::string describe(const source& s) {
 /// Whether what one of them loads is what the other wants: the same weights, as far as can be known beforehand.
 bool same_weights(const needed& a, const needed& b) {
   if (!a.digest.empty() && !b.digest.empty()) return a.digest == b.digest;
-  return a.digest.empty() && b.digest.empty() && a.directory == b.directory;
+  return a.digest.empty() && b.digest.empty() && a.directory == b.directory && a.stamp == b.stamp;
 }
 
 } // namespace
@@ -44,6 +44,8 @@ void core::on(const needed& e, time_point now, std::vector<effect>& out) {
   }
   auto& l = loads_[e.instance];
   l.want = e;
+  if (auto read = known_.find({e.host, e.directory, e.stamp}); e.digest.empty() && read != known_.end())
+    l.want.digest = read->second;
   l.since = l.last_progress = now;
   advance(e.instance, now, out);
   announce(out);
@@ -117,6 +119,10 @@ void core::on(const loaded& e, time_point now, std::vector<effect>& out) {
     if (id != e.instance && !other.from && wanted.empty() && other.want.host == l->want.host &&
         same_weights(other.want, l->want))
       other.want.digest = e.digest;
+  if (wanted.empty() && !l->want.stamp.empty()) {
+    if (known_.size() >= opts_.max_known) known_.clear(); // costs a read of the disk, nothing else
+    known_[{l->want.host, l->want.directory, l->want.stamp}] = e.digest;
+  }
   out.emplace_back(ready{e.instance, l->from->kind, e.digest, now - l->since});
   holders_[e.digest][l->want.node] = {l->want.host, e.endpoints, e.bytes};
   loads_.erase(e.instance);

@@ -18,6 +18,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -31,6 +32,7 @@ struct options {
   duration max_wait{
       std::chrono::minutes{10}}; ///< how long a newcomer waits for a neighbour's load before it reads the disk too
   std::size_t max_loads{4096};   ///< instances waiting or loading at a time; more are given up at once
+  std::size_t max_known{1024};   ///< directories whose digest is remembered
 };
 
 enum class source_kind : std::uint8_t { same_process, shared_memory, disk };
@@ -52,8 +54,10 @@ struct needed {
   node_id node{};
   std::string host;   ///< which machine the node runs on: nodes of one host share memory
   std::string digest; ///< empty: not known before the directory was read; such a newcomer shares with neighbours that
-                      ///< load the same directory at the same time, and with nobody else
+                      ///< load the same directory at the same time, or have loaded it with the same stamp
   std::string directory; ///< on the instance's host
+  std::string stamp;     ///< of the directory's files: equal on one host means that the weights in it are the same.
+                         ///< Empty: not known
 };
 /// The instance was stopped or died before it was loaded.
 struct not_needed {
@@ -199,7 +203,8 @@ private:
 
   options opts_;
   load_map loads_;
-  std::map<std::string, std::map<node_id, holder>> holders_; ///< by digest
+  std::map<std::tuple<std::string, std::string, std::string>, std::string> known_; ///< digest by host, directory, stamp
+  std::map<std::string, std::map<node_id, holder>> holders_;                       ///< by digest
   std::optional<time_point> announced_;
 };
 

@@ -37,7 +37,7 @@ public:
   void needed_by(s::WeightsNeeded::Reader in) {
     homes_[instance_id{in.getInstance()}] = node_id{in.getNode()};
     feed(needed{instance_id{in.getInstance()}, node_id{in.getNode()}, wire::read(in.getHostId()),
-        wire::read(in.getDigest()), wire::read(in.getModelDir())});
+        wire::read(in.getDigest()), wire::read(in.getModelDir()), wire::read(in.getStamp())});
   }
 
   void perform(load_from& e) {

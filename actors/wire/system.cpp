@@ -1,5 +1,6 @@
 #include "actors/wire/system.hpp"
 #include "actors/wire/interfaces.hpp"
+#include <caf/io/basp/header.hpp>
 #include <sys/random.h>
 
 // CAF 0.17 derives a node's identity from MAC address, disk and process id, which two containers on one host share when
@@ -17,6 +18,38 @@ std::uint32_t get_process_id() {
 }
 
 } // namespace caf::detail
+
+// CAF 0.17 believes the length that a header names: it makes room for up to 4 GiB before the first byte of a payload
+// has come, which halts everybody's messages for seconds, and it reads the payload of a handshake that has none. This
+// takes the place of the library's own check, which every header from the network passes before anything is done with
+// it.
+namespace caf::io::basp {
+
+bool valid(const header& h) {
+  constexpr std::uint32_t most_of_handshake = 4096;
+  constexpr std::uint32_t most_of_message = hflex::wire::max_message_bytes + 65536; // and its envelope
+  bool any_payload = h.payload_len > 0 && h.payload_len <= most_of_message;
+  bool small_payload = h.payload_len > 0 && h.payload_len <= most_of_handshake;
+  switch (h.operation) {
+  case message_type::server_handshake:
+    return small_payload && h.operation_data != 0;
+  case message_type::client_handshake:
+    return small_payload && h.source_actor == 0 && h.dest_actor == 0;
+  case message_type::direct_message:
+  case message_type::routed_message:
+    return any_payload && h.dest_actor != 0;
+  case message_type::monitor_message:
+    return small_payload && h.operation_data == 0;
+  case message_type::down_message:
+    return any_payload && h.source_actor != 0 && h.dest_actor == 0 && h.operation_data == 0;
+  case message_type::heartbeat:
+    return h.payload_len == 0 && h.source_actor == 0 && h.dest_actor == 0 && h.operation_data == 0;
+  default:
+    return false;
+  }
+}
+
+} // namespace caf::io::basp
 
 namespace hflex::wire {
 

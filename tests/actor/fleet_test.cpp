@@ -37,6 +37,25 @@ TEST_CASE_METHOD(two_instances, "an agent takes from its neighbour the weights t
             [](const auto& l) { return l.kind == "weights" && l.bytes_total == 1000; }) == 1);
 }
 
+TEST_CASE_METHOD(two_instances, "an agent that joins later takes from its neighbour what that one has read") {
+  start_head();
+  auto& a = start_node("a");
+  until([&] { return *a.loads == 1; });
+  until_ready(1);
+  advance(seconds{5});
+  auto& b = start_node("b");
+  until_ready(2);
+  CHECK(*b.loads == 0);
+  CHECK(net->fetches == 1);
+}
+
+TEST_CASE_METHOD(two_instances, "orders that overtake the welcome are carried out once it has come") {
+  start_head();
+  wires->slow_welcome = true;
+  start_node("a", 2);
+  until_ready(2);
+}
+
 TEST_CASE_METHOD(two_instances, "an agent whose neighbour fails it reads the disk") {
   start_head();
   start_node("a");

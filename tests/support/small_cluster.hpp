@@ -68,6 +68,7 @@ struct test_node {
 /// Stands between the agents and the head's front door, so that a test can cut the line or keep single messages back.
 struct line {
   std::set<std::string> deaf_to;  ///< names of nodes whose messages are lost on the way
+  bool slow_welcome{false};       ///< the answer to a join takes a way round, so that orders overtake it
   bool hold_ends{false};          ///< keeps back what agents say about instances that ended ...
   std::vector<caf::message> held; ///< ... here
   std::map<std::uint32_t, wire::instance_actor> instances; ///< announced so far, the latest actor of each
@@ -231,6 +232,7 @@ private:
       ++*loads;
       return std::make_shared<named_weights>();
     };
+    machine.stamp_of = [](const std::string&) { return std::string{"unchanged"}; };
     machine.make_context = [contexts = node.contexts, clock = clock](std::uint32_t,
                                const std::shared_ptr<const gpu::weight_region>&,
                                const wire::instance_options&) -> result<std::shared_ptr<gpu::device_context>> {
@@ -261,6 +263,14 @@ private:
       auto held = wires->hold_ends && message.match_elements<msg<s::InstanceState>>() &&
                   is_end(message.get_as<msg<s::InstanceState>>(0));
       if (held) wires->held.push_back(message);
+      if (wires->slow_welcome && message.match_elements<msg<s::NodeJoin>, wire::node_agent_actor>()) {
+        auto answer = self->make_response_promise<msg<s::NodeAnswer>>();
+        static_cast<caf::event_based_actor*>(self)
+            ->request(caf::actor_cast<wire::cluster_actor>(to), caf::infinite, message.get_as<msg<s::NodeJoin>>(0),
+                message.get_as<wire::node_agent_actor>(1))
+            .then([answer](const msg<s::NodeAnswer>& welcome) mutable { answer.deliver(welcome); });
+        return caf::delegated<caf::message>{};
+      }
       auto promise = self->make_response_promise();
       if (!held && wires->deaf_to.count(name) == 0) promise.delegate(to, message);
       return caf::delegated<caf::message>{};

@@ -34,14 +34,25 @@ std::string noise(std::mt19937& random, std::size_t size) {
   return bytes;
 }
 
-/// A header of CAF's BASP: big-endian, with an operation and a small payload that may even come.
+void put_big_endian(std::string& bytes, std::uint64_t value, int width) {
+  for (int i = width - 1; i >= 0; --i) bytes.push_back(static_cast<char>(value >> (8 * i)));
+}
+
+/// A header of CAF's BASP: operation, padding, flags, payload length, operation data, source and destination actor.
+std::string basp_header(
+    unsigned operation, std::uint32_t length, std::uint64_t data, std::uint64_t from, std::uint64_t to) {
+  std::string bytes{static_cast<char>(operation), '\0', '\0', '\0'};
+  put_big_endian(bytes, length, 4);
+  put_big_endian(bytes, data, 8);
+  put_big_endian(bytes, from, 8);
+  put_big_endian(bytes, to, 8);
+  return bytes;
+}
+
+/// A header as CAF accepts it, or nearly, and something like its payload.
 std::string basp_like(std::mt19937& random) {
-  std::string bytes(32, '\0');
-  bytes[3] = static_cast<char>(random() % 12); // operation
-  bytes[7] = static_cast<char>(random() % 64); // payload length
-  bytes[11] = static_cast<char>(random() % 8);
-  for (std::size_t i = 12; i < bytes.size(); ++i) bytes[i] = static_cast<char>(random() % 4);
-  return bytes + noise(random, random() % 96);
+  std::uint32_t length = random() % 64;
+  return basp_header(random() % 8, length, random() % 4, random() % 4, random() % 16) + noise(random, random() % 96);
 }
 
 /// A well-formed frame of the KV transport, with fields of no meaning.
@@ -104,4 +115,21 @@ TEST_CASE("garbage on the ports of the head and the agents leaves the cluster se
   auto end = c.until("no KV block lost", at_rest);
   CHECK(ready_instances(end) == 2);
   for (const auto* name : {"a", "b"}) CHECK(node_named(end, name)["state"] == "up");
+}
+
+TEST_CASE("headers that promise what does not come neither crash the head nor hold it up") {
+  cluster c;
+  auto port = c.port();
+  auto load = c.start_submit(some_jobs(8, 400));
+  for (unsigned operation = 0; operation < 8; ++operation) {
+    for (std::uint32_t length : {0U, 1U, 0x7FFFFFFFU, 0xFFFFFFFFU}) {
+      for (std::uint64_t data : {0U, 4U}) {
+        send_to(port, basp_header(operation, length, data, 0, 0));
+        send_to(port, basp_header(operation, length, data, 0, 3));
+        send_to(port, basp_header(operation, length, data, 3, 0));
+      }
+    }
+  }
+  check_all_finished(cluster::finish(*load), 8);
+  check_all_finished(c.submit(some_jobs(4, 20)), 4);
 }

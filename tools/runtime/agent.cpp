@@ -70,6 +70,7 @@ node::backend make_backend(
     std::shared_ptr<worker> loader, std::shared_ptr<gpu::transport> transport, std::vector<std::uint32_t> threads) {
   node::backend b;
   b.load_weights = gpu::load_weights;
+  b.stamp_of = gpu::checkpoint_stamp;
   b.make_context = [threads = std::move(threads)](std::uint32_t index,
                        std::shared_ptr<const gpu::weight_region> weights, const wire::instance_options& o) {
     gpu::host_context_options h;

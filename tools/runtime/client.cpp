@@ -65,18 +65,25 @@ result<std::unique_ptr<head_client>> head_client::connect(const cli::endpoint& a
   auto& system = client->system_->system;
   auto& self = client->system_->self;
   result<void> connected;
-  self->request(system.middleman().actor_handle(), timeout, caf::connect_atom::value, at.host, at.port)
-      .receive(
-          [&](const caf::node_id&, caf::strong_actor_ptr& found, const std::set<std::string>& offered) {
-            if (found == nullptr || !system.assignable(offered, system.message_types<wire::cluster_actor>()))
-              connected = fail(errc::reject, "{} is not an hflex head of this version", cli::to_string(at));
-            else
-              client->cluster_ = caf::actor_cast<wire::cluster_actor>(found);
-          },
-          [&](const caf::error& e) {
-            connected = fail(
-                errc::retry, "{} does not answer as an hflex head does ({})", cli::to_string(at), system.render(e));
-          });
+  auto deadline = std::chrono::steady_clock::now() + timeout;
+  for (bool again = true; again;) {
+    again = false;
+    self->request(system.middleman().actor_handle(), timeout, caf::connect_atom::value, at.host, at.port)
+        .receive(
+            [&](const caf::node_id&, caf::strong_actor_ptr& found, const std::set<std::string>& offered) {
+              if (found == nullptr || !system.assignable(offered, system.message_types<wire::cluster_actor>()))
+                connected = fail(errc::reject, "{} is not an hflex head of this version", cli::to_string(at));
+              else
+                client->cluster_ = caf::actor_cast<wire::cluster_actor>(found);
+            },
+            [&](const caf::error& e) {
+              // CAF's heartbeat takes a connection whose first byte has not come yet for one that was silent for ever.
+              again = e == caf::sec::connection_timeout && std::chrono::steady_clock::now() < deadline;
+              connected = fail(
+                  errc::retry, "{} does not answer as an hflex head does ({})", cli::to_string(at), system.render(e));
+            });
+    if (client->cluster_) connected = {};
+  }
   if (!connected) return pass(connected.error());
   auto hello = msg<s::Hello>::make([](s::Hello::Builder out) { out.setProtocol(wire::protocol_version); });
   self->request(client->cluster_, timeout, hello)

@@ -41,8 +41,8 @@ struct bench {
   }
   /// Instance `i` on `node`, of host "h1" unless told otherwise.
   std::vector<effect>& need(std::uint32_t i, node_id node, const std::string& digest = "d",
-      const std::string& host = "h1", const std::string& directory = "/m") {
-    return on(needed{{i}, node, host, digest, directory});
+      const std::string& host = "h1", const std::string& directory = "/m", const std::string& stamp = "") {
+    return on(needed{{i}, node, host, digest, directory, stamp});
   }
   load_from sent() { return only<load_from>(out); }
 };
@@ -207,6 +207,31 @@ TEST_CASE("a newcomer that knows no digest shares only with those that load the 
   CHECK(count<ready>(b.out) == 0); // it was promised d2
 }
 
+TEST_CASE("a newcomer takes the memory of a neighbour that read the same unchanged directory long ago") {
+  bench b;
+  b.need(1, n1, "", "h1", "/m", "monday");
+  b.on(loaded{{1}, 1, "d", {"shm:a"}, 100});
+  b.need(2, n2, "", "h1", "/m", "monday");
+  CHECK(b.sent().from.kind == source_kind::shared_memory);
+  CHECK(b.sent().from.digest == "d");
+  for (auto [host, directory, stamp] :
+      {std::tuple{"h1", "/m", "tuesday"}, {"h2", "/m", "monday"}, {"h1", "/n", "monday"}}) {
+    b.need(3, n3, "", host, directory, stamp);
+    CHECK(b.sent().from.kind == source_kind::disk);
+    CHECK(b.sent().from.digest.empty());
+    b.on(not_needed{{3}});
+  }
+  b.on(released{n1, "d"});
+  CHECK(b.sent().from.kind == source_kind::disk);
+}
+
+TEST_CASE("two newcomers wait for one read of a directory only while its files stay the same") {
+  bench b;
+  b.need(1, n1, "", "h1", "/m", "monday");
+  CHECK(count<load_from>(b.need(2, n2, "", "h1", "/m", "monday")) == 0);
+  CHECK(count<load_from>(b.need(3, n3, "", "h1", "/m", "tuesday")) == 1);
+}
+
 TEST_CASE("loads are bounded and a second request of an instance is ignored") {
   bench b;
   for (std::uint32_t i = 1; i <= 4; ++i) b.need(i, n1);
@@ -255,7 +280,7 @@ TEST_CASE("whatever fails, each newcomer gets weights of its digest or an answer
       if (which == 0) {
         auto i = ++asked_last;
         asked.insert({i});
-        b.on(needed{{i}, node, host, digest_of(i), "/" + digest_of(i)});
+        b.on(needed{{i}, node, host, digest_of(i), "/" + digest_of(i), {}});
       } else if (which == 1) {
         b.on(held{node, host, pick(2) ? "d" : "e", {"shm"}, 1});
       } else if (which == 2) {

@@ -236,6 +236,16 @@ TEST_CASE("another tensor or another configuration is another digest") {
   CHECK(checkpoint_digest(other.path()).value() != demo);
 }
 
+TEST_CASE("the stamp of a checkpoint's directory changes with its files and only with them") {
+  const model_copy model;
+  const auto before = checkpoint_stamp(model.path());
+  CHECK(!before.empty());
+  CHECK(checkpoint_stamp(model.path()) == before);
+  model.write("model.safetensors", slurp(model.file("model.safetensors")) + "x");
+  CHECK(checkpoint_stamp(model.path()) != before);
+  CHECK(checkpoint_stamp(model.path() + "/nothing here").empty());
+}
+
 TEST_CASE("an untied head is packed beside the embedding and generates the same when it is equal") {
   const model_copy model;
   auto config = model.read("config.json");
