@@ -26,6 +26,11 @@ struct TokensProduced {          # instance -> router: what one step produced, f
   sequences @1 :List(ProducedTokens); # one entry per sequence that produced
 }
 
+struct SequencesHeld {           # instance -> router: these are alive here, though they may have no token to show yet
+  instance @0 :UInt32;           # instance id
+  keys @1 :List(RequestKey);     # requests and attempts
+}
+
 enum StopCause {
   eos @0;
   maxTokens @1;

@@ -307,6 +307,13 @@ snapshot core::report() const {
   return r;
 }
 
+std::vector<request_key> core::held() const {
+  std::vector<request_key> keys;
+  keys.reserve(sequences_.size());
+  for (const auto& [serial, s] : sequences_) keys.push_back(s.spec.key);
+  return keys;
+}
+
 void core::check_invariants() const {
   std::vector<const std::vector<std::uint32_t>*> tables;
   for (const auto& table : held_) tables.push_back(&table);

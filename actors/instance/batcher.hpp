@@ -320,6 +320,8 @@ public:
   void on(const kv_failed& e, time_point now, std::vector<effect>& out);
 
   snapshot report() const;
+  /// Every sequence that is here, in whatever stage, in the order they came.
+  std::vector<request_key> held() const;
   /// Aborts unless every block is owned once and every sequence is where its stage says. O(everything); for tests.
   void check_invariants() const;
 

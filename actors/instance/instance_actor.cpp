@@ -335,6 +335,22 @@ private:
     auto message = report_of(snap);
     wire::tell(self_, set_.scheduler, message);
     if (always || wire::now(self_) - last_report_ >= set_.report_every) show(message, snap);
+    if (wire::now(self_) - last_sign_ >= set_.sign_every) show_signs_of_life();
+  }
+
+  /// The router gives up an attempt that is silent for long; one that waits or prefills here is not dead.
+  void show_signs_of_life() {
+    last_sign_ = wire::now(self_);
+    auto keys = core_.held();
+    if (keys.empty()) return;
+    wire::tell(self_, set_.router,
+        msg<s::SequencesHeld>::make(
+            [&](s::SequencesHeld::Builder out) {
+              out.setInstance(set_.core.self.value);
+              auto list = out.initKeys(static_cast<unsigned>(keys.size()));
+              for (unsigned i = 0; i < keys.size(); ++i) wire::write(list[i], keys[i]);
+            },
+            32 + keys.size() * 2));
   }
 
   /// People see at once that an instance got busy or idle, whatever the cause: it may have been no step (a hand-over
@@ -396,6 +412,7 @@ private:
   std::map<request_key, std::vector<std::pair<std::uint32_t, token_id>>> produced_;
   double step_ms_mean_{};
   time_point last_report_{};
+  time_point last_sign_{};
   bool was_idle_{true};
 };
 

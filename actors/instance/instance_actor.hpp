@@ -25,6 +25,8 @@ struct shell_settings {
   wire::node_agent_actor agent;
   duration report_every{
       std::chrono::milliseconds{100}}; ///< status to the cluster at most this often (the scheduler gets each step)
+  duration sign_every{std::chrono::seconds{1}}; ///< what is alive here to the router at most this often; well below its
+                                                ///< stage_timeout
 };
 
 /// For system.spawn(). The step-time predictor of `settings.core` is the shell's: measured steps correct it.

@@ -93,7 +93,8 @@ struct tokens {
   std::uint32_t first_index{};
   std::vector<token_id> ids;
 };
-/// Sign of life of an attempt that has no token to show yet (a long prefill): restarts the stage deadline.
+/// Sign of life of an attempt that has no token to show yet (a long prefill, a long queue): restarts the stage
+/// deadline.
 struct progress {
   request_key key{};
   instance_id instance{};

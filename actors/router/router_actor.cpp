@@ -140,6 +140,11 @@ public:
     }
   }
 
+  void held(s::SequencesHeld::Reader in) {
+    instance_id from{in.getInstance()};
+    for (auto key : in.getKeys()) feed(progress{wire::read(key), from});
+  }
+
   // ---- effects ----
 
   void perform(accepted& e) {
@@ -345,6 +350,7 @@ wire::router_actor::behavior_type router_shell(wire::router_actor::pointer self,
         sh->feed(shed{wire::read(in.getKey()), wire::read(in.getReason())});
       }),
       on<s::TokensProduced>([sh](s::TokensProduced::Reader in) { sh->produced(in); }),
+      on<s::SequencesHeld>([sh](s::SequencesHeld::Reader in) { sh->held(in); }),
       on<s::SequenceEnded>([sh](s::SequenceEnded::Reader in) {
         sh->feed(ended{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCause())});
       }),

@@ -35,7 +35,8 @@ using router_actor = caf::typed_actor<asks<msg<s::SubmitAnswer>, msg<s::SubmitJo
     asks<msg<s::CommandAnswer>, msg<s::CancelJob>>, asks<msg<s::JobList>, msg<s::JobQuery>>,
     asks<msg<s::WaitAnswer>, msg<s::WaitJob>, client_actor>, tells<msg<s::Placed>>, tells<msg<s::Shed>>,
     tells<msg<s::TokensProduced>>, tells<msg<s::SequenceEnded>>, tells<msg<s::HandedBack>>,
-    tells<msg<s::InstanceUp>, instance_actor>, tells<msg<s::InstanceGone>>, tells<msg<s::Tick>>>;
+    tells<msg<s::InstanceUp>, instance_actor>, tells<msg<s::InstanceGone>>, tells<msg<s::SequencesHeld>>,
+    tells<msg<s::Tick>>>;
 
 /// Decides which instance serves which request, and when.
 using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "this is the router": placements go there
@@ -151,5 +152,6 @@ HFLEX_MSG(SnapshotQuery)
 HFLEX_MSG(Snapshot)
 HFLEX_MSG(Subscribe)
 HFLEX_MSG(Event)
+HFLEX_MSG(SequencesHeld)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

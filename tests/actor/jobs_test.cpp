@@ -100,6 +100,22 @@ TEST_CASE_METHOD(small_cluster, "a client that ends takes its jobs with it, but 
   finish(staying, submit(staying, prompt, 4), prompt, 4);
 }
 
+TEST_CASE_METHOD(
+    small_cluster, "a prefill that takes longer than stage_timeout is left alone while its instance works") {
+  settings.router.core.stage_timeout = seconds{2};
+  settings.scaler.instance.max_sequences = 1;
+  settings.scaler.instance.max_batched_tokens = 2;
+  clock->step = milliseconds{900};
+  start_head();
+  start_node("a");
+  until_ready(1);
+  auto client = start_client();
+  auto id = submit(client, prompt, 2);
+  advance(seconds{3});
+  CHECK(client.log->streamed[id].empty()); // still in its prompt
+  CHECK(finish(client, id, prompt, 2).retries == 0);
+}
+
 TEST_CASE_METHOD(small_cluster, "the router refuses with words when it is full") {
   settings.router.core.max_in_flight = 2;
   start_head();
