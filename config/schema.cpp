@@ -215,8 +215,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "Compute threads of one instance; 0 shares the device's cores evenly."),
       scalar<cluster_config>("instance.isa", RULE(or_empty(words(isa_words))), FIELD(instance.isa),
           "Forces one set of CPU kernels; empty takes the best that this CPU has."),
-      scalar<cluster_config>(
-          "instance.block_size", RULE(whole(1, 1024)), FIELD(instance.block_size), "Tokens in one KV block."),
+      scalar<cluster_config>("instance.block_size", RULE(whole(1, 1024)), FIELD(instance.block_size),
+          "Tokens in one KV block; a multiple of 16."),
       scalar<cluster_config>("instance.kv_memory_mib", RULE(whole(1, 4 * million)), FIELD(instance.kv_memory_mib),
           "KV pool of one instance in MiB, used when kv_blocks is 0."),
       scalar<cluster_config>("instance.kv_blocks", RULE(whole(0, 1000 * million)), FIELD(instance.kv_blocks),

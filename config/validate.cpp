@@ -57,6 +57,8 @@ struct checker {
 
   void sizes() const {
     const instance_config& i = from.config.instance;
+    // The host device keeps KV in strips of 16 tokens.
+    expect(i.block_size % 16 == 0, "instance.block_size", "a multiple of 16", fmt::format("{}", i.block_size));
     expect(i.max_batched_tokens >= i.max_sequences, "instance.max_batched_tokens",
         fmt::format("at least max_sequences = {}: every one may decode in a step", i.max_sequences),
         fmt::format("{}", i.max_batched_tokens));

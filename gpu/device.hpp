@@ -23,8 +23,8 @@ struct device_info {
   std::uint32_t threads{};      ///< compute threads (0 on a GPU)
 };
 
-/// Shape of a context's KV cache. The pool is [layers][2][blocks][block_size][kv_heads][head_dim] of `element_bytes`
-/// each.
+/// Shape of a context's KV cache: [layers][2][blocks][block_size][kv_heads][head_dim] elements of `element_bytes` each.
+/// In which order a device keeps the elements of a block is its own affair; read_kv and write_kv speak of rows.
 struct kv_geometry {
   std::uint32_t layers{};
   std::uint32_t kv_heads{};

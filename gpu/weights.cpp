@@ -236,20 +236,18 @@ result<std::string> check_region(std::span<const std::byte> bytes) {
   return std::string(header.digest.data(), header.digest.size());
 }
 
-} // namespace
-
-result<std::shared_ptr<const weight_region>> load_weights(
-    const std::string& model_dir, const progress_callback& progress) {
-  auto plan = plan_packing(model_dir);
-  if (!plan) return pass(plan.error());
-  auto fd = create_memfd(plan->layout.bytes);
+/// Makes a sealed region of what `write` puts after the header; `write` returns the table.
+template <class Write>
+result<std::shared_ptr<const weight_region>> make_region(
+    const region_config& config, const region_layout& layout, const Write& write) {
+  auto fd = create_memfd(layout.bytes);
   if (!fd) return pass(fd.error());
-  region_header header{region_magic, region_version, 0, plan->layout.bytes, plan->config, {}};
+  region_header header{region_magic, region_version, 0, layout.bytes, config, {}};
   {
-    auto writable = map_file(fd->get(), plan->layout.bytes, PROT_READ | PROT_WRITE);
+    auto writable = map_file(fd->get(), layout.bytes, PROT_READ | PROT_WRITE);
     if (!writable) return pass(writable.error());
     std::byte* base = writable->bytes().data();
-    const auto entries = write_tensors(*plan, base, progress);
+    const std::vector<region_entry> entries = write(base);
     header.entry_count = static_cast<std::uint32_t>(entries.size());
     header.digest = digest_of(header.config, entries);
     std::memcpy(base, &header, sizeof header);
@@ -257,7 +255,48 @@ result<std::shared_ptr<const weight_region>> load_weights(
   } // F_SEAL_WRITE is refused while a writable mapping exists
   if (::fcntl(fd->get(), F_ADD_SEALS, required_seals) != 0)
     return fail(errc::fatal, "sealing weights: {}", system_message(errno));
-  return open_region(std::move(*fd), plan->layout.bytes, std::string(header.digest.data(), header.digest.size()));
+  return open_region(std::move(*fd), layout.bytes, std::string(header.digest.data(), header.digest.size()));
+}
+
+/// Small values of either sign, as an initialised network has them; the same for the same seed.
+void fill_bf16(std::span<std::uint16_t> out, std::uint64_t& state) {
+  for (auto& value : out) {
+    state = state * 6364136223846793005U + 1442695040888963407U;
+    const auto random = static_cast<std::uint16_t>(state >> 48U);
+    value = static_cast<std::uint16_t>((random & 0x807fU) | (random & 0x0100U ? 0x3c80U : 0x3c00U)); // 2^-7 to 2^-5
+  }
+}
+
+region_entry write_random(const tensor_place& place, std::byte* at, std::uint64_t& state) {
+  const bool norm = place.kind == tensor_kind::final_norm || place.kind == tensor_kind::attn_norm ||
+                    place.kind == tensor_kind::mlp_norm;
+  if (norm)
+    std::fill_n(reinterpret_cast<float*>(at), place.columns, 1.0F);
+  else
+    fill_bf16({reinterpret_cast<std::uint16_t*>(at), place.bytes / sizeof(std::uint16_t)}, state);
+  return {static_cast<std::uint32_t>(place.kind), place.layer, place.rows, place.columns, place.offset, place.bytes,
+      checksum_of({at, place.bytes})};
+}
+
+} // namespace
+
+result<std::shared_ptr<const weight_region>> load_weights(
+    const std::string& model_dir, const progress_callback& progress) {
+  auto plan = plan_packing(model_dir);
+  if (!plan) return pass(plan.error());
+  return make_region(plan->config, plan->layout, [&](std::byte* base) { return write_tensors(*plan, base, progress); });
+}
+
+result<std::shared_ptr<const weight_region>> random_weights(const model_config& config, std::uint64_t seed) {
+  auto layout = layout_region(config);
+  if (!layout) return pass(layout.error());
+  auto fixed = to_region_config(config);
+  if (!fixed) return pass(fixed.error());
+  return make_region(*fixed, *layout, [&](std::byte* base) {
+    std::vector<region_entry> entries;
+    for (const auto& place : layout->tensors) entries.push_back(write_random(place, base + place.offset, seed));
+    return entries;
+  });
 }
 
 result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest) {

@@ -12,6 +12,8 @@
 
 namespace hflex::gpu {
 
+struct model_config;
+
 /// Called now and then while weights load. Any thread. Must not block.
 using progress_callback = std::function<void(std::uint64_t bytes_done, std::uint64_t bytes_total)>;
 
@@ -32,6 +34,10 @@ public:
 /// thread. errc::reject names the file and tensor that are at fault.
 result<std::shared_ptr<const weight_region>> load_weights(
     const std::string& model_dir, const progress_callback& progress);
+
+/// Weights of no meaning in the shape of `config`, for benchmarks: same seed, same weights. errc::reject as
+/// load_weights.
+result<std::shared_ptr<const weight_region>> random_weights(const model_config& config, std::uint64_t seed);
 
 /// Maps weights that another process packed. Takes ownership of `fd` (closed on failure too). Checks that the file is
 /// sealed against change, that header and sizes are sane and the checksums right: a hostile peer gets an error, never a

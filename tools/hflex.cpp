@@ -27,6 +27,7 @@ constexpr command table[] = {
     {"drain", "Take an instance or a node out of service, losing no request", hflex::commands::add_drain},
     {"model", "What a checkpoint is, and whether it will load", hflex::commands::add_model},
     {"devices", "What this machine offers as devices", hflex::commands::add_devices},
+    {"bench", "Measure this machine: the numbers behind claims about speed", hflex::commands::add_bench},
 };
 
 } // namespace

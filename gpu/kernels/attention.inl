@@ -1,45 +1,125 @@
 // Attention over paged keys and values with an online softmax (Milakov and Gimelshein, 2018), written once for every
-// instruction set. Included by isa_*.cpp inside its own namespace, after rows.inl.
+// instruction set. Included by isa_*.cpp inside its own namespace, after rows.inl. Keys and values lie in memory as the
+// products take them (kv_layout.hpp), so that nothing is transposed or widened by the way.
 //
-// A query row reduces over tiles of 64 positions counted from position 0 of its sequence, and inside a tile position by
-// position. Neither the block size nor the rows that share the call change the order, so prefill, chunked prefill and
-// decode agree bit for bit. A row never touches a position behind its own (0 * NaN would not be 0).
+// A query row reduces over tiles of 64 positions counted from position 0 of its sequence, and inside a tile pair by
+// pair. Neither the block size nor the rows that share the call change the order, so prefill, chunked prefill and
+// decode agree bit for bit: positions that a row may not see have weight 0 and add exactly nothing. What lies behind
+// the call's last position is never multiplied (0 * NaN would not be 0).
 
-/// Pointers to one head's rows of a tile of positions, through the block table.
+constexpr std::uint32_t tile_strips = attention_tile / kv_strip;
+
+/// Strips of one head in a tile of positions, through the block table.
 template <class Element>
-struct tile_rows_of {
-  const Element* row[attention_tile];
+struct tile_of {
+  const Element* strip[tile_strips];
 };
 
 template <class Element>
-HFLEX_INLINE void find_rows(const attention_args& args, const void* pool, std::uint32_t kv_head, std::uint32_t base,
-    std::uint32_t count, const Element* padding, tile_rows_of<Element>& rows) {
-  const std::size_t token_elements = std::size_t{args.kv_heads} * args.head_dim;
-  const auto* head = static_cast<const Element*>(pool) + std::size_t{kv_head} * args.head_dim;
-  std::uint32_t block = base / args.block_size; // one division a tile, not one a position
-  std::uint32_t offset = base % args.block_size;
-  for (std::uint32_t i = 0; i < count; ++block, offset = 0) {
-    const std::size_t slot = std::size_t{args.block_table[block]} * args.block_size + offset;
-    const std::uint32_t run = args.block_size - offset < count - i ? args.block_size - offset : count - i;
-    const Element* row = head + slot * token_elements;
-    for (const std::uint32_t end = i + run; i < end; ++i, row += token_elements) rows.row[i] = row;
+HFLEX_INLINE void find_strips(const attention_args& args, const void* side, std::uint32_t kv_head, std::uint32_t base,
+    std::uint32_t count, tile_of<Element>& tile) {
+  const kv_layout<Element> layout{args.block_size, args.head_dim};
+  const std::size_t block_elements = std::size_t{args.block_size} * args.kv_heads * args.head_dim;
+  const auto* elements = static_cast<const Element*>(side);
+  for (std::uint32_t s = 0; s < tile_strips; ++s) {
+    const std::uint32_t at = s * kv_strip < count ? base + s * kv_strip : base; // past the end: any memory that is ours
+    tile.strip[s] = elements + args.block_table[at / args.block_size] * block_elements +
+                    layout.strip(kv_head, at % args.block_size);
   }
-  for (std::uint32_t i = count; i < attention_tile; ++i) rows.row[i] = padding;
 }
 
-/// Transposes a tile of keys, as 32-bit words, into out[word][64]: what the score products take as a panel.
-template <class Element>
-HFLEX_KERNEL void pack_keys(const tile_rows_of<Element>& keys, std::uint32_t head_dim, std::uint32_t* out) {
-  const std::uint32_t words = head_dim * static_cast<std::uint32_t>(sizeof(Element)) / 4;
-  for (std::uint32_t first = 0; first < attention_tile; first += lanes) {
-    std::uint32_t word = 0;
-    for (; word + lanes <= words; word += lanes)
-      v_transpose(keys.row + first, word, out + std::size_t{word} * attention_tile + first);
-    for (; word < words; ++word) {
-      for (std::uint32_t i = 0; i < lanes; ++i)
-        std::memcpy(out + std::size_t{word} * attention_tile + first + i,
-            reinterpret_cast<const std::byte*>(keys.row[first + i]) + std::size_t{word} * 4, 4);
+/// scores[Rows][Strips * 16] of some strips, from column `first_strip * 16` on.
+template <class Op, int Rows, int Strips>
+HFLEX_INLINE void score_strips(const typename Op::x_type* query, std::size_t stride,
+    const typename Op::w_type* const* keys, std::uint32_t pairs, float* scores) {
+  constexpr int vecs = static_cast<int>(kv_strip) / lanes;
+  vf acc[Rows][Strips * vecs];
+  HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
+    HFLEX_UNROLL for (int j = 0; j < Strips * vecs; ++j) { acc[r][j] = v_zero(); }
+  }
+  std::size_t at = 0;
+  for (std::uint32_t pair = 0; pair < pairs; ++pair, at += 2UL * kv_strip, query += 2) {
+    typename Op::operand w[Strips * vecs];
+    HFLEX_UNROLL for (int j = 0; j < Strips * vecs; ++j) { w[j] = Op::load(keys[j / vecs] + at, j % vecs, kv_strip); }
+    HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
+      HFLEX_UNROLL for (int j = 0; j < Strips * vecs; ++j) {
+        acc[r][j] = Op::step(acc[r][j], query + r * stride, w[j]);
+      }
     }
+  }
+  HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
+    HFLEX_UNROLL for (int j = 0; j < Strips * vecs; ++j) {
+      v_store(scores + r * attention_tile + j * lanes, acc[r][j]);
+    }
+  }
+}
+
+template <class Op, int Rows, int Vecs>
+HFLEX_INLINE void add_pair(
+    vf (&acc)[Rows][Vecs], const typename Op::x_type* weights, const typename Op::operand (&w)[Vecs]) {
+  HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
+    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { acc[r][j] = Op::step(acc[r][j], weights + r * attention_tile, w[j]); }
+  }
+}
+
+/// sums[Rows][Vecs * lanes] from `column` on += weights * values over the first `count` positions of a tile.
+template <class Op, int Rows, int Vecs>
+HFLEX_INLINE void add_values(const typename Op::x_type* weights, const typename Op::w_type* const* values,
+    std::uint32_t count, std::uint32_t column, std::uint32_t dim, float* sums) {
+  vf acc[Rows][Vecs];
+  HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
+    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { acc[r][j] = v_load(sums + r * dim + column + j * lanes); }
+  }
+  constexpr std::uint32_t strip_pairs = kv_strip / 2;
+  for (std::uint32_t pair = 0; pair < count / 2; ++pair) {
+    const auto* row = values[pair / strip_pairs] + std::size_t{pair % strip_pairs} * 2 * dim;
+    typename Op::operand w[Vecs];
+    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { w[j] = Op::load(row + Op::column_elements * column, j, dim); }
+    add_pair<Op>(acc, weights + 2UL * pair, w);
+  }
+  if (count % 2 != 0) { // the other half of the last pair is nobody's
+    const std::uint32_t pair = count / 2;
+    const auto* row = values[pair / strip_pairs] + std::size_t{pair % strip_pairs} * 2 * dim;
+    typename Op::operand w[Vecs];
+    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { w[j] = Op::load_even(row + Op::column_elements * column, j); }
+    add_pair<Op>(acc, weights + 2UL * pair, w);
+  }
+  HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
+    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { v_store(sums + r * dim + column + j * lanes, acc[r][j]); }
+  }
+}
+
+/// Both products for exactly `rows` <= Rows rows.
+template <class Op, int Rows>
+HFLEX_INLINE void score_rows(std::uint32_t rows, const typename Op::x_type* query, std::uint32_t dim,
+    const tile_of<typename Op::w_type>& keys, float* scores) {
+  if (rows == Rows) {
+    constexpr int wide = strip_vecs(Rows) * lanes / static_cast<int>(kv_strip);
+    constexpr int strips = wide < 1 ? 1 : wide;
+    for (int s = 0; s < static_cast<int>(tile_strips); s += strips)
+      score_strips<Op, Rows, strips>(query, dim, keys.strip + s, dim / 2, scores + s * static_cast<int>(kv_strip));
+  } else if constexpr (Rows > 1) {
+    score_rows<Op, Rows - 1>(rows, query, dim, keys, scores);
+  }
+}
+
+template <class Op, int Rows>
+HFLEX_INLINE void value_rows(std::uint32_t rows, const typename Op::x_type* weights, std::uint32_t dim,
+    const tile_of<typename Op::w_type>& values, std::uint32_t count, float* sums) {
+  if (rows == Rows) {
+    constexpr int vecs = strip_vecs(Rows);
+    std::uint32_t column = 0;
+    for (; column + vecs * lanes <= dim; column += vecs * lanes)
+      add_values<Op, Rows, vecs>(weights, values.strip, count, column, dim, sums);
+    if constexpr (vecs > 4)
+      for (; column + 4 * lanes <= dim; column += 4 * lanes)
+        add_values<Op, Rows, 4>(weights, values.strip, count, column, dim, sums);
+    if constexpr (vecs > 2)
+      for (; column + 2 * lanes <= dim; column += 2 * lanes)
+        add_values<Op, Rows, 2>(weights, values.strip, count, column, dim, sums);
+    for (; column < dim; column += lanes) add_values<Op, Rows, 1>(weights, values.strip, count, column, dim, sums);
+  } else if constexpr (Rows > 1) {
+    value_rows<Op, Rows - 1>(rows, weights, dim, values, count, sums);
   }
 }
 
@@ -66,58 +146,6 @@ HFLEX_INLINE float softmax_tile(float* scores, std::uint32_t count, float scale,
   return rescale;
 }
 
-/// sums[Rows][Vecs * lanes] += weights[Rows][begin, end) * values, one position after the other.
-template <class Mode, int Rows, int Vecs>
-HFLEX_INLINE void add_values_tile(const float* weights, const typename Mode::kv_element* const* values,
-    std::uint32_t begin, std::uint32_t end, std::uint32_t column, float* sums, std::uint32_t head_dim) {
-  vf acc[Rows][Vecs];
-  HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
-    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { acc[r][j] = v_load(sums + r * head_dim + column + j * lanes); }
-  }
-  for (std::uint32_t i = begin; i < end; ++i) {
-    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) {
-      const vf value = Mode::load_kv(values[i] + column + j * lanes);
-      HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
-        acc[r][j] = v_fma(v_set1(weights[r * attention_tile + i]), value, acc[r][j]);
-      }
-    }
-  }
-  HFLEX_UNROLL for (int r = 0; r < Rows; ++r) {
-    HFLEX_UNROLL for (int j = 0; j < Vecs; ++j) { v_store(sums + r * head_dim + column + j * lanes, acc[r][j]); }
-  }
-}
-
-template <class Mode, int Rows>
-HFLEX_KERNEL void add_values(const float* weights, const typename Mode::kv_element* const* values, std::uint32_t begin,
-    std::uint32_t end, float* sums, std::uint32_t head_dim) {
-  std::uint32_t column = 0;
-  for (; column + 4 * lanes <= head_dim; column += 4 * lanes)
-    add_values_tile<Mode, Rows, 4>(weights, values, begin, end, column, sums, head_dim);
-  for (; column + 2 * lanes <= head_dim; column += 2 * lanes)
-    add_values_tile<Mode, Rows, 2>(weights, values, begin, end, column, sums, head_dim);
-  for (; column < head_dim; column += lanes)
-    add_values_tile<Mode, Rows, 1>(weights, values, begin, end, column, sums, head_dim);
-}
-
-template <class Mode>
-HFLEX_INLINE void add_values_rows(std::uint32_t rows, const float* weights,
-    const typename Mode::kv_element* const* values, std::uint32_t end, float* sums, std::uint32_t head_dim) {
-  switch (rows) {
-  case 4:
-    add_values<Mode, 4>(weights, values, 0, end, sums, head_dim);
-    break;
-  case 3:
-    add_values<Mode, 3>(weights, values, 0, end, sums, head_dim);
-    break;
-  case 2:
-    add_values<Mode, 2>(weights, values, 0, end, sums, head_dim);
-    break;
-  default:
-    add_values<Mode, 1>(weights, values, 0, end, sums, head_dim);
-    break;
-  }
-}
-
 /// What one call works on; rows are ordered token by token, then head by head of the group.
 template <class Mode>
 struct attention_call {
@@ -125,7 +153,7 @@ struct attention_call {
   std::uint32_t position; ///< of the first token
   std::uint32_t rows;
   typename Mode::activation* query;
-  std::uint32_t* keys;
+  typename Mode::activation* weights;
   float* scores;
   float* sums;
   float* maxima;
@@ -139,32 +167,29 @@ struct attention_call {
 };
 
 template <class Mode>
-HFLEX_INLINE void attend_tile(
-    const attention_call<Mode>& call, std::uint32_t base, const tile_rows_of<typename Mode::kv_element>& values) {
+HFLEX_INLINE void attend_tile(const attention_call<Mode>& call, std::uint32_t base,
+    const tile_of<typename Mode::kv_element>& keys, const tile_of<typename Mode::kv_element>& values) {
+  using op = typename Mode::kv_op;
   const std::uint32_t dim = call.args.head_dim;
   // Tokens before this tile's first position see nothing of it.
   const std::uint32_t first = base > call.position ? (base - call.position) * call.args.group : 0;
-  using op = typename Mode::score_op;
-  matmul_rows<op>(call.rows - first, call.query + std::size_t{first} * dim, dim,
-      reinterpret_cast<const typename op::w_type*>(call.keys), dim / 2, call.scores + first * attention_tile,
-      attention_tile, false);
-  for (std::uint32_t r = first; r < call.rows; ++r) {
-    const float rescale = softmax_tile(
-        call.scores + r * attention_tile, call.visible(r, base), call.args.scale, call.maxima[r], call.totals[r]);
-    if (rescale == 1.0F) continue;
-    float* sums = call.sums + std::size_t{r} * dim;
-    for (std::uint32_t i = 0; i < dim; i += lanes) v_store(sums + i, v_mul(v_load(sums + i), v_set1(rescale)));
-  }
-  for (std::uint32_t r = first; r < call.rows; r += 4) {
-    const std::uint32_t height = call.rows - r < 4 ? call.rows - r : 4;
-    const float* weights = call.scores + r * attention_tile;
-    float* sums = call.sums + std::size_t{r} * dim;
-    const std::uint32_t common = call.visible(r, base); // later rows see at least as much
-    add_values_rows<Mode>(height, weights, values.row, common, sums, dim);
-    for (std::uint32_t i = 1; i < height; ++i)
-      if (call.visible(r + i, base) > common)
-        add_values<Mode, 1>(weights + i * attention_tile, values.row, common, call.visible(r + i, base),
-            sums + std::size_t{i} * dim, dim);
+  std::uint32_t height = 0;
+  for (std::uint32_t row = first; row < call.rows; row += height) {
+    height = call.rows - row < tile_rows ? call.rows - row : tile_rows;
+    score_rows<op, tile_rows>(height, call.query + std::size_t{row} * dim, dim, keys, call.scores);
+    for (std::uint32_t r = 0; r < height; ++r) {
+      float* scores = call.scores + r * attention_tile;
+      const float rescale = softmax_tile(
+          scores, call.visible(row + r, base), call.args.scale, call.maxima[row + r], call.totals[row + r]);
+      for (std::uint32_t i = 0; i < attention_tile; i += lanes)
+        Mode::store(call.weights + r * attention_tile + i, v_load(scores + i));
+      if (rescale == 1.0F) continue;
+      float* sums = call.sums + std::size_t{row + r} * dim;
+      for (std::uint32_t i = 0; i < dim; i += lanes) v_store(sums + i, v_mul(v_load(sums + i), v_set1(rescale)));
+    }
+    // The last row sees most; what the others may not see has weight 0.
+    value_rows<op, tile_rows>(
+        height, call.weights, dim, values, call.visible(row + height - 1, base), call.sums + std::size_t{row} * dim);
   }
 }
 
@@ -172,15 +197,12 @@ template <class Mode>
 HFLEX_KERNEL void attention_kernel(const attention_args& args, std::uint32_t kv_head, std::uint32_t position,
     std::uint32_t tokens, std::byte* scratch) {
   using activation = typename Mode::activation;
-  using element = typename Mode::kv_element;
   const attention_layout at = layout_attention(args.group, args.head_dim);
-  const auto* zeros = reinterpret_cast<const element*>(scratch + at.zeros);
   const std::uint32_t dim = args.head_dim;
   const attention_call<Mode> call{args, position, tokens * args.group,
-      reinterpret_cast<activation*>(scratch + at.query), reinterpret_cast<std::uint32_t*>(scratch + at.keys),
+      reinterpret_cast<activation*>(scratch + at.query), reinterpret_cast<activation*>(scratch + at.weights),
       reinterpret_cast<float*>(scratch + at.scores), reinterpret_cast<float*>(scratch + at.sums),
       reinterpret_cast<float*>(scratch + at.maxima), reinterpret_cast<float*>(scratch + at.totals)};
-  std::memset(scratch + at.zeros, 0, std::size_t{dim} * sizeof(element));
   std::memset(call.sums, 0, std::size_t{call.rows} * dim * sizeof(float));
   for (std::uint32_t r = 0; r < call.rows; ++r) {
     call.maxima[r] = -FLT_MAX;
@@ -190,12 +212,11 @@ HFLEX_KERNEL void attention_kernel(const attention_args& args, std::uint32_t kv_
   }
   const std::uint32_t end = position + tokens;
   for (std::uint32_t base = 0; base < end; base += attention_tile) {
-    const std::uint32_t count = end - base < attention_tile ? end - base : attention_tile;
-    tile_rows_of<element> rows;
-    find_rows(args, args.keys, kv_head, base, count, zeros, rows);
-    pack_keys(rows, dim, call.keys);
-    find_rows(args, args.values, kv_head, base, count, zeros, rows);
-    attend_tile(call, base, rows);
+    tile_of<typename Mode::kv_element> keys;
+    tile_of<typename Mode::kv_element> values;
+    find_strips(args, args.keys, kv_head, base, end - base, keys);
+    find_strips(args, args.values, kv_head, base, end - base, values);
+    attend_tile(call, base, keys, values);
   }
   for (std::uint32_t r = 0; r < call.rows; ++r) {
     auto* out = static_cast<activation*>(args.out) + r / args.group * args.out_stride +
@@ -210,5 +231,5 @@ template <class Mode>
 kernel_set kernels_of(std::string_view isa) {
   return {isa, Mode::compute, sizeof(typename Mode::activation), sizeof(typename Mode::kv_element),
       &matmul_kernel<Mode>, &rmsnorm_kernel<Mode>, &swiglu_kernel<Mode>, &rope_kernel, &store_kv_kernel<Mode>,
-      &attention_kernel<Mode>};
+      &spin_kernel<Mode>, &attention_kernel<Mode>};
 }

@@ -3,9 +3,9 @@
 
 using vf = __m512;
 constexpr int lanes = 16;
-constexpr std::uint32_t tile_rows = 5; ///< 20 accumulators, up to 8 operands
+constexpr std::uint32_t tile_rows = 6; ///< 24 accumulators, 4 operands, a broadcast
 constexpr int strip_vecs(int) { return 4; }
-constexpr bool operands_first(int) { return false; } // a broadcast is part of the multiply
+constexpr bool operands_first(int) { return true; }
 
 HFLEX_INLINE vf v_set1(float x) { return _mm512_set1_ps(x); }
 HFLEX_INLINE vf v_zero() { return _mm512_setzero_ps(); }
@@ -49,42 +49,9 @@ HFLEX_INLINE vf v_round_bf16(vf a) { return _mm512_castsi512_ps(_mm512_slli_epi3
 HFLEX_INLINE void v_store_bf16(std::uint16_t* p, vf a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v_bf16_words(a)));
 }
-HFLEX_INLINE vf v_load_bf16(const std::uint16_t* p) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
 /// lanes pairs (even, odd) of bf16, each half widened.
 HFLEX_INLINE void v_widen_pairs(const std::uint16_t* p, vf& even, vf& odd) {
   const __m512i pairs = _mm512_loadu_si512(p);
   even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
   odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
-}
-/// out[w][i] = 32-bit word (word + w) of rows[i], for lanes x lanes words.
-template <class Element>
-HFLEX_INLINE void v_transpose(const Element* const* rows, std::uint32_t word, std::uint32_t* out) {
-  __m512 a[lanes], b[lanes];
-  HFLEX_UNROLL for (int i = 0; i < lanes; ++i) {
-    a[i] = _mm512_loadu_ps(reinterpret_cast<const std::byte*>(rows[i]) + word * 4UL);
-  }
-  HFLEX_UNROLL for (int i = 0; i < lanes; i += 2) {
-    b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-    b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-  }
-  // a[4 g + w] now holds word w + 4 l of rows 4 g .. 4 g + 3 in its 128-bit quarter l.
-  HFLEX_UNROLL for (int i = 0; i < lanes; i += 4) {
-    HFLEX_UNROLL for (int j = 0; j < 2; ++j) {
-      a[i + 2 * j] = _mm512_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
-      a[i + 2 * j + 1] = _mm512_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
-    }
-  }
-  HFLEX_UNROLL for (int w = 0; w < 4; ++w) {
-    const __m512 low01 = _mm512_shuffle_f32x4(a[w], a[w + 4], 0x44);
-    const __m512 high01 = _mm512_shuffle_f32x4(a[w], a[w + 4], 0xee);
-    const __m512 low23 = _mm512_shuffle_f32x4(a[w + 8], a[w + 12], 0x44);
-    const __m512 high23 = _mm512_shuffle_f32x4(a[w + 8], a[w + 12], 0xee);
-    _mm512_storeu_ps(out + (w + 0) * attention_tile, _mm512_shuffle_f32x4(low01, low23, 0x88));
-    _mm512_storeu_ps(out + (w + 4) * attention_tile, _mm512_shuffle_f32x4(low01, low23, 0xdd));
-    _mm512_storeu_ps(out + (w + 8) * attention_tile, _mm512_shuffle_f32x4(high01, high23, 0x88));
-    _mm512_storeu_ps(out + (w + 12) * attention_tile, _mm512_shuffle_f32x4(high01, high23, 0xdd));
-  }
 }

@@ -12,15 +12,17 @@ kernel_set avx512_kernels(compute_type compute);
 kernel_set avx512_bf16_kernels();
 #endif
 
+/// Rows that any kernel set multiplies at a time.
+inline constexpr std::size_t max_tile_rows = 16;
+
 /// Where the parts of an attention call's scratch memory lie. All offsets are in bytes and 64-byte aligned.
 struct attention_layout {
-  std::size_t query;  ///< [rows][D] activations
-  std::size_t keys;   ///< one packed tile: [D/2][64][2] (bf16) or [D][64] (f32)
-  std::size_t zeros;  ///< one KV row of zeros: stands for positions past the end
-  std::size_t scores; ///< [rows][64] f32
-  std::size_t sums;   ///< [rows][D] f32
-  std::size_t maxima; ///< [rows] f32
-  std::size_t totals; ///< [rows] f32
+  std::size_t query;   ///< [rows][D] activations
+  std::size_t weights; ///< [rows of a tile][64] activations
+  std::size_t scores;  ///< [rows of a tile][64] f32
+  std::size_t sums;    ///< [rows][D] f32
+  std::size_t maxima;  ///< [rows] f32
+  std::size_t totals;  ///< [rows] f32
   std::size_t bytes;
 };
 attention_layout layout_attention(std::uint32_t group, std::uint32_t head_dim);

@@ -63,39 +63,11 @@ HFLEX_INLINE void v_store_bf16(std::uint16_t* p, vf a) {
   const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
 }
-HFLEX_INLINE vf v_load_bf16(const std::uint16_t* p) {
-  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-}
 /// lanes pairs (even, odd) of bf16, each half widened.
 HFLEX_INLINE void v_widen_pairs(const std::uint16_t* p, vf& even, vf& odd) {
   const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
   odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000U))));
-}
-/// out[w][i] = 32-bit word (word + w) of rows[i], for lanes x lanes words.
-template <class Element>
-HFLEX_INLINE void v_transpose(const Element* const* rows, std::uint32_t word, std::uint32_t* out) {
-  __m256 a[lanes], b[lanes];
-  HFLEX_UNROLL for (int i = 0; i < lanes; ++i) {
-    a[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(rows[i]) + word * 4UL));
-  }
-  HFLEX_UNROLL for (int i = 0; i < lanes; i += 2) {
-    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-  }
-  HFLEX_UNROLL for (int i = 0; i < lanes; i += 4) {
-    HFLEX_UNROLL for (int j = 0; j < 2; ++j) {
-      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
-      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
-    }
-  }
-  HFLEX_UNROLL for (int i = 0; i < 4; ++i) {
-    float* low = reinterpret_cast<float*>(out + i * static_cast<int>(attention_tile));
-    float* high = reinterpret_cast<float*>(out + (i + 4) * static_cast<int>(attention_tile));
-    _mm256_storeu_ps(low, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-    _mm256_storeu_ps(high, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-  }
 }
 
 #include "gpu/kernels/matmul.inl"

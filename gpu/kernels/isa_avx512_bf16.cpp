@@ -1,5 +1,5 @@
 // Kernels for x86-64 CPUs with AVX512_BF16: activations are stored as bf16 and multiplied two at a time by vdpbf16ps,
-// which takes the packed weights, and packed keys, as they lie in memory.
+// which takes packed weights, keys and values as they lie in memory.
 #include "gpu/kernels/isa.hpp"
 #if defined(__x86_64__)
 #include <cfloat>
@@ -30,7 +30,13 @@ struct op_dot {
   using x_type = std::uint16_t;
   using w_type = std::uint16_t;
   using operand = __m512i;
-  static HFLEX_INLINE operand load(const w_type* row, int j) { return _mm512_loadu_si512(row + j * lanes * 2); }
+  static constexpr std::uint32_t column_elements = 2; ///< of one pair
+  static HFLEX_INLINE operand load(const w_type* row, int j, std::uint32_t = 0) {
+    return _mm512_loadu_si512(row + j * lanes * 2);
+  }
+  static HFLEX_INLINE operand load_even(const w_type* row, int j) {
+    return _mm512_and_si512(load(row, j), _mm512_set1_epi32(0xffff));
+  }
   static HFLEX_INLINE vf step(vf acc, const x_type* x, const operand& w) {
     int pair;
     std::memcpy(&pair, x, sizeof pair);
@@ -42,11 +48,10 @@ struct mode_dot {
   using activation = std::uint16_t;
   using kv_element = std::uint16_t;
   using weight_op = op_dot;
-  using score_op = op_dot;
+  using kv_op = op_dot;
   static constexpr compute_type compute = compute_type::bf16;
   static HFLEX_INLINE void store(activation* out, vf value) { v_store_bf16(out, value); }
   static HFLEX_INLINE void store_kv(kv_element* out, vf value) { v_store_bf16(out, value); }
-  static HFLEX_INLINE vf load_kv(const kv_element* in) { return v_load_bf16(in); }
 };
 
 } // namespace

@@ -56,9 +56,6 @@ HFLEX_INLINE vf v_round_bf16(vf a) {
 HFLEX_INLINE void v_store_bf16(std::uint16_t* p, vf a) {
   for (int i = 0; i < lanes; ++i) p[i] = f32_to_bf16(a[i]);
 }
-HFLEX_INLINE vf v_load_bf16(const std::uint16_t* p) {
-  return vf{bf16_to_f32(p[0]), bf16_to_f32(p[1]), bf16_to_f32(p[2]), bf16_to_f32(p[3])};
-}
 /// lanes pairs (even, odd) of bf16, each half widened.
 HFLEX_INLINE void v_widen_pairs(const std::uint16_t* p, vf& even, vf& odd) {
   vi pairs;
@@ -69,15 +66,6 @@ HFLEX_INLINE void v_widen_pairs(const std::uint16_t* p, vf& even, vf& odd) {
   constexpr bool little = std::endian::native == std::endian::little;
   even = little ? low : high;
   odd = little ? high : low;
-}
-/// out[w][i] = 32-bit word (word + w) of rows[i], for lanes x lanes words.
-template <class Element>
-HFLEX_INLINE void v_transpose(const Element* const* rows, std::uint32_t word, std::uint32_t* out) {
-  for (int i = 0; i < lanes; ++i) {
-    std::uint32_t words[lanes];
-    std::memcpy(words, reinterpret_cast<const std::byte*>(rows[i]) + std::size_t{word} * 4, sizeof words);
-    for (int w = 0; w < lanes; ++w) out[w * static_cast<int>(attention_tile) + i] = words[w];
-  }
 }
 
 #include "gpu/kernels/matmul.inl"

@@ -16,9 +16,8 @@ attention_layout layout_attention(std::uint32_t group, std::uint32_t head_dim) {
   };
   attention_layout at{};
   at.query = take(rows * head_dim * f32);
-  at.keys = take(std::size_t{head_dim} * attention_tile * f32);
-  at.zeros = take(head_dim * f32);
-  at.scores = take(rows * attention_tile * f32);
+  at.weights = take(max_tile_rows * attention_tile * f32);
+  at.scores = take(max_tile_rows * attention_tile * f32);
   at.sums = take(rows * head_dim * f32);
   at.maxima = take(rows * f32);
   at.totals = take(rows * f32);

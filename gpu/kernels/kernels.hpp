@@ -12,6 +12,7 @@
 #include "actors/common/result.hpp"
 #include "gpu/device.hpp"
 #include "gpu/host_device.hpp"
+#include "gpu/kernels/kv_layout.hpp"
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -61,14 +62,26 @@ struct attention_args {
   std::size_t q_stride{};
   void* out{}; ///< activation row of the first token, laid out like q
   std::size_t out_stride{};
-  const void* keys{}; ///< one layer's pool [blocks][block_size][kv_heads][head_dim]
+  const void* keys{}; ///< one layer's pool: blocks as kv_layout.hpp has them
   const void* values{};
   const block_index* block_table{};
-  std::uint32_t block_size{};
+  std::uint32_t block_size{}; ///< a multiple of kv_strip
   std::uint32_t kv_heads{};
   std::uint32_t head_dim{}; ///< a multiple of 16
   std::uint32_t group{};    ///< query heads per key/value head
   float scale{};            ///< 1 / sqrt(head_dim)
+};
+
+/// One token's keys and values on their way into a block.
+struct kv_store_args {
+  const float* k{}; ///< [kv_heads][head_dim], rotated
+  const float* v{};
+  void* keys{}; ///< of the block, in one layer
+  void* values{};
+  std::uint32_t offset{}; ///< of the token in the block
+  std::uint32_t block_size{};
+  std::uint32_t kv_heads{};
+  std::uint32_t head_dim{};
 };
 
 struct kernel_set {
@@ -86,8 +99,11 @@ struct kernel_set {
   /// Rotates `heads` heads in place: element i pairs with i + D/2. cos_sin: D cosines, then D sines with the sign of
   /// their term (minus in the first half).
   void (*rope)(float* x, std::uint32_t heads, std::uint32_t head_dim, const float* cos_sin);
-  /// Writes `width` (a multiple of 16) values as KV elements.
-  void (*store_kv)(const float* x, std::uint32_t width, void* out);
+  /// Writes one token's keys and values. Different tokens of a strip may be written by different threads.
+  void (*store_kv)(const kv_store_args& args);
+  /// `rounds` rounds of multiply-adds that wait for nothing but the arithmetic units; returns the floating-point
+  /// operations of one round. The ceiling that benchmarks measure products against.
+  std::uint64_t (*spin)(std::uint64_t rounds, float* out);
   /// Tokens at positions [position, position + tokens), tokens <= attention_tokens(group). scratch:
   /// attention_scratch_bytes.
   void (*attention)(const attention_args& args, std::uint32_t kv_head, std::uint32_t position, std::uint32_t tokens,

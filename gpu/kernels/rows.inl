@@ -6,11 +6,10 @@ struct mode_f32 {
   using activation = float;
   using kv_element = float;
   using weight_op = op_widen;
-  using score_op = op_f32;
+  using kv_op = op_f32;
   static constexpr compute_type compute = compute_type::f32;
   static HFLEX_INLINE void store(activation* out, vf value) { v_store(out, value); }
   static HFLEX_INLINE void store_kv(kv_element* out, vf value) { v_store(out, value); }
-  static HFLEX_INLINE vf load_kv(const kv_element* in) { return v_load(in); }
 };
 
 /// bf16 activations on a CPU without bf16 dot products: rounded to bf16 but kept as f32, which the f32 kernels take.
@@ -18,11 +17,10 @@ struct mode_bf16 {
   using activation = float;
   using kv_element = std::uint16_t;
   using weight_op = op_widen;
-  using score_op = op_widen;
+  using kv_op = op_widen;
   static constexpr compute_type compute = compute_type::bf16;
   static HFLEX_INLINE void store(activation* out, vf value) { v_store(out, v_round_bf16(value)); }
   static HFLEX_INLINE void store_kv(kv_element* out, vf value) { v_store_bf16(out, value); }
-  static HFLEX_INLINE vf load_kv(const kv_element* in) { return v_load_bf16(in); }
 };
 
 /// e^x for |x| <= 87 (clamped there); relative error below 2^-22. x = n ln 2 + r with |r| <= ln 2 / 2, then the Taylor
@@ -81,8 +79,34 @@ HFLEX_KERNEL void rope_kernel(float* x, std::uint32_t heads, std::uint32_t head_
   }
 }
 
+/// One position of one head's keys and values, already converted, to its places in the strips.
+template <class Element>
+HFLEX_INLINE void scatter_kv(const Element* k, const Element* v, const kv_layout<Element>& layout, std::uint32_t p,
+    Element* keys, Element* values) {
+  const std::uint32_t dim = layout.head_dim;
+  if constexpr (sizeof(Element) == 2) {
+    for (std::uint32_t i = 0; i < dim; i += 2) std::memcpy(keys + layout.key(p, i), k + i, 2 * sizeof(Element));
+    for (std::uint32_t i = 0; i < dim; ++i) values[layout.value(p, i)] = v[i];
+  } else {
+    for (std::uint32_t i = 0; i < dim; ++i) keys[layout.key(p, i)] = k[i];
+    std::memcpy(values + layout.value(p, 0), v, dim * sizeof(Element));
+  }
+}
+
 template <class Mode>
-HFLEX_KERNEL void store_kv_kernel(const float* x, std::uint32_t width, void* out) {
-  auto* y = static_cast<typename Mode::kv_element*>(out);
-  for (std::uint32_t i = 0; i < width; i += lanes) Mode::store_kv(y + i, v_load(x + i));
+HFLEX_KERNEL void store_kv_kernel(const kv_store_args& args) {
+  using element = typename Mode::kv_element;
+  const kv_layout<element> layout{args.block_size, args.head_dim};
+  element k[max_head_dim];
+  element v[max_head_dim];
+  for (std::uint32_t head = 0; head < args.kv_heads; ++head) {
+    const std::size_t from = std::size_t{head} * args.head_dim;
+    for (std::uint32_t i = 0; i < args.head_dim; i += lanes) {
+      Mode::store_kv(k + i, v_load(args.k + from + i));
+      Mode::store_kv(v + i, v_load(args.v + from + i));
+    }
+    const std::size_t strip = layout.strip(head, args.offset);
+    scatter_kv<element>(k, v, layout, args.offset % kv_strip, static_cast<element*>(args.keys) + strip,
+        static_cast<element*>(args.values) + strip);
+  }
 }

@@ -1,5 +1,5 @@
-// The KV blocks of one context in host memory: [layers][2][blocks][block_size][kv_heads][head_dim], 0 = K, 1 = V. Knows
-// where a row lies; which block belongs to whom is the owner's business.
+// The KV blocks of one context in host memory: [layers][2][blocks], 0 = K, 1 = V, each block as kv_layout.hpp has it.
+// Knows where a token lies; which block belongs to whom is the owner's business.
 #pragma once
 #include "gpu/device.hpp"
 #include "gpu/host_memory.hpp"
@@ -15,15 +15,11 @@ public:
   static result<kv_pool> allocate(const kv_geometry& geometry);
 
   const kv_geometry& geometry() const { return geometry_; }
-  /// First row of one layer's keys or values.
+  /// First block of one layer's keys or values.
   std::byte* layer(std::uint32_t index, kv_side side) const;
   /// Bytes of one token's keys (or values) in one layer.
   std::size_t row_bytes() const { return geometry_.token_layer_bytes() / 2; }
-  /// Row of the token at `position` of a sequence, counted from layer(). The table covers the position.
-  std::size_t slot(std::span<const block_index> block_table, std::uint32_t position) const {
-    return std::size_t{block_table[position / geometry_.block_size]} * geometry_.block_size +
-           position % geometry_.block_size;
-  }
+  std::size_t block_bytes() const { return row_bytes() * geometry_.block_size; }
 
   /// As device_context::read_kv and write_kv.
   result<void> read(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
@@ -35,6 +31,12 @@ public:
   result<void> check_table(std::span<const block_index> block_table, std::uint64_t tokens) const;
 
 private:
+  template <class Element>
+  void copy_out(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin, std::uint32_t count,
+      std::byte* out) const;
+  template <class Element>
+  void copy_in(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin, std::uint32_t count,
+      const std::byte* in);
   kv_pool(const kv_geometry& geometry, host_memory memory) : geometry_(geometry), memory_(std::move(memory)) {}
   result<void> check_copy(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
       std::uint32_t count, std::size_t bytes) const;

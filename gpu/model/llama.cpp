@@ -23,8 +23,9 @@ constexpr std::uint32_t max_threads = 1024;
 constexpr std::uint64_t max_pool_bytes = std::uint64_t{1} << 46U;
 
 result<kv_geometry> plan_pool(const model_config& c, const kernel_set& kernels, const host_context_options& options) {
-  if (options.block_size == 0 || options.block_size > max_block_size)
-    return fail(errc::reject, "block_size {}: expected 1 to {}", options.block_size, max_block_size);
+  if (options.block_size == 0 || options.block_size > max_block_size || options.block_size % kv_strip != 0)
+    return fail(errc::reject, "block_size {}: expected a multiple of {}, at most {}", options.block_size, kv_strip,
+        max_block_size);
   kv_geometry g{c.layers, c.kv_heads, c.head_dim, kernels.kv_bytes, options.block_size, 1};
   const std::uint64_t block_bytes = g.pool_bytes();
   const std::uint64_t blocks = options.kv_blocks != 0 ? options.kv_blocks : options.kv_memory_bytes / block_bytes;
@@ -211,6 +212,7 @@ void llama::store_kv(const step_plan& plan, std::uint32_t layer) {
   const model_config& c = config();
   const std::uint32_t kv_width = c.kv_heads * c.head_dim;
   const std::size_t stride = padded_width((c.heads + 2 * c.kv_heads) * c.head_dim);
+  const std::uint32_t block_size = kv_.geometry().block_size;
   std::byte* keys = kv_.layer(layer, kv_side::keys);
   std::byte* values = kv_.layer(layer, kv_side::values);
   for_rows(static_cast<std::uint32_t>(rows_.size()), [&](std::uint32_t begin, std::uint32_t end, std::uint32_t) {
@@ -218,9 +220,9 @@ void llama::store_kv(const step_plan& plan, std::uint32_t layer) {
       float* q = work_.qkv + r * stride;
       float* k = q + std::size_t{c.heads} * c.head_dim;
       kernels_.rope(q, c.heads + c.kv_heads, c.head_dim, work_.cos_sin + std::size_t{r} * 2 * c.head_dim);
-      const std::size_t at = kv_.slot(plan.items[rows_[r].item].block_table, rows_[r].position) * kv_.row_bytes();
-      kernels_.store_kv(k, kv_width, keys + at);
-      kernels_.store_kv(k + kv_width, kv_width, values + at);
+      const std::uint32_t block = plan.items[rows_[r].item].block_table[rows_[r].position / block_size];
+      kernels_.store_kv({k, k + kv_width, keys + block * kv_.block_bytes(), values + block * kv_.block_bytes(),
+          rows_[r].position % block_size, block_size, c.kv_heads, c.head_dim});
     }
   });
 }

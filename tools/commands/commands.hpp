@@ -30,6 +30,7 @@ runner add_role(CLI::App& app);
 runner add_drain(CLI::App& app);
 runner add_model(CLI::App& app);
 runner add_devices(CLI::App& app);
+runner add_bench(CLI::App& app);
 
 // ---- shared by the commands ----
 

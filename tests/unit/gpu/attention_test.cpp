@@ -39,17 +39,19 @@ struct problem {
     table.resize(blocks);
     std::iota(table.begin(), table.end(), 1);
     std::shuffle(table.begin(), table.end(), random);
+    const std::size_t bytes = std::size_t{blocks + 2} * s.block_size * s.kv_heads * s.head_dim * kernels.kv_bytes;
+    keys.assign(bytes, std::byte{0xff}); // NaN in either type
+    values.assign(bytes, std::byte{0xff});
+    store(kernels, *this);
+  }
+
+  /// Puts the keys and values of `from` into this problem's blocks.
+  void store(const kernel_set& kernels, const problem& from) {
     const std::size_t row = std::size_t{s.kv_heads} * s.head_dim;
-    const std::vector<float> nothing(row, std::numeric_limits<float>::quiet_NaN());
-    for (auto* side : {&keys, &values}) {
-      side->resize((blocks + 2) * s.block_size * row * kernels.kv_bytes);
-      for (std::size_t at = 0; at < side->size(); at += row * kernels.kv_bytes)
-        kernels.store_kv(nothing.data(), static_cast<std::uint32_t>(row), side->data() + at);
-      const float* from = side == &keys ? k.data() : v.data();
-      for (std::uint32_t p = 0; p < s.length; ++p) {
-        const std::size_t slot = std::size_t{table[p / s.block_size]} * s.block_size + p % s.block_size;
-        kernels.store_kv(from + p * row, static_cast<std::uint32_t>(row), side->data() + slot * row * kernels.kv_bytes);
-      }
+    for (std::uint32_t p = 0; p < s.length; ++p) {
+      const std::size_t block = table[p / s.block_size] * row * s.block_size * kernels.kv_bytes;
+      kernels.store_kv({from.k.data() + p * row, from.v.data() + p * row, keys.data() + block, values.data() + block,
+          p % s.block_size, s.block_size, s.kv_heads, s.head_dim});
     }
   }
 
@@ -108,8 +110,8 @@ double value_at(const kernel_set& kernels, const std::vector<std::byte>& rows, s
 
 TEST_CASE("attention matches a naive softmax, whatever the chunks and blocks") {
   std::mt19937 random(7);
-  const std::vector<shape> shapes{{1, 1, 16, 1, 5}, {3, 2, 32, 16, 130}, {1, 3, 64, 7, 65}, {4, 2, 80, 16, 64},
-      {8, 1, 128, 32, 70}, {40, 1, 48, 5, 9}};
+  const std::vector<shape> shapes{{1, 1, 16, 16, 5}, {3, 2, 32, 16, 130}, {1, 3, 64, 48, 65}, {4, 2, 80, 16, 64},
+      {8, 1, 128, 32, 70}, {2, 1, 256, 16, 33}, {40, 1, 48, 64, 9}};
   for (const auto isa : available_isas()) {
     for (const auto compute : {compute_type::f32, compute_type::bf16}) {
       const auto kernels = select_kernels(isa, compute).value();
@@ -133,17 +135,10 @@ TEST_CASE("attention matches a naive softmax, whatever the chunks and blocks") {
         CHECK(worst < (compute == compute_type::f32 ? 3e-6 : 0.02));
         for (std::uint32_t cut = 1; cut < most; cut += 2) REQUIRE(attend(kernels, p, cut) == whole);
         shape wider = s; // the same rows behind another block size
-        wider.block_size = s.block_size * 3 + 2;
+        wider.block_size = s.block_size * 3 + 32;
         std::mt19937 other(8);
         problem rebuilt(kernels, wider, other);
-        const std::size_t row = std::size_t{s.kv_heads} * s.head_dim;
-        for (std::uint32_t pos = 0; pos < s.length; ++pos) {
-          const std::size_t slot = std::size_t{rebuilt.table[pos / rebuilt.s.block_size]} * rebuilt.s.block_size +
-                                   pos % rebuilt.s.block_size;
-          const auto width = static_cast<std::uint32_t>(row);
-          kernels.store_kv(&p.k[pos * row], width, rebuilt.keys.data() + slot * row * kernels.kv_bytes);
-          kernels.store_kv(&p.v[pos * row], width, rebuilt.values.data() + slot * row * kernels.kv_bytes);
-        }
+        rebuilt.store(kernels, p);
         rebuilt.q = p.q;
         REQUIRE(attend(kernels, rebuilt, most) == whole);
       }

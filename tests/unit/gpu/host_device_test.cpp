@@ -108,6 +108,7 @@ TEST_CASE("impossible options are rejected") {
   CHECK_FALSE(rejected([](auto&) {}));
   CHECK(rejected([](auto& o) { o.block_size = 0; }));
   CHECK(rejected([](auto& o) { o.block_size = 100000; }));
+  CHECK(rejected([](auto& o) { o.block_size = 24; }));
   CHECK(rejected([](auto& o) { o.max_batched_tokens = 0; }));
   CHECK(rejected([](auto& o) { o.max_queued_steps = 0; }));
   CHECK(rejected([](auto& o) { o.threads = 100000; }));
@@ -206,7 +207,7 @@ TEST_CASE("KV moves to a context of another block size and decoding goes on with
   for (const auto compute : {compute_type::f32, compute_type::bf16}) {
     auto options = engine_options(compute);
     const auto source = make_context(options);
-    options.block_size = 7;
+    options.block_size = 48;
     options.threads = 1;
     const auto sink = make_context(options);
     REQUIRE(source->kv().compatible(sink->kv()));

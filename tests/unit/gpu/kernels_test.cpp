@@ -3,6 +3,7 @@
 #include "gpu/kernels/kernels.hpp"
 #include "gpu/kernels/pack.hpp"
 #include "tests/support/catch.hpp"
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -152,7 +153,7 @@ TEST_CASE("a product can be added to what is there") {
     std::vector<float> sum(3 * 128, 2.0F);
     multiply(k, {x.data(), 64, w.view(), product.data(), 128, false}, 0, 3);
     multiply(k, {x.data(), 64, w.view(), sum.data(), 128, true}, 0, 3);
-    for (std::size_t i = 0; i < sum.size(); ++i) REQUIRE(sum[i] == 2.0F + product[i]);
+    for (std::size_t i = 0; i < sum.size(); ++i) REQUIRE(sum[i] == Approx(2.0F + product[i]).margin(1e-5));
   }
 }
 
@@ -224,18 +225,44 @@ TEST_CASE("KV elements are stored as the scalar conversion stores them") {
   values[8] = std::bit_cast<float>(0xffffffffU); // a NaN whose payload would carry
   for (const auto& k : all_kernels()) {
     INFO(name_of(k));
-    std::vector<std::byte> out(values.size() * k.kv_bytes);
-    k.store_kv(values.data(), 64, out.data());
-    for (std::size_t i = 0; i < values.size(); ++i) {
+    // Two heads of 32 elements, the sixth token of the second strip.
+    std::vector<std::byte> keys(std::size_t{32} * 64 * k.kv_bytes);
+    auto stored = keys;
+    k.store_kv({values.data(), values.data(), keys.data(), stored.data(), 22, 32, 2, 32});
+    for (std::uint32_t i = 0; i < 64; ++i) {
       if (k.kv_bytes == 4) {
-        REQUIRE(std::memcmp(&out[i * 4], &values[i], 4) == 0);
+        const kv_layout<float> at{32, 32};
+        const std::size_t strip = at.strip(i / 32, 22);
+        REQUIRE(std::memcmp(&keys[(strip + at.key(6, i % 32)) * 4], &values[i], 4) == 0);
+        REQUIRE(std::memcmp(&stored[(strip + at.value(6, i % 32)) * 4], &values[i], 4) == 0);
       } else {
-        std::uint16_t bits{};
-        std::memcpy(&bits, &out[i * 2], 2);
-        REQUIRE(bits == f32_to_bf16(values[i]));
+        const kv_layout<std::uint16_t> at{32, 32};
+        const std::size_t strip = at.strip(i / 32, 22);
+        const std::uint16_t bits = f32_to_bf16(values[i]);
+        REQUIRE(std::memcmp(&keys[(strip + at.key(6, i % 32)) * 2], &bits, 2) == 0);
+        REQUIRE(std::memcmp(&stored[(strip + at.value(6, i % 32)) * 2], &bits, 2) == 0);
       }
     }
   }
+}
+
+TEST_CASE("every element of a KV block has a place of its own") {
+  const kv_layout<std::uint16_t> half{48, 80};
+  const kv_layout<float> wide{48, 80};
+  std::vector<int> keys(std::size_t{3} * 48 * 80);
+  auto values = keys, wide_keys = keys, wide_values = keys;
+  for (std::uint32_t head = 0; head < 3; ++head) {
+    for (std::uint32_t offset = 0; offset < 48; ++offset) {
+      for (std::uint32_t i = 0; i < 80; ++i) {
+        ++keys.at(half.strip(head, offset) + half.key(offset % kv_strip, i));
+        ++values.at(half.strip(head, offset) + half.value(offset % kv_strip, i));
+        ++wide_keys.at(wide.strip(head, offset) + wide.key(offset % kv_strip, i));
+        ++wide_values.at(wide.strip(head, offset) + wide.value(offset % kv_strip, i));
+      }
+    }
+  }
+  for (const auto* one : {&keys, &values, &wide_keys, &wide_values})
+    CHECK(std::count(one->begin(), one->end(), 1) == static_cast<std::ptrdiff_t>(one->size()));
 }
 
 TEST_CASE("half precision converts exactly") {

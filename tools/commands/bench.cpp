@@ -1,0 +1,127 @@
+// `hflex bench`: the measurements behind the project's claims about speed.
+#include "tools/bench/engine.hpp"
+#include "tools/cli/exit_code.hpp"
+#include "tools/cli/json_line.hpp"
+#include "tools/cli/table.hpp"
+#include "tools/cli/units.hpp"
+#include "tools/commands/commands.hpp"
+#include <cstdio>
+#include <memory>
+
+namespace hflex::commands {
+namespace {
+
+struct engine_flags {
+  bench::engine_options options;
+  std::string compute{"bf16"};
+  double seconds{1.5};
+  output format{output::text};
+};
+
+nlohmann::ordered_json to_json(const bench::engine_report& r) {
+  nlohmann::ordered_json all;
+  all["bench"] = "engine";
+  all["model"] = r.model;
+  all["device"] = r.device.name;
+  all["isa"] = r.device.isa;
+  all["threads"] = r.device.threads;
+  all["weight_bytes"] = r.weight_bytes;
+  all["read_gb_s_ceiling"] = r.most.read_gb_s;
+  all["gflop_s_ceiling"] = r.most.gflop_s;
+  auto points = nlohmann::ordered_json::array();
+  for (const auto& p : r.points) {
+    nlohmann::ordered_json j;
+    j["phase"] = p.phase;
+    j["batch"] = p.batch;
+    j["context"] = p.context;
+    j["steps"] = p.steps;
+    j["step_ms"] = p.step_ms;
+    j["tokens_per_s"] = p.tokens_per_s;
+    j["gb_s"] = p.gb_s;
+    j["gflop_s"] = p.gflop_s;
+    j["share_of_read_ceiling"] = p.share_of_read;
+    j["share_of_flop_ceiling"] = p.share_of_flops;
+    points.push_back(j);
+  }
+  all["points"] = points;
+  return all;
+}
+
+void show(const bench::engine_report& r) {
+  const auto right = cli::align::right;
+  cli::table table({{"PHASE"}, {"BATCH", right}, {"CONTEXT", right}, {"STEP", right}, {"TOKENS/S", right},
+      {"GB/S", right}, {"OF READ", right}, {"GFLOP/S", right}, {"OF PEAK", right}});
+  for (const auto& p : r.points)
+    table.add(
+        {p.phase, std::to_string(p.batch), std::to_string(p.context), cli::human_duration(from_s(p.step_ms / 1e3)),
+            fmt::format("{:.0f}", p.tokens_per_s), fmt::format("{:.1f}", p.gb_s), cli::human_percent(p.share_of_read),
+            fmt::format("{:.0f}", p.gflop_s), cli::human_percent(p.share_of_flops)});
+  std::printf("%s, %u threads, %s, weights %s; this machine: %.1f GB/s read, %.0f GFLOP/s\n", r.device.isa.c_str(),
+      r.device.threads, r.model.c_str(), cli::human_bytes(r.weight_bytes).c_str(), r.most.read_gb_s, r.most.gflop_s);
+  std::fputs(table.render(cli::detect_terminal(1)).c_str(), stdout);
+}
+
+int run_engine(engine_flags& f) {
+  f.options.device.compute = f.compute == "f32" ? gpu::compute_type::f32 : gpu::compute_type::bf16;
+  f.options.per_point = from_s(f.seconds);
+  auto terminal = cli::detect_terminal(2);
+  auto report = bench::measure_engine(f.options, [&](const bench::engine_point& p) {
+    if (terminal.is_terminal)
+      std::fprintf(stderr, "\r\x1b[K%s, batch %u, context %u: %.0f tokens/s", p.phase.c_str(), p.batch, p.context,
+          p.tokens_per_s);
+  });
+  if (terminal.is_terminal) std::fputs("\r\x1b[K", stderr);
+  if (!report) return commands::report(report.error());
+  if (f.format == output::json)
+    std::fputs(cli::json_line(to_json(*report)).c_str(), stdout);
+  else
+    show(*report);
+  return cli::exit_done;
+}
+
+runner add_engine(CLI::App& app) {
+  auto f = std::make_shared<engine_flags>();
+  auto* model = app.add_option("--model", f->options.model, "Checkpoint");
+  app.add_option(
+         "--shape", f->options.shape, "Random weights in the shape of a published model, when no --model is given")
+      ->check(CLI::IsMember(bench::shape_names()))
+      ->capture_default_str()
+      ->excludes(model);
+  app.add_option("--batch", f->options.batches, "Sequences in a decode step")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--prompt", f->options.prompts, "Prompt lengths of prefill, contexts of decode")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 131072))
+      ->capture_default_str();
+  app.add_option("--threads", f->options.device.threads, "Compute threads, 0 = all cores")->capture_default_str();
+  app.add_option("--isa", f->options.device.isa, "Kernels to use instead of this CPU's best");
+  app.add_option("--compute", f->compute, "Activations and KV: bf16 or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--seconds", f->seconds, "Time to spend on each point")
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  app.add_option("-o,--output", f->format, "text or json")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
+      ->option_text("text|json");
+  add_examples(app, "  hflex bench engine\n  hflex bench engine --model DIR --batch 1,8,32 --prompt 512 -o json\n"
+                    "  hflex bench engine --shape llama-3.2-1b --isa avx2");
+  return [f] { return run_engine(*f); };
+}
+
+} // namespace
+
+runner add_bench(CLI::App& app) {
+  app.require_subcommand(1);
+  auto chosen = std::make_shared<runner>();
+  auto* engine =
+      app.add_subcommand("engine", "Prefill and decode speed of the CPU engine against the machine's ceilings");
+  engine->callback([run = add_engine(*engine), chosen] { *chosen = run; });
+  add_examples(app, "  hflex bench engine --help");
+  return [chosen] { return (*chosen)(); };
+}
+
+} // namespace hflex::commands
