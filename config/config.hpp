@@ -5,6 +5,7 @@
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/slo.hpp"
+#include "actors/common/step_time.hpp"
 #include "gpu/host_device.hpp"
 #include <chrono>
 #include <cstdint>
@@ -63,6 +64,21 @@ struct instance_config {
   std::uint32_t max_batched_tokens{2048};             ///< most tokens in one step; at least max_sequences
   std::uint32_t max_sequences{64};                    ///< sequences that run at a time
   std::uint32_t max_waiting{256}; ///< sequences that wait inside an instance; more are refused with errc::retry
+  std::string profile;            ///< file that `hflex profile` wrote; empty = none
+  step_time_model step_time{unmeasured_step_time}; ///< the profile's, or what an unmeasured device is taken for
+};
+
+/// How long the steps of one device take with one model: what `hflex profile` measures and writes.
+struct step_profile {
+  std::string device; ///< for people: what was measured ...
+  std::string isa;
+  std::uint32_t threads{};
+  std::string model;
+  std::string compute;
+  std::uint32_t steps{}; ///< measured
+  double mean_error{};   ///< of the fit on steps that were held out, relative
+  double p95_error{};
+  step_time_model step_time{unmeasured_step_time};
 };
 
 /// How the cluster notices death, and how long it waits for a start or an end.

@@ -98,10 +98,25 @@ void read_classes(fault_list& faults, loaded_config& out) {
   }
 }
 
+void read_profile(fault_list& faults, loaded_config& out) {
+  const auto named = out.origins.find("instance.profile");
+  if (out.config.instance.profile.empty() || named == out.origins.end()) return;
+  auto profile = load_profile(out.config.instance.profile);
+  if (profile) {
+    out.config.instance.step_time = profile->step_time;
+    return;
+  }
+  for (fault& f : profile.error()) {
+    if (f.where.line == 0) f.hint = fmt::format("named in {}", to_string(named->second));
+    faults.add(std::move(f));
+  }
+}
+
 load_result finish(const sources& from, fault_list& faults, loaded_config out) {
   read_environment(from, faults, out);
   read_flags(from, faults, out);
   read_classes(faults, out);
+  read_profile(faults, out);
   // What one wrong value does to the others would only be noise.
   if (faults.empty()) check_together(out, from.policies, faults);
   if (!faults.empty()) return tl::unexpected(faults.take());
@@ -141,6 +156,17 @@ tl::expected<std::vector<slo_class>, std::vector<fault>> load_slo_classes(const 
     if (const auto tree = parse(*text, in)) read_class_file(in, *tree, classes);
   if (!faults.empty()) return tl::unexpected(faults.take());
   return classes;
+}
+
+tl::expected<step_profile, std::vector<fault>> load_profile(const std::string& file) {
+  fault_list faults;
+  origin_map origins;
+  step_profile profile;
+  reading in{layer::file, file, folder_of(file), faults, origins};
+  if (const auto text = read_file(file, faults))
+    if (const auto tree = parse(*text, in)) read_profile_file(in, *tree, profile);
+  if (!faults.empty()) return tl::unexpected(faults.take());
+  return profile;
 }
 
 std::string print_config(const loaded_config& from) {

@@ -45,6 +45,9 @@ load_result read_config(const std::string& text, const sources& from);
 /// Reads a file of SLO classes (config/slo_classes.yaml).
 tl::expected<std::vector<slo_class>, std::vector<fault>> load_slo_classes(const std::string& file);
 
+/// Reads a step-time profile (`hflex profile` writes them).
+tl::expected<step_profile, std::vector<fault>> load_profile(const std::string& file);
+
 /// The configuration as a YAML file that means the same, every key with its documentation and where its value came
 /// from.
 std::string print_config(const loaded_config& from);

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -97,6 +98,7 @@ struct table_reader {
   std::span<const row<T>> rows;
   std::string prefix; ///< path of the struct itself, ending in '.', or empty
   T& out;
+  std::set<std::string, std::less<>> present{}; ///< keys of rows that the map has, paths inside T
 
   const row<T>* find(std::string_view key) const {
     for (const row<T>& r : rows)
@@ -151,6 +153,7 @@ struct table_reader {
         in.faults.add({in.at(child.key_at), prefix + key, "each key once",
             fmt::format("it again after line {}", first->second.line), ""});
       } else if (const row<T>* r = find(key); r != nullptr && one_word) {
+        present.insert(key);
         read_row(*r, child);
       } else if (one_word && is_section(key)) {
         read_map(child, key);
@@ -159,12 +162,12 @@ struct table_reader {
         in.faults.add({in.at(child.key_at), "", "a known key", shown(prefix + key), hint});
       }
     }
-    if (section.empty()) require(n, seen);
+    if (section.empty()) require(n);
   }
 
-  void require(const yaml::node& n, const std::map<std::string_view, yaml::position>& seen) {
+  void require(const yaml::node& n) {
     for (const row<T>& r : rows)
-      if (r.required && !seen.contains(r.key))
+      if (r.required && !present.contains(r.key))
         in.faults.add({in.at(n.at), prefix + std::string{r.key}, expectation(r.accepts), "no such key here", ""});
   }
 };

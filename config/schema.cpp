@@ -217,6 +217,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "Forces one set of CPU kernels; empty takes the best that this CPU has."),
       scalar<cluster_config>("instance.block_size", RULE(whole(1, 1024)), FIELD(instance.block_size),
           "Tokens in one KV block; a multiple of 16."),
+      scalar<cluster_config>("instance.profile", RULE(or_empty(path)), FIELD(instance.profile),
+          "Step times that `hflex profile` measured; empty starts from a guess. Either is corrected by every step."),
       scalar<cluster_config>("instance.kv_memory_mib", RULE(whole(1, 4 * million)), FIELD(instance.kv_memory_mib),
           "KV pool of one instance in MiB, used when kv_blocks is 0."),
       scalar<cluster_config>("instance.kv_blocks", RULE(whole(0, 1000 * million)), FIELD(instance.kv_blocks),
@@ -256,6 +258,35 @@ const std::vector<cluster_row>& cluster_rows() {
           }},
       scalar<cluster_config>(
           "slo.default_class", RULE(name), FIELD(slo.default_class), "Class of a request that names none."),
+  };
+  return rows;
+}
+
+// ---- step-time profiles ----
+const std::vector<row<step_profile>>& profile_rows() {
+  static const std::vector<row<step_profile>> rows{
+      scalar<step_profile>("device", RULE(or_empty(text)), FIELD(device), "What was measured."),
+      scalar<step_profile>("isa", RULE(or_empty(text)), FIELD(isa), "Its kernels."),
+      scalar<step_profile>("threads", RULE(whole(0, 4096)), FIELD(threads), "Compute threads; 0 on a GPU."),
+      scalar<step_profile>("model", RULE(or_empty(text)), FIELD(model), "What it ran."),
+      scalar<step_profile>("compute", RULE(or_empty(text)), FIELD(compute), "Arithmetic of activations."),
+      scalar<step_profile>("steps", RULE(whole(0, 1e9)), FIELD(steps), "Steps that were measured."),
+      scalar<step_profile>("mean_error", RULE(real(0, 1e6)), FIELD(mean_error), "Relative, on held-out steps."),
+      scalar<step_profile>("p95_error", RULE(real(0, 1e6)), FIELD(p95_error), "Its 95th percentile."),
+      scalar<step_profile>("step_time.c0_ms", RULE(real(0, 1e6)), FIELD(step_time.c0_ms), "Per step.", true),
+      scalar<step_profile>(
+          "step_time.c1_ms", RULE(real(0, 1e6)), FIELD(step_time.c1_ms), "Per token beyond the knee.", true),
+      scalar<step_profile>("step_time.m0", RULE(whole(0, 1e6)), FIELD(step_time.m0), "The knee, in tokens.", true),
+      scalar<step_profile>("step_time.c2_ms", RULE(real(0, 1e6)), FIELD(step_time.c2_ms),
+          "Per query-key pair of the prefill chunks.", true),
+      scalar<step_profile>(
+          "step_time.c3_ms", RULE(real(0, 1e6)), FIELD(step_time.c3_ms), "Per decoding sequence.", true),
+      scalar<step_profile>("step_time.c4_ms", RULE(real(0, 1e6)), FIELD(step_time.c4_ms),
+          "Per token of context of the decoding sequences.", true),
+      scalar<step_profile>("step_time.c5_ms", RULE(real(0, 1e6)), FIELD(step_time.c5_ms),
+          "The same again in a step that also prefills."),
+      scalar<step_profile>("step_time.safety", RULE(real(1, 99)), FIELD(step_time.safety),
+          "Measured/predicted at the quantile to plan with."),
   };
   return rows;
 }
@@ -317,6 +348,25 @@ void read_class_file(reading& in, const yaml::node& root, std::vector<slo_class>
     in.faults.add({in.at(root.at), "classes", "a section NAME: {ttft_ms, tpot_ms, ...} per class", "nothing", ""});
   read_table<class_file>(in, root, rows, "", file);
   out = std::move(file.classes);
+}
+
+void read_profile_file(reading& in, const yaml::node& root, step_profile& out) {
+  if (root.kind == yaml::node_kind::nothing)
+    in.faults.add({in.at(root.at), "step_time", "a section {c0_ms, c1_ms, m0, c2_ms, c3_ms, c4_ms}", "nothing", ""});
+  read_table<step_profile>(in, root, profile_rows(), "", out);
+}
+
+std::string written_profile(const step_profile& profile) {
+  std::string text = "# Step times of one device with one model, measured by `hflex profile`.\n";
+  bool inside = false;
+  for (const auto& r : profile_rows()) {
+    const auto dot = r.key.find('.');
+    if (dot != r.key.npos && !inside) text += fmt::format("{}:\n", r.key.substr(0, dot));
+    inside = dot != r.key.npos;
+    text += fmt::format(
+        "{}{}: {} # {}\n", inside ? "  " : "", inside ? r.key.substr(dot + 1) : r.key, r.get(profile), r.doc);
+  }
+  return text;
 }
 
 } // namespace hflex::config

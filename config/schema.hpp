@@ -33,4 +33,9 @@ void read_key(reading& in, std::string_view key, const std::string& text, cluste
 /// Reads a file of SLO classes: {classes: {NAME: {ttft_ms, tpot_ms, ...}}}.
 void read_class_file(reading& in, const yaml::node& root, std::vector<slo_class>& out);
 
+/// Reads a step-time profile: {device, isa, ..., step_time: {c0_ms, c1_ms, m0, ...}}.
+void read_profile_file(reading& in, const yaml::node& root, step_profile& out);
+/// The same profile as a file that read_profile_file takes.
+std::string written_profile(const step_profile& profile);
+
 } // namespace hflex::config

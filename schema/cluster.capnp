@@ -3,6 +3,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("hflex::wire::schema");
 using import "/schema/common.capnp".Role;
+using import "/schema/common.capnp".StepTime;
 
 struct Hello {                   # anyone -> head, first of all
   protocol @0 :UInt32;           # wire::protocol_version
@@ -76,6 +77,7 @@ struct InstanceOptions {         # The head's settings for an instance.
   slackBudget @10 :Bool;         # step policy: size prefill chunks by the residents' slack
   safety @11 :Float64;           # share of that slack left unplanned
   kvLeaseMs @12 :UInt32;         # a hand-over takes at most this long
+  stepTime @13 :StepTime;        # what its steps are taken to last before they were measured
 }
 
 struct StartInstance {           # scaler -> node agent

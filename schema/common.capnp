@@ -60,6 +60,17 @@ struct StepShape {               # What one step worked on (actors/common/step_t
   decodeContext @3 :Float64;     # K: summed context of the decoding sequences
 }
 
+struct StepTime {                # Coefficients of the step-time model, milliseconds per unit (actors/common/step_time.hpp).
+  c0 @0 :Float64;                # per step
+  c1 @1 :Float64;                # per token beyond the knee
+  m0 @2 :UInt32;                 # the knee, in tokens
+  c2 @3 :Float64;                # per query-key pair
+  c3 @4 :Float64;                # per decoding sequence
+  c4 @5 :Float64;                # per token of context
+  c5 @6 :Float64;                # per token of context, in a step that also prefills
+  safety @7 :Float64;            # measured/predicted at the quantile to plan with
+}
+
 struct Tick {}                   # An actor's own timer; carries nothing.
 
 struct Ack {}                    # "Done", where a reply is expected.

@@ -21,7 +21,7 @@ struct push_range {
 class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::instance_actor::pointer self, shell_settings settings)
-      : self_(self), set_(std::move(settings)), steps_(std::make_shared<step_time_corrector>(unmeasured_step_time)),
+      : self_(self), set_(std::move(settings)), steps_(std::make_shared<step_time_corrector>(set_.step_time)),
         core_(with_predictor(set_.core, steps_)), timer_(self) {}
 
   ~shell() {

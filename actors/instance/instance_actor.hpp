@@ -25,6 +25,7 @@ struct shell_settings {
   wire::node_agent_actor agent;
   duration report_every{
       std::chrono::milliseconds{100}}; ///< status to the cluster at most this often (the scheduler gets each step)
+  step_time_model step_time{unmeasured_step_time}; ///< what its steps are taken to last; measured ones correct it
   duration sign_every{std::chrono::seconds{1}}; ///< what is alive here to the router at most this often; well below its
                                                 ///< stage_timeout
 };

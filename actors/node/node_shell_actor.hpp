@@ -224,6 +224,7 @@ public:
     instance::shell_settings settings;
     settings.core = core_options(e.instance, e.role, entry.options, *context);
     settings.core.first_transfer = 1 + entry.generation++ * std::uint64_t{1U << 20U};
+    settings.step_time = entry.options.step_time;
     settings.node = core_.id();
     settings.context = context;
     settings.transport = set_.machine.transport;

@@ -88,6 +88,24 @@ step_shape read(s::StepShape::Reader in) {
   return shape;
 }
 
+void write(s::StepTime::Builder out, const step_time_model& model) {
+  out.setC0(model.c0_ms);
+  out.setC1(model.c1_ms);
+  out.setM0(model.m0);
+  out.setC2(model.c2_ms);
+  out.setC3(model.c3_ms);
+  out.setC4(model.c4_ms);
+  out.setC5(model.c5_ms);
+  out.setSafety(model.safety);
+}
+
+step_time_model read(s::StepTime::Reader in) {
+  constexpr double most = 1e9;
+  return {finite(in.getC0(), 0, most, "c0"), finite(in.getC1(), 0, most, "c1"), in.getM0(),
+      finite(in.getC2(), 0, most, "c2"), finite(in.getC3(), 0, most, "c3"), finite(in.getC4(), 0, most, "c4"),
+      finite(in.getC5(), 0, most, "c5"), finite(in.getSafety(), 1, 100, "safety")};
+}
+
 std::int64_t age_us(time_point then, time_point now) {
   return std::chrono::duration_cast<std::chrono::microseconds>(now - then).count();
 }

@@ -33,6 +33,9 @@ void write(s::SloTargets::Builder out, const slo_targets& slo);
 slo_targets read(s::SloTargets::Reader in);
 void write(s::StepShape::Builder out, const step_shape& shape);
 step_shape read(s::StepShape::Reader in);
+void write(s::StepTime::Builder out, const step_time_model& model);
+/// Throws kj::Exception for coefficients that no device can have.
+step_time_model read(s::StepTime::Reader in);
 
 /// Points in time become ages at the sender and points of the receiver's clock again.
 void write(s::SequenceSpec::Builder out, const sequence_spec& spec, time_point now);

@@ -1,5 +1,6 @@
 // What the head tells a node agent about an instance that it is to start.
 #pragma once
+#include "actors/common/step_time.hpp"
 #include "actors/common/time.hpp"
 #include "schema/cluster.capnp.h"
 #include <cstdint>
@@ -21,6 +22,7 @@ struct instance_options {
   bool slack_budget{true}; ///< size prefill chunks by the residents' slack
   double safety{0.1};      ///< share of that slack left unplanned
   duration kv_lease{std::chrono::seconds{60}};
+  step_time_model step_time{unmeasured_step_time}; ///< until its own steps say better
 };
 
 void write(schema::InstanceOptions::Builder out, const instance_options& options);

@@ -2,10 +2,10 @@
 #include "gpu/kernels/kernels.hpp"
 #include "gpu/model/packed_model.hpp"
 #include "gpu/thread_pool.hpp"
+#include "tools/bench/stepper.hpp"
 #include <algorithm>
-#include <future>
+#include <array>
 #include <numeric>
-#include <random>
 
 namespace hflex::bench {
 namespace {
@@ -105,20 +105,6 @@ public:
   runner(std::shared_ptr<gpu::device_context> context, work_model work, ceilings most, duration per_point)
       : context_(std::move(context)), work_(std::move(work)), most_(most), per_point_(per_point) {}
 
-  /// KV that reads like a real one: pages that were never written are all the same page.
-  result<void> fill_kv() {
-    const auto& kv = context_->kv();
-    std::vector<gpu::block_index> table(1);
-    std::vector<std::uint16_t> rows(kv.block_size * kv.token_layer_bytes() / sizeof(std::uint16_t));
-    std::minstd_rand random{1};
-    for (auto& v : rows) v = static_cast<std::uint16_t>(0x3c00U | (random() & 0x81ffU));
-    for (std::uint32_t layer = 0; layer < kv.layers; ++layer)
-      for (table[0] = 0; table[0] < kv.blocks; ++table[0])
-        if (auto ok = context_->write_kv(layer, table, 0, kv.block_size, std::as_bytes(std::span(rows))); !ok)
-          return ok;
-    return {};
-  }
-
   result<engine_point> prefill(std::uint32_t tokens) {
     gpu::step_plan plan;
     plan.items.push_back(item(0, tokens, 0));
@@ -136,34 +122,17 @@ public:
 private:
   gpu::step_item item(std::uint32_t index, std::uint32_t tokens, std::uint32_t position) const {
     const auto& kv = context_->kv();
-    gpu::step_item it;
-    for (std::uint32_t t = 0; t < tokens; ++t)
-      it.tokens.push_back(static_cast<token_id>((t * 7919 + index * 104729 + 13) % context_->vocab_size()));
-    it.position = position;
     const std::uint32_t blocks = (position + tokens + kv.block_size - 1) / kv.block_size;
-    // Blocks of a sequence lie apart, as they do after a while.
-    for (std::uint32_t b = 0; b < blocks; ++b) it.block_table.push_back((index + b * stride(blocks)) % kv.blocks);
-    it.sample = true;
-    return it;
-  }
-  /// Sequences of one step do not share blocks: sequence i takes blocks i, i + n, i + 2n, ...
-  std::uint32_t stride(std::uint32_t blocks) const { return std::max(1U, context_->kv().blocks / blocks); }
-
-  result<duration> step(const gpu::step_plan& plan) {
-    std::promise<gpu::step_result> done;
-    auto answer = done.get_future();
-    context_->submit(plan, [&done](gpu::step_result r) { done.set_value(std::move(r)); });
-    auto r = answer.get();
-    if (!r.status) return pass(r.status.error());
-    return r.elapsed;
+    // Blocks of a sequence lie apart, as they do after a while; sequences share none.
+    return make_item(*context_, index, std::max(1U, kv.blocks / blocks), position, tokens);
   }
 
   result<engine_point> measure(const char* phase, gpu::step_plan plan, std::uint32_t batch, std::uint32_t context,
       std::uint32_t rows, std::uint64_t read_tokens, std::uint64_t pairs) {
-    if (auto warm = step(plan); !warm) return pass(warm.error());
+    if (auto warm = run_step(*context_, plan); !warm) return pass(warm.error());
     std::vector<double> ms;
     for (duration spent{}; ms.size() < 3 || spent < per_point_;) {
-      auto took = step(plan);
+      auto took = run_step(*context_, plan);
       if (!took) return pass(took.error());
       spent += *took;
       ms.push_back(to_ms(*took));
@@ -216,7 +185,7 @@ result<engine_report> measure_engine(
   if (!context) return pass(context.error());
   report.device = (*context)->info();
   runner run{*context, {gpu::packed_model{**weights}.config(), (*context)->kv()}, report.most, options.per_point};
-  if (auto ok = run.fill_kv(); !ok) return pass(ok.error());
+  if (auto ok = fill_kv(**context); !ok) return pass(ok.error());
   auto keep = [&](result<engine_point> p) -> result<void> {
     if (!p) return pass(p.error());
     report.points.push_back(*p);

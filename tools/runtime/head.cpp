@@ -24,6 +24,7 @@ wire::instance_options instance_options_of(const config::cluster_config& c, step
   o.max_waiting = c.instance.max_waiting;
   o.slack_budget = steps == step_policy::slack_budget;
   o.safety = c.scheduler.safety;
+  o.step_time = c.instance.step_time;
   return o;
 }
 
@@ -32,6 +33,7 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   s.scheduler.policy = c.scheduler.policy;
   s.scheduler.max_queued = c.scheduler.max_queued;
   s.scheduler.max_wait = c.scheduler.max_wait;
+  s.scheduler.unmeasured_model = c.instance.step_time;
   auto& router = s.router.core;
   router.classes = c.slo.classes;
   router.default_class = c.slo.default_class;

@@ -49,6 +49,37 @@ TEST_CASE("the shipped cluster example loads without a fault") {
   CHECK(got.config.slo.default_class == "chat");
 }
 
+TEST_CASE("a step-time profile is read back as it was written") {
+  const step_profile profile{"some CPU", "avx2", 4, "a model", "bf16", 120, 0.04, 0.11,
+      {.c0_ms = 3.5,
+          .c1_ms = 0.25,
+          .m0 = 32,
+          .c2_ms = 6.5e-6,
+          .c3_ms = 0.125,
+          .c4_ms = 3e-4,
+          .c5_ms = 0,
+          .safety = 1.25}};
+  const auto dir = std::filesystem::temp_directory_path() / fmt::format("hflex-profile-{}", ::getpid());
+  std::filesystem::create_directories(dir);
+  const std::string file = (dir / "p.yaml").string();
+  std::ofstream(file) << written_profile(profile);
+  const auto back = load_profile(file);
+  if (!back) FAIL(to_string(back.error()));
+  CHECK(back->step_time == profile.step_time);
+  CHECK(back->device == profile.device);
+  CHECK(back->threads == 4);
+  sources from;
+  from.file = (dir / "cluster.yaml").string();
+  CHECK(must_read("instance: {profile: p.yaml}\n", from).config.instance.step_time == profile.step_time);
+  std::ofstream(file) << "step_time: {c0_ms: -1, c1_m: 2}\n";
+  const auto bad = load_profile(file);
+  REQUIRE_FALSE(bad);
+  const auto told = to_string(bad.error());
+  CHECK(told.find("step_time.c0_ms: expected a number from 0 to 1000000, found '-1'") != std::string::npos);
+  CHECK(told.find("did you mean 'step_time.c1_ms'?") != std::string::npos);
+  std::filesystem::remove_all(dir);
+}
+
 TEST_CASE("the shipped SLO classes are those compiled in and name their sources") {
   const auto shipped = load_slo_classes(root + "/config/slo_classes.yaml");
   REQUIRE(shipped);
