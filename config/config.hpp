@@ -63,6 +63,7 @@ struct instance_config {
   std::uint32_t max_batched_tokens{2048};             ///< most tokens in one step; at least max_sequences
   std::uint32_t max_sequences{64};                    ///< sequences that run at a time
   std::uint32_t max_waiting{256}; ///< sequences that wait inside an instance; more are refused with errc::retry
+  bool prefix_cache{true};        ///< keep and share the KV blocks of prompts that begin alike
 };
 
 /// How the cluster notices death, and how long it waits for a start or an end.

@@ -76,6 +76,7 @@ struct InstanceOptions {         # The head's settings for an instance.
   slackBudget @10 :Bool;         # step policy: size prefill chunks by the residents' slack
   safety @11 :Float64;           # share of that slack left unplanned
   kvLeaseMs @12 :UInt32;         # a hand-over takes at most this long
+  prefixCache @13 :Bool = true;  # keep and share the KV blocks of prompts that begin alike
 }
 
 struct StartInstance {           # scaler -> node agent

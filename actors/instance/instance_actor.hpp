@@ -27,7 +27,8 @@ struct shell_settings {
       std::chrono::milliseconds{100}}; ///< status to the cluster at most this often (the scheduler gets each step)
 };
 
-/// For system.spawn(). The step-time predictor of `settings.core` is the shell's: measured steps correct it.
+/// For system.spawn(). The step-time predictor of `settings.core` is the shell's, corrected by measured steps, and so
+/// is the prefix cache's seed.
 wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer self, shell_settings settings);
 
 } // namespace hflex::instance

@@ -18,6 +18,7 @@ void write(schema::InstanceOptions::Builder out, const instance_options& o) {
   out.setSlackBudget(o.slack_budget);
   out.setSafety(o.safety);
   out.setKvLeaseMs(static_cast<std::uint32_t>(to_ms(o.kv_lease)));
+  out.setPrefixCache(o.prefix_cache);
 }
 
 instance_options read(schema::InstanceOptions::Reader in) {
@@ -35,6 +36,7 @@ instance_options read(schema::InstanceOptions::Reader in) {
   o.slack_budget = in.getSlackBudget();
   o.safety = in.getSafety();
   o.kv_lease = std::chrono::milliseconds{in.getKvLeaseMs()};
+  o.prefix_cache = in.getPrefixCache();
   KJ_REQUIRE(o.compute == "f32" || o.compute == "bf16", "compute is f32 or bf16", o.compute.c_str());
   KJ_REQUIRE(o.block_size > 0 && o.block_size <= 4096, "block size out of range", o.block_size);
   KJ_REQUIRE(o.max_sequences > 0 && o.max_batched_tokens >= o.max_sequences, "token budget below max_sequences",

@@ -21,6 +21,7 @@ struct instance_options {
   bool slack_budget{true}; ///< size prefill chunks by the residents' slack
   double safety{0.1};      ///< share of that slack left unplanned
   duration kv_lease{std::chrono::seconds{60}};
+  bool prefix_cache{true}; ///< keep and share the KV blocks of prompts that begin alike
 };
 
 void write(schema::InstanceOptions::Builder out, const instance_options& options);

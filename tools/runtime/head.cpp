@@ -24,6 +24,7 @@ wire::instance_options instance_options_of(const config::cluster_config& c, step
   o.max_waiting = c.instance.max_waiting;
   o.slack_budget = steps == step_policy::slack_budget;
   o.safety = c.scheduler.safety;
+  o.prefix_cache = c.instance.prefix_cache;
   return o;
 }
 
