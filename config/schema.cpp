@@ -229,6 +229,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "Sequences that one instance runs at a time."),
       scalar<cluster_config>("instance.max_waiting", RULE(whole(1, million)), FIELD(instance.max_waiting),
           "Sequences that wait inside one instance; more are refused."),
+      scalar<cluster_config>("instance.prefix_cache", RULE(boolean), FIELD(instance.prefix_cache),
+          "Keep the KV blocks of prompts, so that one that begins like another pays for the rest only."),
       scalar<cluster_config>("membership.heartbeat_interval_ms", RULE(ms(1, hour_ms)),
           FIELD(membership.heartbeat_interval), "How often a node agent says that it is alive."),
       scalar<cluster_config>("membership.suspect_after_ms", RULE(ms(1, hour_ms)), FIELD(membership.suspect_after),

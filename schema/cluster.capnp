@@ -78,6 +78,7 @@ struct InstanceOptions {         # The head's settings for an instance.
   safety @11 :Float64;           # share of that slack left unplanned
   kvLeaseMs @12 :UInt32;         # a hand-over takes at most this long
   stepTime @13 :StepTime;        # what its steps are taken to last before they were measured
+  prefixCache @14 :Bool = true;  # keep and share the KV blocks of prompts that begin alike
 }
 
 struct StartInstance {           # scaler -> node agent

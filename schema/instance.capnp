@@ -19,6 +19,7 @@ struct ProducedTokens {
   key @0 :RequestKey;            # request and attempt
   firstIndex @1 :UInt32;         # output index of tokens[0]
   tokens @2 :List(Int32);        # token ids, in order
+  cachedPromptTokens @3 :UInt32; # of the prompt, found in this instance's prefix cache when the attempt started
 }
 
 struct TokensProduced {          # instance -> router: what one step produced, for all its requests
@@ -41,6 +42,7 @@ struct SequenceEnded {           # instance -> router: well
   key @0 :RequestKey;            # request and attempt
   instance @1 :UInt32;           # instance id
   cause @2 :StopCause;           # how it ended well
+  cachedPromptTokens @3 :UInt32; # as in ProducedTokens
 }
 
 struct HandedBack {              # instance -> router: not here; try elsewhere or give up, by the code

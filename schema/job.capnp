@@ -66,6 +66,7 @@ struct JobRecord {               # One request: live or at its end.
   ageMs @19 :Float64;            # since arrival
   strictlyAttained @20 :Bool;    # every token by its own deadline
   maxOutputTokens @21 :UInt32;   # output tokens at most, over all attempts
+  cachedPromptTokens @22 :UInt32; # of the prompt, not computed again at the last attempt: its prefill instance had them
 }
 
 struct JobQuery {

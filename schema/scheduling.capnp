@@ -62,9 +62,12 @@ struct StepReport {              # instance -> scheduler (and cluster): coalesce
   running @3 :UInt32;            # sequences that prefill or decode
   waiting @4 :UInt32;            # sequences that wait here
   kvBlocksTotal @5 :UInt32;      # KV blocks in the pool
-  kvBlocksFree @6 :UInt32;       # of them, free
+  kvBlocksFree @6 :UInt32;       # of them, empty or idle in the prefix cache
   stepMsMean @7 :Float64;        # smoothed
   mailbox @8 :UInt32;            # messages waiting for the actor
   steps @9 :UInt64;              # finished since the start
   preemptions @10 :UInt64;       # since the start
+  kvBlocksCached @11 :UInt32;    # in the prefix cache, in use or idle
+  startedTokens @12 :UInt64;     # to compute, of the sequences started (again) here, since the start
+  cachedTokens @13 :UInt64;      # of them, found in the prefix cache
 }

@@ -29,9 +29,11 @@ struct Actor {
   running @6 :UInt32;            # sequences that prefill or decode
   waiting @7 :UInt32;            # sequences that wait here
   kvBlocksTotal @8 :UInt32;      # KV blocks in the pool
-  kvBlocksFree @9 :UInt32;       # of them, free
+  kvBlocksFree @9 :UInt32;       # of them, empty or idle in the prefix cache
   mailbox @10 :UInt32;           # messages waiting for it
   stepMsMean @11 :Float64;       # smoothed time of a step
+  kvBlocksCached @12 :UInt32;    # in the prefix cache, in use or idle
+  prefixHitRatio @13 :Float64;   # share of the tokens to compute that the prefix cache had, since the start
 }
 
 struct Link {

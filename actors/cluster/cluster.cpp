@@ -365,7 +365,7 @@ snapshot core::topology() const {
     s.actors.push_back({to_string(ref), std::string(to_string(ref.kind)), a.node ? to_string(a.node) : "",
         a.role ? std::string(to_string(*a.role)) : "", a.device ? to_string(device_id{a.node, *a.device}) : "",
         load.state, load.running, load.waiting, load.kv_blocks_total, load.kv_blocks_free, load.mailbox,
-        load.step_ms_mean});
+        load.step_ms_mean, load.kv_blocks_cached, load.prefix_hit_ratio});
   }
   for (auto& [key, l] : links_) {
     auto& [from, to, kind] = key;

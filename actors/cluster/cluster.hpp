@@ -107,9 +107,11 @@ struct actor_status {
   std::uint32_t running{};
   std::uint32_t waiting{};
   std::uint32_t kv_blocks_total{};
-  std::uint32_t kv_blocks_free{};
+  std::uint32_t kv_blocks_free{}; ///< empty, or idle in the prefix cache
   std::uint32_t mailbox{};
   double step_ms_mean{};
+  std::uint32_t kv_blocks_cached{}; ///< in the prefix cache, in use or idle
+  double prefix_hit_ratio{};        ///< share of the tokens to compute that the prefix cache had, [0, 1]
 };
 /// Mailbox length of any actor (head roles have no other load).
 struct mailbox_status {

@@ -107,8 +107,11 @@ public:
     instance_id id{in.getInstance()};
     auto found = instances_.find(id);
     if (found == instances_.end()) return;
+    const auto started = in.getStartedTokens();
+    const auto hits = static_cast<double>(std::min(in.getCachedTokens(), started));
     feed(actor_status{id, found->second.state, in.getRunning(), in.getWaiting(), in.getKvBlocksTotal(),
-        in.getKvBlocksFree(), in.getMailbox(), in.getStepMsMean()});
+        in.getKvBlocksFree(), in.getMailbox(), in.getStepMsMean(), in.getKvBlocksCached(),
+        started == 0 ? 0.0 : hits / static_cast<double>(started)});
   }
 
   void traffic(s::LinkTraffic::Reader in) {

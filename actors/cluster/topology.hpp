@@ -40,6 +40,8 @@ struct actor_view {
   std::uint32_t kv_blocks_free{};
   std::uint32_t mailbox{};
   double step_ms_mean{};
+  std::uint32_t kv_blocks_cached{};
+  double prefix_hit_ratio{};
   friend bool operator==(const actor_view&, const actor_view&) = default;
 };
 

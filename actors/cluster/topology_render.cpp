@@ -170,6 +170,7 @@ void json_actor(json_writer& w, const actor_view& a) {
   id_or_null(w, "device", a.device);
   w.key("state").value(a.state).key("running").value(a.running).key("waiting").value(a.waiting);
   w.key("kv_blocks_total").value(a.kv_blocks_total).key("kv_blocks_free").value(a.kv_blocks_free);
+  w.key("kv_blocks_cached").value(a.kv_blocks_cached).key("prefix_hit_ratio").value(a.prefix_hit_ratio);
   w.key("mailbox").value(a.mailbox).key("step_ms_mean").value(a.step_ms_mean).end_object();
 }
 

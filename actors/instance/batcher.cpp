@@ -25,7 +25,7 @@ result<void> check(const options& o) {
 core::core(options o)
     : options_(std::move(o)), context_limit_(static_cast<std::uint32_t>(std::min<std::uint64_t>(
                                   options_.max_context, std::uint64_t{options_.kv_blocks} * options_.block_size))),
-      pool_(options_.kv_blocks), next_transfer_(options_.first_transfer) {
+      pool_(options_.kv_blocks, options_.block_size), next_transfer_(options_.first_transfer) {
   HFLEX_CHECK(check(options_).has_value());
 }
 
@@ -244,7 +244,7 @@ void core::give_up(sequence& s, const error& why, effects& out) {
 }
 
 void core::end_well(sequence& s, stop_cause cause, effects& out) {
-  out.push_back(ended{s.spec.key, cause});
+  out.push_back(ended{s.spec.key, cause, s.cached_prompt_tokens});
   const error why{errc::reroute, "the request ended"};
   drop(s, &why, out);
 }
@@ -262,6 +262,7 @@ std::optional<error> core::failure_of(const flying_step& step, const step_finish
 void core::finish_entry(
     sequence& s, std::uint32_t count, bool pushed, const token_id* sampled, time_point now, effects& out) {
   s.num_computed_tokens += count;
+  publish(s);
   if (s.transfer) {
     if (pushed) s.transfer->rows_pushed = s.num_computed_tokens;
     push_computed(s, out);
@@ -274,7 +275,7 @@ void core::take_token(sequence& s, token_id id, time_point now, effects& out) {
   const auto index = s.spec.produced();
   if (index == 0) s.first_token_at = now;
   s.spec.tokens.push_back(id);
-  out.push_back(token{s.spec.key, index, id});
+  out.push_back(token{s.spec.key, index, id, s.cached_prompt_tokens});
   if (s.spec.produced() >= s.spec.max_output_tokens) return end_well(s, stop_cause::max_tokens, out);
   if (s.length() >= context_limit_) return end_well(s, stop_cause::context_full, out);
   if (s.transfer) commit_first(s, id, out);
@@ -300,8 +301,11 @@ snapshot core::report() const {
   r.sending = sending_;
   r.kv_blocks_total = pool_.total();
   r.kv_blocks_free = pool_.free();
+  r.kv_blocks_cached = pool_.cached();
   r.steps = steps_;
   r.preemptions = preemptions_;
+  r.started_tokens = started_tokens_;
+  r.cached_tokens = cached_tokens_;
   r.last_shape = last_shape_;
   r.last_elapsed = last_elapsed_;
   return r;
@@ -327,6 +331,7 @@ void core::check_invariants() const {
     HFLEX_CHECK(has_blocks != s.blocks.empty());
     HFLEX_CHECK(s.blocks.size() * options_.block_size >= s.num_computed_tokens);
     HFLEX_CHECK(s.num_computed_tokens < s.length());
+    check_prefix(s);
     HFLEX_CHECK(by_key_.at(s.spec.key) == &s);
     HFLEX_CHECK(!s.transfer || by_transfer_.at(s.transfer->id) == &s);
     HFLEX_CHECK(s.at != stage::waiting || waiting_.at(s.place) == &s);

@@ -18,6 +18,11 @@
 // Who answers for the request: the prefill side until kv_delivered, the decode side from kv_landed. Where a side cannot
 // know what the other has heard, it speaks: two words for one attempt are settled at the router by its number, silence
 // never is.
+//
+// Prefix cache: a full block of computed tokens can be found by its text until it is evicted, and a sequence starts,
+// also after preemption or elsewhere, with what is found of its tokens; at least the last one is computed, whose logits
+// it needs. What a hand-over brings is found as well. The cache ends with the core: after a role flip the KV memory is
+// the same, but nobody knows any more what it holds.
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
@@ -30,6 +35,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <variant>
@@ -61,6 +67,8 @@ struct options {
   std::uint32_t min_chunk{16};                       ///< prefill tokens a step takes however tight the slack; >= 1
   duration transfer_lease{std::chrono::seconds{60}}; ///< offer to acknowledgement; covers the prefill
   std::uint32_t first_transfer{1}; ///< serial of the first hand-over: past those of an earlier core of this instance
+  bool prefix_cache{true};         ///< start with the KV blocks that already hold a sequence's first tokens
+  hash_key prefix_seed;            ///< random, and this instance's secret
 };
 
 /// errc::reject with the first option that is out of range.
@@ -190,12 +198,14 @@ struct token {
   request_key key;
   std::uint32_t index{};
   token_id id{};
+  std::uint32_t cached_prompt_tokens{}; ///< that this attempt did not have to compute here when it started
 };
 
 /// To the router: the sequence ended well.
 struct ended {
   request_key key;
   stop_cause cause{};
+  std::uint32_t cached_prompt_tokens{}; ///< as in token: it may end before it has one
 };
 
 /// To the router: this attempt is over. retry: busy; reroute: try elsewhere with the tokens so far; reject: the request
@@ -289,10 +299,13 @@ struct snapshot {
   std::uint32_t receiving{}; ///< hand-overs on their way in
   std::uint32_t sending{};   ///< prefilled, on their way out
   std::uint32_t kv_blocks_total{};
-  std::uint32_t kv_blocks_free{};
-  std::uint64_t steps{}; ///< finished, failed ones included
+  std::uint32_t kv_blocks_free{};   ///< empty, or idle in the prefix cache
+  std::uint32_t kv_blocks_cached{}; ///< in the prefix cache, in use or idle
+  std::uint64_t steps{};            ///< finished, failed ones included
   std::uint64_t preemptions{};
-  step_shape last_shape; ///< of the last finished step
+  std::uint64_t started_tokens{}; ///< to compute, of the sequences that started here, each time that one did
+  std::uint64_t cached_tokens{};  ///< of them, found in the prefix cache
+  step_shape last_shape;          ///< of the last finished step
   duration last_elapsed{};
 };
 
@@ -357,11 +370,17 @@ private:
   bool lost(const sequence& s, time_point now, duration decode_only) const;
   time_point due(const sequence& s) const;
   rank rank_of(const sequence& s) const;
-  bool room_for(const sequence& s) const;
-  void take_blocks(sequence& s);
-  bool start(sequence& s, time_point now, effects& out);
+  bool room_for(const sequence& s, const prefix_hit& hit) const;
+  void take_blocks(sequence& s, const prefix_hit& hit);
+  bool start(sequence& s, const prefix_hit& hit, time_point now, effects& out);
   void preempt(sequence& s, effects& out);
   void add_entry(sequence& s, std::uint32_t count, draft& d);
+
+  // batcher_prefix.cpp: the prefix cache
+  std::span<const block_hash> chain_of(sequence& s, std::uint32_t blocks);
+  prefix_hit find_prefix(sequence& s);
+  void publish(sequence& s);
+  void check_prefix(const sequence& s) const;
 
   // batcher_handover.cpp: both sides of a transfer
   void link(sequence& s, const handover& h);
@@ -415,6 +434,8 @@ private:
   std::uint64_t next_step_{1};
   std::uint64_t steps_{};
   std::uint64_t preemptions_{};
+  std::uint64_t started_tokens_{};
+  std::uint64_t cached_tokens_{};
   step_shape last_shape_;
   duration last_elapsed_{};
 };

@@ -114,7 +114,7 @@ void core::on(const kv_delivered& e, time_point now, effects& out) {
   settle(now, out);
 }
 
-/// Rows computed before the transfer was open, or in a step planned before.
+/// Rows found in the prefix cache, computed before the transfer was open, or in a step planned before.
 void core::push_computed(sequence& s, effects& out) {
   auto& h = *s.transfer;
   if (!h.open || h.rows_pushed == s.num_computed_tokens) return;
@@ -157,8 +157,8 @@ void core::accept_offers(time_point now, effects& out) {
   while (!offered_.empty()) {
     if (!waiting_.empty() && waiting_.begin()->second->started) return;
     auto& s = *offered_.begin()->second;
-    if (!room_for(s)) return;
-    take_blocks(s);
+    if (!room_for(s, {})) return;
+    take_blocks(s, {}); // none that can be found: the data plane writes every row
     move_to(s, stage::receiving);
     auto& h = *s.transfer;
     h.open = true;
@@ -204,6 +204,7 @@ void core::begin_decode(sequence& s, effects& out) {
   s.spec.tokens.push_back(*s.transfer->first);
   s.started = true;
   unlink(s, out);
+  publish(s);
   arrived_.emplace(s.came_by, &s);
   move_to(s, stage::running);
 }

@@ -106,9 +106,11 @@ void core::plan_prefills(draft& d, time_point now, effects& out) {
         admitting && !waiting_.empty() && (resident == d.prefills.end() || waiting_.begin()->first < resident->place);
     if (!newcomer && resident == d.prefills.end()) return;
     auto& s = newcomer ? *waiting_.begin()->second : *resident->s;
-    const auto count = budget.fit(s.remaining(), s.num_computed_tokens);
+    const auto hit = newcomer ? find_prefix(s) : prefix_hit{};
+    const auto computed = s.num_computed_tokens + hit.blocks * options_.block_size;
+    const auto count = budget.fit(s.length() - computed, computed);
     if (count == 0) return;
-    if (newcomer && !start(s, now, out)) {
+    if (newcomer && !start(s, hit, now, out)) {
       admitting = false;
       continue;
     }
@@ -157,27 +159,36 @@ rank core::rank_of(const sequence& s) const {
 }
 
 /// Beside others, some blocks stay free for them to grow; alone, a sequence may have all.
-bool core::room_for(const sequence& s) const {
+bool core::room_for(const sequence& s, const prefix_hit& hit) const {
   if (running_.size() + receiving_ >= options_.max_sequences) return false;
   const auto spare = running_.empty() && receiving_ == 0 ? 0U : options_.watermark_blocks;
-  return std::uint64_t{blocks_for(s.length(), options_.block_size)} + spare <= pool_.free();
+  const auto fresh = blocks_for(s.length(), options_.block_size) - hit.blocks;
+  return std::uint64_t{fresh} + spare <= pool_.free() - hit.idle;
 }
 
-void core::take_blocks(sequence& s) {
-  const bool taken = pool_.allocate(blocks_for(s.length(), options_.block_size), s.blocks);
+/// What was found first: taking new ones may evict.
+void core::take_blocks(sequence& s, const prefix_hit& hit) {
+  pool_.share(chain_of(s, hit.blocks), s.blocks);
+  const bool taken = pool_.allocate(blocks_for(s.length(), options_.block_size) - hit.blocks, s.blocks);
   HFLEX_CHECK(taken);
+  s.published = hit.blocks;
+  s.num_computed_tokens = hit.blocks * options_.block_size;
 }
 
-bool core::start(sequence& s, time_point now, effects& out) {
-  if (!room_for(s)) return false;
-  take_blocks(s);
+bool core::start(sequence& s, const prefix_hit& hit, time_point now, effects& out) {
+  if (!room_for(s, hit)) return false;
+  take_blocks(s, hit);
+  started_tokens_ += s.length();
+  cached_tokens_ += s.num_computed_tokens;
+  if (!s.started) s.cached_prompt_tokens = std::min(s.num_computed_tokens, s.spec.prompt_tokens);
   move_to(s, stage::running);
   s.started = true;
   if (s.decode_at) offer_handover(s, now, out);
   return true;
 }
 
-/// Its tokens stay, its KV goes: it starts again from the prompt and what it has produced.
+/// Its tokens stay, its KV goes: it starts again from the prompt and what it has produced, less what the prefix cache
+/// still has by then.
 void core::preempt(sequence& s, effects& out) {
   ++preemptions_;
   if (retire_at_) {
@@ -185,7 +196,7 @@ void core::preempt(sequence& s, effects& out) {
     return;
   }
   pool_.release(s.blocks);
-  s.num_computed_tokens = 0;
+  s.num_computed_tokens = s.published = 0;
   move_to(s, stage::waiting);
 }
 

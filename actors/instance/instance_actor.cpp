@@ -22,7 +22,7 @@ class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::instance_actor::pointer self, shell_settings settings)
       : self_(self), set_(std::move(settings)), steps_(std::make_shared<step_time_corrector>(set_.step_time)),
-        core_(with_predictor(set_.core, steps_)), timer_(self) {}
+        core_(completed(set_.core, steps_)), timer_(self) {}
 
   ~shell() {
     // Also on a crash: blocks must not be written by a transfer whose owner is gone.
@@ -136,7 +136,11 @@ public:
     });
   }
 
-  void perform(token& e) { produced_[e.key].push_back({e.index, e.id}); }
+  void perform(token& e) {
+    auto& batch = produced_[e.key];
+    batch.cached_prompt_tokens = e.cached_prompt_tokens;
+    batch.tokens.push_back({e.index, e.id});
+  }
 
   void perform(ended& e) {
     flush_tokens();
@@ -144,6 +148,7 @@ public:
       wire::write(out.initKey(), e.key);
       out.setInstance(set_.core.self.value);
       out.setCause(wire::to_wire(e.cause));
+      out.setCachedPromptTokens(e.cached_prompt_tokens);
     }));
   }
 
@@ -213,8 +218,7 @@ public:
           kv_failed{e.transfer, error{errc::reroute, "no link to " + to_string(e.from)}}, wire::now(self_), queue());
       return;
     }
-    std::random_device random;
-    auto key = (std::uint64_t{random()} << 32U) | random();
+    auto key = random_word();
     transfers_[e.transfer] = {e.from, gpu::transfer_side::sink};
     set_.transport->expect(e.transfer, key, shape(e.tokens), set_.context, e.block_table, e.lease, moved(true));
     wire::tell(self_, *peer, msg<s::KvAccept>::make([&](s::KvAccept::Builder out) {
@@ -267,7 +271,18 @@ private:
     gpu::endpoint_list endpoints;
   };
 
-  static options with_predictor(options core, std::shared_ptr<const step_time_corrector> steps) {
+  struct produced_tokens {
+    std::vector<std::pair<std::uint32_t, token_id>> tokens;
+    std::uint32_t cached_prompt_tokens{};
+  };
+
+  static std::uint64_t random_word() {
+    std::random_device random;
+    return std::uint64_t{random()} << 32U | random();
+  }
+
+  static options completed(options core, std::shared_ptr<const step_time_corrector> steps) {
+    core.prefix_seed = {random_word(), random_word()};
     core.predict = [steps = std::move(steps)](const step_shape& shape) { return steps->model().plan_ahead(shape); };
     return core;
   }
@@ -312,10 +327,12 @@ private:
               out.setInstance(set_.core.self.value);
               auto list = out.initSequences(static_cast<unsigned>(batch.size()));
               unsigned i = 0;
-              for (const auto& [key, tokens] : batch) {
+              for (const auto& [key, produced] : batch) {
+                const auto& tokens = produced.tokens;
                 auto item = list[i++];
                 wire::write(item.initKey(), key);
                 item.setFirstIndex(tokens.front().first);
+                item.setCachedPromptTokens(produced.cached_prompt_tokens);
                 auto ids = item.initTokens(static_cast<unsigned>(tokens.size()));
                 for (unsigned k = 0; k < tokens.size(); ++k) ids.set(k, tokens[k].second);
               }
@@ -385,6 +402,9 @@ private:
       out.setMailbox(static_cast<std::uint32_t>(self_->mailbox().size()));
       out.setSteps(snap.steps);
       out.setPreemptions(snap.preemptions);
+      out.setKvBlocksCached(snap.kv_blocks_cached);
+      out.setStartedTokens(snap.started_tokens);
+      out.setCachedTokens(snap.cached_tokens);
     });
   }
 
@@ -409,7 +429,7 @@ private:
   std::map<instance_id, peer_entry> peers_;
   std::map<transfer_id, transfer_entry> transfers_; ///< open at the transport, or offered
   std::map<transfer_id, way> accepted_;             ///< between KvAccept and the open_push it causes
-  std::map<request_key, std::vector<std::pair<std::uint32_t, token_id>>> produced_;
+  std::map<request_key, produced_tokens> produced_;
   double step_ms_mean_{};
   time_point last_report_{};
   time_point last_sign_{};

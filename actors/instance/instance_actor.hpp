@@ -30,7 +30,8 @@ struct shell_settings {
                                                 ///< stage_timeout
 };
 
-/// For system.spawn(). The step-time predictor of `settings.core` is the shell's: measured steps correct it.
+/// For system.spawn(). The step-time predictor of `settings.core` is the shell's, corrected by measured steps, and so
+/// is the prefix cache's seed.
 wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer self, shell_settings settings);
 
 } // namespace hflex::instance

@@ -2,6 +2,7 @@
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/time.hpp"
+#include "actors/instance/prefix_hash.hpp"
 #include <compare>
 #include <cstdint>
 #include <optional>
@@ -49,6 +50,9 @@ struct sequence {
   rank place; ///< in the waiting queue
   std::vector<std::uint32_t> blocks;
   std::uint32_t num_computed_tokens{};
+  std::vector<block_hash> chain;            ///< of the full blocks of its tokens, from the first, as far as asked for
+  std::uint32_t published{};                ///< blocks from the first that can be found, or whose twin can
+  std::uint32_t cached_prompt_tokens{};     ///< of the prompt, found in the prefix cache when it started
   std::optional<time_point> first_token_at; ///< known when this attempt made it
   bool started{false};                      ///< had blocks once: waiting again means preempted
   bool in_step{false};                      ///< part of the step in flight

@@ -364,6 +364,7 @@ private:
     core.policy = o.slack_budget ? step_policy::slack_budget : step_policy::fixed_budget;
     core.safety = o.safety;
     core.transfer_lease = o.kv_lease;
+    core.prefix_cache = o.prefix_cache;
     return core;
   }
 

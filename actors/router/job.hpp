@@ -29,6 +29,7 @@ struct job_record {
   std::string reason;                    ///< why it ended so: "eos", "max_tokens", the shed reason, the failure's cause
   std::vector<token_id> token_ids;       ///< output tokens, in order, each index once
   std::uint32_t prompt_tokens{};
+  std::uint32_t cached_prompt_tokens{}; ///< that the prefill instance of the last attempt had in its prefix cache
   std::uint32_t max_output_tokens{};
   request_timing timing{};
   std::optional<time_point> ended_at;

@@ -153,6 +153,7 @@ void core::on(const placed& e, time_point now, std::vector<effect>& out) {
   r->record.state = job_state::running;
   r->record.prefill_instance = e.prefill;
   r->record.decode_instance = e.decode;
+  r->record.cached_prompt_tokens = 0;
   r->places = {e.prefill};
   if (e.decode != e.prefill) r->places.push_back(e.decode);
   r->last_sign = now;
@@ -182,6 +183,7 @@ void core::on(const tokens& e, time_point now, std::vector<effect>& out) {
     move_to(*r, e.instance);
   }
   r->last_sign = now;
+  note_cached(*r, e.instance, e.cached_prompt_tokens);
   if (e.instance == r->record.decode_instance) r->decoding = true;
   auto have = r->record.output_tokens();
   if (std::uint64_t{e.first_index} + e.ids.size() > r->record.max_output_tokens) {
@@ -207,6 +209,7 @@ void core::on(const ended& e, time_point now, std::vector<effect>& out) {
   auto* r = running(e.key);
   if (!r || !r->at(e.instance)) return;
   r->last_sign = now;
+  note_cached(*r, e.instance, e.cached_prompt_tokens);
   // The decode side ends only what the prefill side began: without a token of this attempt, that one is still on its
   // way.
   bool overtook = !r->held.empty() || (!r->saw_token && e.instance != r->record.prefill_instance);
@@ -285,6 +288,11 @@ void core::arrive(request& r, std::vector<effect>& out) {
   out.emplace_back(to_scheduler_arrived{r.key(), r.record.timing.arrival, r.record.prompt_tokens + produced,
       r.record.prompt_tokens, produced, r.record.max_output_tokens, r.record.slo_class, r.record.targets});
   arm(r);
+}
+
+/// What a decode instance finds when it computes a preempted sequence again is not what the client was spared.
+void core::note_cached(request& r, instance_id by, std::uint32_t prompt_tokens) {
+  if (by == r.record.prefill_instance) r.record.cached_prompt_tokens = std::min(prompt_tokens, r.record.prompt_tokens);
 }
 
 void core::move_to(request& r, instance_id to) {

@@ -92,6 +92,7 @@ struct tokens {
   instance_id instance{};
   std::uint32_t first_index{};
   std::vector<token_id> ids;
+  std::uint32_t cached_prompt_tokens{}; ///< that `instance` did not have to compute
 };
 /// Sign of life of an attempt that has no token to show yet (a long prefill, a long queue): restarts the stage
 /// deadline.
@@ -104,6 +105,7 @@ struct ended {
   request_key key{};
   instance_id instance{};
   stop_cause cause{};
+  std::uint32_t cached_prompt_tokens{}; ///< as in tokens: there may have been none
 };
 /// The decode phase moved, live, to another instance. Tokens that come from `to` before this say the same.
 struct migrated {
@@ -263,6 +265,7 @@ private:
   bool complete(const request& r) const;
   time_point deadline(const request& r) const;
   void arrive(request& r, std::vector<effect>& out);
+  static void note_cached(request& r, instance_id by, std::uint32_t prompt_tokens);
   void move_to(request& r, instance_id to);
   void append(request& r, const token_id* ids, std::size_t count, time_point now, std::vector<effect>& out);
   void hold(request& r, const tokens& e, time_point now, std::vector<effect>& out);

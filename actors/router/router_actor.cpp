@@ -22,6 +22,7 @@ void write(s::JobRecord::Builder out, const job_record& r, std::string_view text
   out.setText(kj::StringPtr(std::string{text}.c_str()));
   wire::write(out.initTokenIds(static_cast<unsigned>(r.token_ids.size())), r.token_ids);
   out.setPromptTokens(r.prompt_tokens);
+  out.setCachedPromptTokens(r.cached_prompt_tokens);
   out.setOutputTokens(r.output_tokens());
   out.setMaxOutputTokens(r.max_output_tokens);
   out.setTtftMs(ms_or_minus_one(ttft(r.timing)));
@@ -136,6 +137,7 @@ public:
       e.instance = from;
       e.first_index = one.getFirstIndex();
       e.ids = wire::read(one.getTokens());
+      e.cached_prompt_tokens = one.getCachedPromptTokens();
       feed(e);
     }
   }
@@ -352,7 +354,8 @@ wire::router_actor::behavior_type router_shell(wire::router_actor::pointer self,
       on<s::TokensProduced>([sh](s::TokensProduced::Reader in) { sh->produced(in); }),
       on<s::SequencesHeld>([sh](s::SequencesHeld::Reader in) { sh->held(in); }),
       on<s::SequenceEnded>([sh](s::SequenceEnded::Reader in) {
-        sh->feed(ended{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCause())});
+        sh->feed(ended{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCause()),
+            in.getCachedPromptTokens()});
       }),
       on<s::HandedBack>([sh](s::HandedBack::Reader in) {
         sh->feed(handed_back{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCode()),

@@ -19,6 +19,7 @@ void write(schema::InstanceOptions::Builder out, const instance_options& o) {
   out.setSafety(o.safety);
   out.setKvLeaseMs(static_cast<std::uint32_t>(to_ms(o.kv_lease)));
   write(out.initStepTime(), o.step_time);
+  out.setPrefixCache(o.prefix_cache);
 }
 
 instance_options read(schema::InstanceOptions::Reader in) {
@@ -37,6 +38,7 @@ instance_options read(schema::InstanceOptions::Reader in) {
   o.safety = in.getSafety();
   o.kv_lease = std::chrono::milliseconds{in.getKvLeaseMs()};
   o.step_time = read(in.getStepTime());
+  o.prefix_cache = in.getPrefixCache();
   KJ_REQUIRE(o.compute == "f32" || o.compute == "bf16", "compute is f32 or bf16", o.compute.c_str());
   KJ_REQUIRE(o.block_size > 0 && o.block_size <= 4096, "block size out of range", o.block_size);
   KJ_REQUIRE(o.max_sequences > 0 && o.max_batched_tokens >= o.max_sequences, "token budget below max_sequences",

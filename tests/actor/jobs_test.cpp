@@ -58,6 +58,46 @@ TEST_CASE_METHOD(pair_of_roles, "a job that is handed over has the tokens that i
   CHECK(all_blocks_free());
 }
 
+TEST_CASE_METHOD(small_cluster, "a prompt that comes again is computed from its last block, and says so") {
+  start_head();
+  start_node("a");
+  until_ready(1);
+  auto client = start_client();
+  CHECK(finish(client, submit(client, prompt, 12), prompt, 12).cached_prompt_tokens == 0);
+  const auto length = static_cast<std::uint32_t>(tokenizer()->encode(prompt, {}).size());
+  CHECK(finish(client, submit(client, prompt, 12), prompt, 12).cached_prompt_tokens ==
+        (length - 1) / block_size * block_size);
+  for (const auto& a : topology().actors)
+    if (a.kind == "instance") {
+      CHECK(a.kv_blocks_cached == (length + 11) / block_size);
+      CHECK(a.prefix_hit_ratio == Approx(((length - 1) / block_size * block_size) / (2.0 * length)));
+    }
+  CHECK(all_blocks_free());
+}
+
+TEST_CASE_METHOD(small_cluster, "a cluster without the prefix cache computes every prompt whole") {
+  settings.scaler.instance.prefix_cache = false;
+  start_head();
+  start_node("a");
+  until_ready(1);
+  auto client = start_client();
+  for (int i = 0; i < 2; ++i) CHECK(finish(client, submit(client, prompt, 4), prompt, 4).cached_prompt_tokens == 0);
+}
+
+TEST_CASE_METHOD(pair_of_roles, "a hand-over sends the rows that were cached as well") {
+  start_head();
+  start_node("a");
+  start_node("b");
+  until_ready(2);
+  auto client = start_client();
+  const auto rows = scripted_layers * tokenizer()->encode(prompt, {}).size();
+  CHECK(finish(client, submit(client, prompt, 12), prompt, 12).cached_prompt_tokens == 0);
+  CHECK(net->rows_moved == rows);
+  CHECK(finish(client, submit(client, prompt, 12), prompt, 12).cached_prompt_tokens > 0);
+  CHECK(net->rows_moved == 2 * rows);
+  CHECK(all_blocks_free());
+}
+
 TEST_CASE_METHOD(pair_of_roles, "a hand-over that fails ends the job well or not at all, and frees what it held") {
   settings.router.core.max_attempts = 2;
   start_head();

@@ -23,6 +23,7 @@ struct client_log {
     std::uint32_t prefill_instance{};
     std::uint32_t decode_instance{};
     std::uint32_t retries{};
+    std::uint32_t cached_prompt_tokens{};
   };
   std::map<std::uint64_t, std::vector<token_id>>
       streamed; ///< by request; an index that is repeated or skipped shows as -1
@@ -46,8 +47,9 @@ inline wire::client_actor::behavior_type client_shell(wire::client_actor::pointe
           },
       [log](const msg<s::JobRecord>& message) {
         auto in = message.read();
-        log->endings.push_back({in->getId(), in->getOutcome(), wire::read(in->getReason()),
-            wire::read(in->getTokenIds()), in->getPrefillInstance(), in->getDecodeInstance(), in->getRetries()});
+        log->endings.push_back(
+            {in->getId(), in->getOutcome(), wire::read(in->getReason()), wire::read(in->getTokenIds()),
+                in->getPrefillInstance(), in->getDecodeInstance(), in->getRetries(), in->getCachedPromptTokens()});
       },
       [log](const msg<s::Event>& message) { log->events.push_back(wire::read(*message.read())); }};
 }

@@ -23,6 +23,39 @@ void check_equal_output(const std::string& compute) {
   CHECK(all[0] != all[1]); // the jobs differ, so that equal lists say something
 }
 
+/// The tokens of the jobs when they are submitted a second time. Nothing of the first time shows in them.
+std::vector<std::vector<int>> tokens_again(const cluster& c, const std::vector<job>& jobs, bool cached) {
+  constexpr unsigned block_size = 16;
+  auto first = c.submit(jobs);
+  check_all_finished(first, jobs.size());
+  auto again = c.submit(jobs);
+  check_all_finished(again, jobs.size());
+  CHECK(tokens_of(again) == tokens_of(first));
+  unsigned spared = 0;
+  for (const auto& j : again) {
+    auto whole_blocks = (j["prompt_tokens"].get<unsigned>() - 1) / block_size * block_size;
+    CHECK(j["cached_prompt_tokens"] == (cached ? whole_blocks : 0));
+    spared += j["cached_prompt_tokens"].get<unsigned>();
+  }
+  CHECK((spared > 0) == cached);
+  return tokens_of(again);
+}
+
+void check_cache_changes_no_token(const std::string& compute) {
+  auto jobs = some_jobs(10, 60);
+  auto show_hits = [](cluster& c, const std::string& role) {
+    c.until("prefix hits", [&](const json& t) { return instance_of_role(t, role).value("prefix_hit_ratio", 0.0) > 0; });
+  };
+  cluster without{{"collocated", compute, {"a"}, {"HFLEX_INSTANCE_PREFIX_CACHE=false"}, {}}};
+  auto expected = tokens_again(without, jobs, false);
+  cluster one{{"collocated", compute, {"a"}, {}, {}}};
+  CHECK(tokens_again(one, jobs, true) == expected);
+  show_hits(one, "mixed");
+  cluster two{{"disaggregated", compute, {"a", "b"}, {}, {}}};
+  CHECK(tokens_again(two, jobs, true) == expected);
+  show_hits(two, "prefill");
+}
+
 } // namespace
 
 TEST_CASE("a job's tokens come back as they are made, and again as a record") {
@@ -42,3 +75,10 @@ TEST_CASE("a job's tokens come back as they are made, and again as a record") {
 
 TEST_CASE("disaggregated serving gives the tokens of collocated serving in f32") { check_equal_output("f32"); }
 TEST_CASE("disaggregated serving gives the tokens of collocated serving in bf16") { check_equal_output("bf16"); }
+
+TEST_CASE("a prompt that is cached gives the tokens of one that is not, in f32") {
+  check_cache_changes_no_token("f32");
+}
+TEST_CASE("a prompt that is cached gives the tokens of one that is not, in bf16") {
+  check_cache_changes_no_token("bf16");
+}

@@ -37,6 +37,7 @@ nlohmann::ordered_json job_json(s::JobRecord::Reader job) {
   j["text"] = wire::read(job.getText());
   j["token_ids"] = wire::read(job.getTokenIds());
   j["prompt_tokens"] = job.getPromptTokens();
+  j["cached_prompt_tokens"] = job.getCachedPromptTokens();
   j["output_tokens"] = job.getOutputTokens();
   j["ttft_ms"] = number_or_null(job.getTtftMs());
   j["tpot_ms"] = number_or_null(job.getTpotMs());
@@ -101,8 +102,8 @@ std::string describe_job(s::JobRecord::Reader job, const cli::terminal& on) {
   line("class", wire::read(job.getSloClass()));
   line("state", cli::paint(job_state(job), state_style(job), on) +
                     (job.getReason().size() > 0 ? " (" + cli::one_line(wire::read(job.getReason())) + ")" : ""));
-  line("tokens", fmt::format("{} prompt, {} of at most {} output", job.getPromptTokens(), job.getOutputTokens(),
-                     job.getMaxOutputTokens()));
+  line("tokens", fmt::format("{} prompt ({} cached), {} of at most {} output", job.getPromptTokens(),
+                     job.getCachedPromptTokens(), job.getOutputTokens(), job.getMaxOutputTokens()));
   line("ttft", fmt::format("{} (target {})", ms_text(job.getTtftMs()), ms_text(job.getTtftTargetMs())));
   line("tpot", fmt::format("{} (target {})", ms_text(job.getTpotMs()), ms_text(job.getTpotTargetMs())));
   line("e2e", ms_text(job.getE2eMs()));

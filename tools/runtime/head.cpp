@@ -25,6 +25,7 @@ wire::instance_options instance_options_of(const config::cluster_config& c, step
   o.slack_budget = steps == step_policy::slack_budget;
   o.safety = c.scheduler.safety;
   o.step_time = c.instance.step_time;
+  o.prefix_cache = c.instance.prefix_cache;
   return o;
 }
 

@@ -93,10 +93,12 @@ public:
       CHECK(r.kv_blocks_free == r.kv_blocks_total);
       CHECK(r.running + r.waiting + r.offered + r.receiving + r.sending == 0);
       preemptions += r.preemptions;
+      cached_tokens += r.cached_tokens;
     }
   }
 
   std::uint64_t preemptions{};
+  std::uint64_t cached_tokens{};
   std::uint64_t handovers{};
   std::uint64_t retries{};
   std::uint64_t stale_words{}; ///< terminal words of attempts that were over
@@ -110,6 +112,7 @@ private:
   void submit() {
     const auto id = clients_.size() + 1;
     auto s = make_spec(id, 1 + below(40), 1 + below(30));
+    if (chance(0.6)) begin_like_others(s);
     s.ignore_eos = chance(0.5);
     s.arrival = now_;
     s.slo.ttft = std::chrono::milliseconds{1 + below(200)};
@@ -119,6 +122,12 @@ private:
     c.spec = std::move(s);
     clients_.push_back(c);
     dispatch(clients_.back());
+  }
+
+  /// Three texts that many prompts start with, for a while.
+  void begin_like_others(sequence_spec& s) {
+    const auto common = below(3), length = std::min(s.prompt_tokens, below(40));
+    for (std::uint32_t i = 0; i < length; ++i) s.tokens[i] = static_cast<token_id>((common * 17 + i * i) % vocab);
   }
 
   void dispatch(const client& c) {
@@ -363,6 +372,7 @@ options node_options(std::uint64_t seed, std::uint32_t id, instance_role role) {
   o.max_batched_tokens = 7 + static_cast<std::uint32_t>(seed % 5) * 8;
   o.watermark_blocks = seed % 2;
   o.transfer_lease = 200ms;
+  o.prefix_cache = seed % 5 != 0;
   if (seed % 3 != 0) {
     o.policy = step_policy::slack_budget;
     o.min_chunk = 3;
@@ -375,7 +385,7 @@ options node_options(std::uint64_t seed, std::uint32_t id, instance_role role) {
 } // namespace
 
 TEST_CASE("alone, an instance gives each request the tokens of an undisturbed run") {
-  std::uint64_t preemptions = 0;
+  std::uint64_t preemptions = 0, cached = 0;
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     INFO("seed " << seed);
     faults f;
@@ -384,13 +394,16 @@ TEST_CASE("alone, an instance gives each request the tokens of an undisturbed ru
     w.run(40);
     CHECK((f.step_fails > 0 || w.retries == 0));
     CHECK(w.stale_words == 0);
+    CHECK((w.cached_tokens > 0) == (seed % 5 != 0));
     preemptions += w.preemptions;
+    cached += w.cached_tokens;
   }
   CHECK(preemptions > 100); // or the test has not tested it
+  CHECK(cached > 2000);
 }
 
 TEST_CASE("a prefill and a decode instance give each request the tokens of an undisturbed run") {
-  std::uint64_t handovers = 0, preemptions = 0;
+  std::uint64_t handovers = 0, preemptions = 0, cached = 0;
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     INFO("seed " << seed);
     faults f;
@@ -403,13 +416,15 @@ TEST_CASE("a prefill and a decode instance give each request the tokens of an un
     CHECK(w.stale_words == 0); // exactly one terminal word each
     handovers += w.handovers;
     preemptions += w.preemptions;
+    cached += w.cached_tokens;
   }
   CHECK(handovers > 500);
   CHECK(preemptions > 50);
+  CHECK(cached > 2000);
 }
 
 TEST_CASE("failing steps, transfers, links and leases cost retries but no token") {
-  std::uint64_t handovers = 0, retries = 0;
+  std::uint64_t handovers = 0, retries = 0, cached = 0;
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     INFO("seed " << seed);
     faults f{0.01, 0.1, 0.1, 0.001, 0.002, true};
@@ -421,7 +436,9 @@ TEST_CASE("failing steps, transfers, links and leases cost retries but no token"
     w.run(40);
     handovers += w.handovers;
     retries += w.retries;
+    cached += w.cached_tokens;
   }
   CHECK(handovers > 500);
   CHECK(retries > 200);
+  CHECK(cached > 2000);
 }

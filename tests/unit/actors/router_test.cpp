@@ -45,6 +45,20 @@ TEST_CASE("a request goes from submit to finished, its tokens streamed once each
   CHECK(b.c.in_flight() == 0);
 }
 
+TEST_CASE("a record tells how much of its prompt the last attempt's prefill instance had cached") {
+  bench b;
+  auto id = b.started(i1, i2, 3);
+  b.on(tokens{{id, 1}, i1, 0, {10}, 3});
+  CHECK(b.c.job(id)->cached_prompt_tokens == 3);
+  b.on(tokens{{id, 1}, i2, 1, {11}, 2}); // what the decode instance did is not prefill
+  CHECK(b.c.job(id)->cached_prompt_tokens == 3);
+  b.on(handed_back{{id, 1}, i2, errc::reroute, "busy"});
+  only<start>(b.on(placed{{id, 2}, i3, i3}));
+  CHECK(b.c.job(id)->cached_prompt_tokens == 0);
+  auto record = only<client_done>(b.on(ended{{id, 2}, i3, stop_cause::eos, 400})).record;
+  CHECK(record.cached_prompt_tokens == 4); // the whole prompt, whatever the instance says
+}
+
 TEST_CASE("attainment needs the mean, strict attainment each token's own deadline") {
   bench b;
   auto id = b.started(i1, i1, 3);

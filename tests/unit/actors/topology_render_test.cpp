@@ -15,7 +15,7 @@ snapshot small() {
       {"n2", "old", "10.0.0.2:7451", "lost", {}}};
   s.actors = {{"router", "router", "", "", "", "running", 0, 0, 0, 0, 2, 0.0},
       {"agent-n1", "node_agent", "n1", "", "", "running", 0, 0, 0, 0, 0, 0.0},
-      {"i1", "instance", "n1", "prefill", "n1/0", "ready", 1, 4, 400, 280, 0, 8.125},
+      {"i1", "instance", "n1", "prefill", "n1/0", "ready", 1, 4, 400, 280, 0, 8.125, 90, 0.625},
       {"i2", "instance", "n1", "decode", "n1/0", "starting", 0, 0, 0, 0, 0, 0.0}};
   s.links = {{"i1", "i2", "kv", "shm", 1536ULL << 20U}, {"router", "i1", "control", "tcp", 512}};
   return s;
@@ -76,14 +76,15 @@ TEST_CASE("the JSON document has the keys that scripts rely on") {
   s.nodes.pop_back();
   s.actors = {s.actors[0], s.actors[2]};
   s.links.resize(1);
-  CHECK(render_json(s) ==
-        R"({"epoch":12,"nodes":[{"id":"n1","name":"gpu-a","address":"10.0.0.1:7451","state":"up","devices":)"
-        R"([{"id":"n1/0","kind":"cuda","memory_bytes":161061273600,"memory_used_bytes":80530636800}]}],"actors":)"
-        R"([{"id":"router","kind":"router","node":null,"role":null,"device":null,"state":"running","running":0,)"
-        R"("waiting":0,"kv_blocks_total":0,"kv_blocks_free":0,"mailbox":2,"step_ms_mean":0},)"
-        R"({"id":"i1","kind":"instance","node":"n1","role":"prefill","device":"n1/0","state":"ready","running":1,)"
-        R"("waiting":4,"kv_blocks_total":400,"kv_blocks_free":280,"mailbox":0,"step_ms_mean":8.125}],"links":)"
-        R"([{"from":"i1","to":"i2","kind":"kv","transport":"shm","bytes_total":1610612736}]})");
+  CHECK(
+      render_json(s) ==
+      R"({"epoch":12,"nodes":[{"id":"n1","name":"gpu-a","address":"10.0.0.1:7451","state":"up","devices":)"
+      R"([{"id":"n1/0","kind":"cuda","memory_bytes":161061273600,"memory_used_bytes":80530636800}]}],"actors":)"
+      R"([{"id":"router","kind":"router","node":null,"role":null,"device":null,"state":"running","running":0,)"
+      R"("waiting":0,"kv_blocks_total":0,"kv_blocks_free":0,"kv_blocks_cached":0,"prefix_hit_ratio":0,"mailbox":2,"step_ms_mean":0},)"
+      R"({"id":"i1","kind":"instance","node":"n1","role":"prefill","device":"n1/0","state":"ready","running":1,)"
+      R"("waiting":4,"kv_blocks_total":400,"kv_blocks_free":280,"kv_blocks_cached":90,"prefix_hit_ratio":0.625,"mailbox":0,"step_ms_mean":8.125}],"links":)"
+      R"([{"from":"i1","to":"i2","kind":"kv","transport":"shm","bytes_total":1610612736}]})");
   CHECK(render_json({}) == R"({"epoch":0,"nodes":[],"actors":[],"links":[]})");
 }
 
