@@ -24,9 +24,9 @@ struct encode_options {
 /// Immutable and thread-safe.
 class tokenizer {
 public:
-  /// Reads `model_dir`/tokenizer.json; blocks on the disk. errc::reject says what is wrong or not supported (see
-  /// tokenizer_file.hpp).
-  static result<std::shared_ptr<const tokenizer>> load(const std::string& model_dir);
+  /// Reads `model`/tokenizer.json, or the tokenizer inside a GGUF file; blocks on the disk. errc::reject says what is
+  /// wrong or not supported (see tokenizer_file.hpp).
+  static result<std::shared_ptr<const tokenizer>> load(const std::string& model);
   /// The same from the text of the file; `source` is named in errors.
   static result<std::shared_ptr<const tokenizer>> parse(std::string_view text, const std::string& source);
 

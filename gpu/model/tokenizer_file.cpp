@@ -1,4 +1,5 @@
 #include "gpu/model/tokenizer_file.hpp"
+#include "gpu/model/gguf_tokenizer.hpp"
 #include "gpu/model/json_file.hpp"
 #include "gpu/model/utf8.hpp"
 #include <algorithm>
@@ -337,16 +338,23 @@ private:
 
 } // namespace
 
-result<tokenizer_parts> parse_tokenizer(std::string_view text, const std::string& source) {
-  const auto document = parse_json(text, source);
-  if (!document) return pass(document.error());
-  auto parts = parser(*document).run();
+result<tokenizer_parts> read_tokenizer(const json& document, const std::string& source) {
+  auto parts = parser(document).run();
   if (!parts) return fail(errc::reject, "{}: {}", source, parts.error().message);
   return parts;
 }
 
-result<tokenizer_parts> load_tokenizer_parts(const std::string& dir) {
-  const auto path = dir + "/tokenizer.json";
+result<tokenizer_parts> parse_tokenizer(std::string_view text, const std::string& source) {
+  const auto document = parse_json(text, source);
+  if (!document) return pass(document.error());
+  return read_tokenizer(*document, source);
+}
+
+result<tokenizer_parts> load_tokenizer_parts(const std::string& model) {
+  const auto gguf = gguf_path_of(model);
+  if (!gguf) return pass(gguf.error());
+  if (*gguf) return load_gguf_tokenizer(**gguf);
+  const auto path = model + "/tokenizer.json";
   return read_file(path, max_file_bytes).and_then([&](const std::string& text) { return parse_tokenizer(text, path); });
 }
 

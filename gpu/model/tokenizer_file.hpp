@@ -6,6 +6,7 @@
 #include "gpu/model/bpe.hpp"
 #include "gpu/model/split_regex.hpp"
 #include <array>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,7 +40,10 @@ struct tokenizer_parts {
 /// merges of tokens that do not exist, a byte without a token, or a special token that ordinary text could produce.
 result<tokenizer_parts> parse_tokenizer(std::string_view text, const std::string& source);
 
-/// `dir`/tokenizer.json. Blocks on the disk.
-result<tokenizer_parts> load_tokenizer_parts(const std::string& dir);
+/// The same on the document itself.
+result<tokenizer_parts> read_tokenizer(const nlohmann::json& document, const std::string& source);
+
+/// `model`/tokenizer.json, or the tokenizer of a GGUF file (gguf_path_of). Blocks on the disk.
+result<tokenizer_parts> load_tokenizer_parts(const std::string& model);
 
 } // namespace hflex::gpu
