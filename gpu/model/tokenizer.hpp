@@ -31,7 +31,8 @@ public:
   static result<std::shared_ptr<const tokenizer>> parse(std::string_view text, const std::string& source);
 
   /// Any bytes: what is not UTF-8 is read as U+FFFD, the way lossy decoding would have handed it to Hugging Face. With
-  /// parse_special off, no special token comes out but those that add_bos puts in front. Never fails; O(n log n).
+  /// parse_special off, no special token comes out but those that add_bos puts in front. Bytes that the vocabulary has
+  /// no token for (control characters in some) are left out, as Hugging Face does. Never fails; O(n log n).
   std::vector<token_id> encode(std::string_view text, encode_options options = {}) const;
 
   /// Always valid UTF-8: bytes that do not add up to a character become U+FFFD. Ids that no token has yield nothing.
