@@ -81,8 +81,8 @@ TEST_CASE("a quantised demo model speaks like the original") {
     double logits; ///< largest relative difference
     double agreed; ///< of the greedy choices
   };
-  for (const auto& want :
-      {expectation{dtype::q8_0, 0.02, 0.95}, expectation{dtype::q4_1, 0.2, 0.85}, expectation{dtype::q4_0, 0.25, 0.8}}) {
+  for (const auto& want : {expectation{dtype::q8_0, 0.02, 0.95}, expectation{dtype::q4_1, 0.2, 0.85},
+           expectation{dtype::q4_0, 0.25, 0.8}}) {
     const gguf_copy gguf(want.type);
     const auto engine = engine_of(gguf.model());
     const auto table = block_range(0, 64);
