@@ -90,8 +90,6 @@ public:
     for (const auto& key : scaling_keys) copy(key, scaling);
     if (!scaling.empty() && scaling.value("rope_type", json()) != "none") json_["rope_scaling"] = scaling;
     json_["tie_word_embeddings"] = in_.tensors.find("output.weight") == in_.tensors.end();
-    // The others have biases of queries, keys and values by nature, or none.
-    if (family_->gguf == "llama") json_["attention_bias"] = in_.tensors.count("blk.0.attn_q.bias") != 0;
     read_tokens();
     judge();
     return std::move(report_);

@@ -160,6 +160,11 @@ TEST_CASE("faults of GGUF tensors name the file and the tensor by its name there
   const auto faults = fmt::format("{}", fmt::join(check_model(gguf.path()), "\n"));
   check_says(faults, {"m.gguf: tensor \"blk.3.attn_q.weight\" is missing", "shape [192, 192]",
                          "\"output_norm.weight\" has shape [100]", "\"rope_freqs.weight\" has no place"});
+  auto biased = demo_metadata();
+  add_demo_tensors(biased, dtype::q8_0).tensor("blk.2.attn_q.bias", {192}, 0, std::string(768, '\0'));
+  const gguf_copy with_bias(biased.bytes());
+  CHECK(check_model(with_bias.path()).size() == 1);
+  check_says(load_weights(with_bias.path(), {}).error().message, {"m.gguf", "blk.2.attn_q.bias: not a tensor"});
   const auto refused = load_weights(gguf.path(), {});
   REQUIRE_FALSE(refused);
   check_says(refused.error().message, {"m.gguf", "blk.0.attn_q.weight: missing"});
