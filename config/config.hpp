@@ -124,7 +124,7 @@ std::vector<slo_class> default_slo_classes();
 
 struct cluster_config {
   listen_config listen;
-  std::string model; ///< checkpoint directory (config.json, model.safetensors, tokenizer.json)
+  std::string model; ///< checkpoint: a directory (config.json, model.safetensors, tokenizer.json) or a GGUF file
   serving_mode mode{serving_mode::collocated};
   std::vector<fleet_entry> fleet; ///< empty = default_fleet(mode)
   scheduler_config scheduler;

@@ -187,7 +187,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "Allow addresses other than loopback. Nodes do not authenticate each other: only where everybody may be "
           "trusted."),
       scalar<cluster_config>("model", RULE(or_empty(path)), FIELD(model),
-          "Checkpoint folder in Hugging Face format (config.json, model.safetensors, tokenizer.json)."),
+          "Checkpoint: a folder in Hugging Face format (config.json, model.safetensors, tokenizer.json), or a GGUF "
+          "file."),
       scalar<cluster_config>("mode", RULE(words(mode_words)), FIELD(mode),
           "collocated: instances do prefill and decode; disaggregated: each instance does one of them."),
       {"fleet", text, "Instances to start with, as a list of {role: prefill|decode|mixed, count: N}.", nullptr,

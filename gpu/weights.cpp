@@ -324,15 +324,20 @@ result<std::string> checkpoint_digest(const std::string& model_dir) {
   return std::string(digest.data(), digest.size());
 }
 
-std::string checkpoint_stamp(const std::string& model_dir) {
+std::string checkpoint_stamp(const std::string& model) {
   namespace fs = std::filesystem;
   std::error_code failed;
   std::vector<std::string> files;
-  for (fs::directory_iterator i{model_dir, failed}, end; !failed && i != end; i.increment(failed)) {
+  const auto add = [&](const fs::path& path) {
     struct stat status {};
-    if (::stat(i->path().c_str(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
-    files.push_back(fmt::format("{}:{}:{}:{}:{}.{:09}", i->path().filename().string(), status.st_dev, status.st_ino,
+    if (::stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return;
+    files.push_back(fmt::format("{}:{}:{}:{}:{}.{:09}", path.filename().string(), status.st_dev, status.st_ino,
         status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec));
+  };
+  if (fs::is_directory(model, failed)) {
+    for (fs::directory_iterator i{model, failed}, end; !failed && i != end; i.increment(failed)) add(i->path());
+  } else {
+    add(model);
   }
   if (failed || files.empty()) return {};
   std::sort(files.begin(), files.end());

@@ -30,8 +30,8 @@ public:
   virtual std::span<const std::byte> data() const = 0;
 };
 
-/// Reads a checkpoint directory (config.json, model.safetensors), packs it and seals it. Blocks: call it on a loader
-/// thread. errc::reject names the file and tensor that are at fault.
+/// Reads a checkpoint (a directory with config.json and model.safetensors, or a GGUF file), packs it and seals it.
+/// Blocks: call it on a loader thread. errc::reject names the file and tensor that are at fault.
 result<std::shared_ptr<const weight_region>> load_weights(
     const std::string& model_dir, const progress_callback& progress);
 
@@ -45,8 +45,8 @@ result<std::shared_ptr<const weight_region>> random_weights(const model_config& 
 result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest);
 
 /// Names, sizes, inodes and times of change of the checkpoint's files, as hex: on one host, as long as the stamp of a
-/// directory stays the same, so do the weights in it. Reads no contents. Empty when there is no such directory.
-std::string checkpoint_stamp(const std::string& model_dir);
+/// directory or GGUF file stays the same, so do the weights in it. Reads no contents. Empty when there is none.
+std::string checkpoint_stamp(const std::string& model);
 
 /// The digest that load_weights would give, without its memory: tensors are packed one panel at a time and hashed.
 /// Reads the whole checkpoint once. Blocks. Errors as load_weights.

@@ -1,5 +1,5 @@
 // Turns checkpoint tensors into what the kernels read: bf16 panels, bf16 rows, f32 vectors. Called by weights.cpp;
-// pure. bf16 sources are copied bit for bit; f16 and f32 are rounded to the nearest bf16.
+// pure. bf16 sources are copied bit for bit; all other types are decoded to f32 and rounded to the nearest bf16.
 #pragma once
 #include "gpu/kernels/kernels.hpp"
 #include "gpu/model/checkpoint.hpp"
@@ -8,7 +8,7 @@
 
 namespace hflex::gpu {
 
-/// One row of K elements, unaligned, in the checkpoint's own type. No data: a row of zeros (padding).
+/// One row of K elements (whole blocks), unaligned, in the checkpoint's own type. No data: a row of zeros (padding).
 struct source_row {
   const std::byte* data{};
   dtype type{};

@@ -50,8 +50,10 @@ void bpe::encode(std::string_view piece, std::vector<token_id>& out) const {
 void bpe::encode_short(std::string_view piece, std::vector<token_id>& out) const {
   std::array<token_id, short_piece> symbols;
   std::array<entry, short_piece> pairs; // pairs[i] joins symbols[i] and symbols[i + 1]
-  std::size_t n = piece.size();
-  for (std::size_t i = 0; i < n; ++i) symbols[i] = byte_tokens_[static_cast<unsigned char>(piece[i])];
+  std::size_t n = 0;
+  for (const unsigned char byte : piece) {
+    if (byte_tokens_[byte] != no_token) symbols[n++] = byte_tokens_[byte];
+  }
   for (std::size_t i = 0; i + 1 < n; ++i) pairs[i] = find(symbols[i], symbols[i + 1]);
   while (n > 1) {
     std::size_t best = 0;
@@ -85,17 +87,20 @@ void bpe::encode_long(std::string_view piece, std::vector<token_id>& out) const 
     bool operator>(const candidate& o) const { return rank != o.rank ? rank > o.rank : at > o.at; }
   };
   constexpr token_id gone = -1;
-  const std::size_t end = piece.size();
-  std::vector<symbol> symbols(end);
+  std::vector<symbol> symbols;
+  symbols.reserve(piece.size());
+  for (const unsigned char byte : piece) {
+    if (byte_tokens_[byte] != no_token) symbols.push_back({byte_tokens_[byte], symbols.size() - 1, symbols.size() + 1});
+  }
+  const std::size_t end = symbols.size();
+  if (end == 0) return;
+  symbols.front().previous = end;
   std::priority_queue<candidate, std::vector<candidate>, std::greater<>> heap;
   const auto consider = [&](std::size_t at) {
     if (at == end || symbols[at].next == end) return;
     const auto found = find(symbols[at].id, symbols[symbols[at].next].id);
     if (found.rank != entry::none) heap.push({found.rank, found.merged, at, found.pair});
   };
-  for (std::size_t i = 0; i < end; ++i) {
-    symbols[i] = {byte_tokens_[static_cast<unsigned char>(piece[i])], i == 0 ? end : i - 1, i + 1};
-  }
   for (std::size_t i = 0; i + 1 < end; ++i) consider(i);
   while (!heap.empty()) {
     const auto top = heap.top();

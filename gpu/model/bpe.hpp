@@ -18,12 +18,16 @@ struct bpe_merge {
 /// Immutable; any number of threads may encode with it.
 class bpe {
 public:
-  /// `byte_tokens` are the tokens of single bytes; `merges` come in order of rank, the first applied first. A pair that
-  /// is listed twice has its last rank. Token ids are not negative.
+  /// In place of the token of a byte that has none.
+  static constexpr token_id no_token = -1;
+
+  /// `byte_tokens` are the tokens of single bytes, or `no_token`; `merges` come in order of rank, the first applied
+  /// first. A pair that is listed twice has its last rank. Token ids are not negative.
   bpe(const std::array<token_id, 256>& byte_tokens, std::span<const bpe_merge> merges);
 
   /// Appends the tokens of `piece` to `out`: of all neighbouring pairs the one of lowest rank is merged, the leftmost
-  /// of equals first, until there is none. O(n log n) in the bytes of the piece.
+  /// of equals first, until there is none. Bytes without a token are left out first. O(n log n) in the bytes of the
+  /// piece.
   void encode(std::string_view piece, std::vector<token_id>& out) const;
 
 private:

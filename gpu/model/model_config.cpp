@@ -1,4 +1,5 @@
 #include "gpu/model/model_config.hpp"
+#include "gpu/model/gguf_model.hpp"
 #include "gpu/model/json_file.hpp"
 #include <algorithm>
 #include <filesystem>
@@ -208,6 +209,9 @@ config_report parse_model_config(std::string_view text, const std::string& sourc
 }
 
 config_report inspect_model_config(const std::string& dir) {
+  const auto gguf = gguf_path_of(dir);
+  if (!gguf) return {{}, {gguf.error().message}};
+  if (*gguf) return inspect_gguf_config(**gguf);
   const auto path = dir + "/config.json";
   const auto text = read_file(path, max_config_bytes);
   if (!text) return {{}, {text.error().message}};

@@ -32,9 +32,10 @@ struct model_config {
   friend bool operator==(const model_config&, const model_config&) = default;
 };
 
-/// Reads `dir`/config.json and, when there, `dir`/generation_config.json. Blocks on the disk. errc::reject with one
-/// line per fault, each naming file and key, when a key is missing, of another type, out of range, or asks for
-/// something that is not supported (another architecture, rope_scaling, an MLP bias, another activation, quantisation).
+/// Reads `dir`/config.json and, when there, `dir`/generation_config.json, or a GGUF file's metadata (gguf_path_of).
+/// Blocks on the disk. errc::reject with one line per fault, each naming file and key, when a key is missing, of
+/// another type, out of range, or asks for something that is not supported (another architecture, rope_scaling, an MLP
+/// bias, another activation, quantisation).
 result<model_config> load_model_config(const std::string& dir);
 
 /// The same with the faults one by one (for `hflex model check`). `config` is filled as far as the files allow and must

@@ -1,6 +1,8 @@
 #include "gpu/model/model_info.hpp"
 #include "gpu/model/checkpoint.hpp"
+#include "gpu/model/gguf_model.hpp"
 #include "gpu/model/json_file.hpp"
+#include "gpu/model/safetensors.hpp"
 #include "gpu/model/tokenizer.hpp"
 #include <algorithm>
 #include <filesystem>
@@ -37,42 +39,91 @@ bool is_harmless(std::string_view name, const model_config& config) {
   return name.ends_with(".rotary_emb.inv_freq") || (config.tie_embeddings && name == "lm_head.weight");
 }
 
+/// How faults name the parts of a model.
+struct part_names {
+  std::string tensors;   ///< where the tensors are
+  std::string config;    ///< what says which ones there must be
+  std::string tokenizer; ///< where the tokens are
+  bool gguf{};
+  std::string tensor(const std::string& name) const { return printable(gguf ? gguf_tensor_name(name) : name); }
+};
+
 void check_tensors(
-    const std::string& dir, const model_config& config, const tensor_map& tensors, std::vector<std::string>& faults) {
+    const part_names& in, const model_config& config, const tensor_map& tensors, std::vector<std::string>& faults) {
   std::set<std::string, std::less<>> wanted;
   for (const auto& want : expected_tensors(config)) {
     const auto found = tensors.find(want.name);
     if (found == tensors.end()) {
-      faults.push_back(fmt::format("{}: tensor {} is missing; config.json asks for it with shape [{}]", dir,
-          printable(want.name), fmt::join(want.shape, ", ")));
+      faults.push_back(fmt::format("{}: tensor {} is missing; {} asks for it with shape [{}]", in.tensors,
+          in.tensor(want.name), in.config, fmt::join(want.shape, ", ")));
     } else if (found->second.shape != want.shape) {
-      faults.push_back(fmt::format("{}: tensor {} has shape [{}]; config.json asks for [{}]", dir, printable(want.name),
-          fmt::join(found->second.shape, ", "), fmt::join(want.shape, ", ")));
+      faults.push_back(fmt::format("{}: tensor {} has shape [{}]; {} asks for [{}]", in.tensors, in.tensor(want.name),
+          fmt::join(found->second.shape, ", "), in.config, fmt::join(want.shape, ", ")));
     }
     wanted.insert(want.name);
   }
   for (const auto& item : tensors) {
     if (wanted.count(item.first) != 0 || is_harmless(item.first, config)) continue;
-    faults.push_back(
-        fmt::format("{}: tensor {} has no place in the model that config.json describes", dir, printable(item.first)));
+    faults.push_back(fmt::format(
+        "{}: tensor {} has no place in the model that {} describes", in.tensors, in.tensor(item.first), in.config));
   }
 }
 
 void check_vocabulary(
-    const std::string& dir, const model_config& config, const tokenizer& words, std::vector<std::string>& faults) {
+    const part_names& in, const model_config& config, const tokenizer& words, std::vector<std::string>& faults) {
   if (words.vocab_size() > config.vocab) {
-    faults.push_back(fmt::format("{}/tokenizer.json: has ids up to {}, but config.json: vocab_size is {}", dir,
-        words.vocab_size() - 1, config.vocab));
+    faults.push_back(fmt::format("{}: has ids up to {}, but {}: vocab_size is {}", in.tokenizer, words.vocab_size() - 1,
+        in.config, config.vocab));
   }
   for (const auto id : config.eos) {
     if (!words.bytes_of(id).empty()) continue;
-    faults.push_back(fmt::format("{}/tokenizer.json: has no token for eos_token_id {}", dir, id));
+    faults.push_back(fmt::format("{}: has no token for eos_token_id {}", in.tokenizer, id));
   }
+}
+
+void check_tokenizer(
+    const std::string& model, const part_names& in, const model_config* config, std::vector<std::string>& faults) {
+  const auto words = tokenizer::load(model);
+  if (!words) faults.push_back(words.error().message);
+  if (words && config != nullptr) check_vocabulary(in, *config, **words, faults);
+}
+
+std::vector<std::string> check_gguf(const std::string& path) {
+  const auto opened = open_gguf(path);
+  if (!opened) return {opened.error().message};
+  auto report = gguf_config(opened->content, path);
+  const bool good = report.faults.empty();
+  const part_names names{path, "the metadata", path, true};
+  if (good) check_tensors(names, report.config, huggingface_tensors(opened->content, report.config), report.faults);
+  check_tokenizer(path, names, good ? &report.config : nullptr, report.faults);
+  return std::move(report.faults);
+}
+
+std::vector<std::string> check_directory(const std::string& dir) {
+  auto faults = missing_model_files(dir, needs_tokenizer::yes);
+  std::error_code ignored;
+  const auto has = [&](const char* name) { return fs::exists(dir + "/" + name, ignored); };
+  const part_names names{dir, "config.json", dir + "/tokenizer.json", false};
+
+  const auto report = has("config.json") ? inspect_model_config(dir) : config_report{};
+  faults.insert(faults.end(), report.faults.begin(), report.faults.end());
+  const bool config_good = has("config.json") && report.faults.empty();
+
+  if (has("model.safetensors") || has("model.safetensors.index.json")) {
+    const auto before = faults.size();
+    const auto weights = open_tensor_files(dir, faults);
+    // Tensors that the header lists but that could not be understood have been named; "missing" would name them
+    // wrongly.
+    if (config_good && faults.size() == before) check_tensors(names, report.config, weights.tensors, faults);
+  }
+  if (has("tokenizer.json")) check_tokenizer(dir, names, config_good ? &report.config : nullptr, faults);
+  return faults;
 }
 
 std::vector<model_summary::file_size> list_files(const std::string& dir) {
   std::vector<model_summary::file_size> files;
   std::error_code ignored;
+  if (fs::is_regular_file(dir, ignored)) return {{fs::path(dir).filename().string(), fs::file_size(dir, ignored)}};
   for (fs::directory_iterator at(dir, ignored), end; at != end; at.increment(ignored)) {
     if (at->is_regular_file(ignored)) files.push_back({at->path().filename().string(), at->file_size(ignored)});
   }
@@ -91,10 +142,10 @@ std::vector<expected_tensor> expected_tensors(const model_config& config) {
   return out;
 }
 
-result<model_summary> summarize_model(const std::string& dir) {
-  const auto model = checkpoint::open(dir);
+result<model_summary> summarize_model(const std::string& path) {
+  const auto model = checkpoint::open(path);
   if (!model) return pass(model.error());
-  const auto words = tokenizer::load(dir);
+  const auto words = tokenizer::load(path);
   if (!words) return pass(words.error());
 
   model_summary out;
@@ -102,7 +153,7 @@ result<model_summary> summarize_model(const std::string& dir) {
   out.parameters = model->parameters();
   const auto names = model->names();
   out.tensors = names.size();
-  for (const auto type : {dtype::f32, dtype::f16, dtype::bf16}) {
+  for (const auto type : all_dtypes) {
     model_summary::dtype_share share{type};
     for (const auto& name : names) {
       const auto view = model->tensor(name);
@@ -112,7 +163,7 @@ result<model_summary> summarize_model(const std::string& dir) {
     }
     if (share.tensors != 0) out.dtypes.push_back(share);
   }
-  out.files = list_files(dir);
+  out.files = list_files(path);
   out.tokenizer_vocab = (*words)->vocab_size();
   constexpr std::uint64_t bf16_bytes = bytes_of(dtype::bf16);
   for (const auto& want : expected_tensors(out.config)) {
@@ -124,28 +175,10 @@ result<model_summary> summarize_model(const std::string& dir) {
   return out;
 }
 
-std::vector<std::string> check_model(const std::string& dir) {
-  auto faults = missing_model_files(dir, needs_tokenizer::yes);
-  std::error_code ignored;
-  const auto has = [&](const char* name) { return fs::exists(dir + "/" + name, ignored); };
-
-  const auto report = has("config.json") ? inspect_model_config(dir) : config_report{};
-  faults.insert(faults.end(), report.faults.begin(), report.faults.end());
-  const bool config_good = has("config.json") && report.faults.empty();
-
-  if (has("model.safetensors") || has("model.safetensors.index.json")) {
-    const auto before = faults.size();
-    const auto weights = open_tensor_files(dir, faults);
-    // Tensors that the header lists but that could not be understood have been named; "missing" would name them
-    // wrongly.
-    if (config_good && faults.size() == before) check_tensors(dir, report.config, weights.tensors, faults);
-  }
-  if (has("tokenizer.json")) {
-    const auto words = tokenizer::load(dir);
-    if (!words) faults.push_back(words.error().message);
-    if (words && config_good) check_vocabulary(dir, report.config, **words, faults);
-  }
-  return faults;
+std::vector<std::string> check_model(const std::string& model) {
+  const auto gguf = gguf_path_of(model);
+  if (!gguf) return {gguf.error().message};
+  return *gguf ? check_gguf(**gguf) : check_directory(model);
 }
 
 } // namespace hflex::gpu

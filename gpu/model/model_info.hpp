@@ -1,9 +1,9 @@
-// What a model directory holds and whether it will load: behind `hflex model info` and `hflex model check`. Reads
-// headers and the tokenizer, never the weights themselves.
+// What a model directory or GGUF file holds and whether it will load: behind `hflex model info` and `hflex model
+// check`. Reads headers and the tokenizer, never the weights themselves.
 #pragma once
 #include "actors/common/result.hpp"
+#include "gpu/model/dtype.hpp"
 #include "gpu/model/model_config.hpp"
-#include "gpu/model/safetensors.hpp"
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -34,7 +34,7 @@ struct model_summary {
     std::string name; ///< inside the model directory
     std::uint64_t bytes{};
   };
-  std::vector<file_size> files;       ///< everything in the directory, by name
+  std::vector<file_size> files;       ///< everything in the directory, by name; or the one file
   std::uint32_t tokenizer_vocab{};    ///< one past the tokenizer's largest id
   std::uint64_t weights_bytes{};      ///< memory for the weights in use, as bf16, without padding
   std::uint64_t kv_bytes_per_token{}; ///< K and V of one token in all layers, as bf16; an f32 pool takes twice that
@@ -42,11 +42,11 @@ struct model_summary {
 };
 
 /// Blocks on the disk. errc::reject as checkpoint::open and tokenizer::load.
-result<model_summary> summarize_model(const std::string& dir);
+result<model_summary> summarize_model(const std::string& path);
 
 /// Every fault that can be found without computing, one per entry, naming file and key or tensor: missing files, faults
 /// of config, tensor layout and tokenizer, tensors that are missing, unexpected or of another shape than the
 /// configuration says, token ids beyond the vocabulary. Empty: the model will load. Blocks on the disk.
-std::vector<std::string> check_model(const std::string& dir);
+std::vector<std::string> check_model(const std::string& model);
 
 } // namespace hflex::gpu

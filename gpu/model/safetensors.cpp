@@ -1,15 +1,9 @@
 #include "gpu/model/safetensors.hpp"
 #include "gpu/model/json_file.hpp"
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fcntl.h>
 #include <filesystem>
 #include <optional>
 #include <set>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <utility>
 
 namespace hflex::gpu {
@@ -20,29 +14,7 @@ using nlohmann::json;
 constexpr std::uint64_t max_header_bytes = 100'000'000; // the bound of the format's own reader
 constexpr std::uint64_t max_index_bytes = 64U << 20U;
 constexpr std::size_t max_dimensions = 8;
-constexpr std::size_t max_listed_faults = 32;
 constexpr std::size_t max_shards = 4096;
-
-/// Notes faults of one file, and only counts them when there are too many to read.
-class fault_list {
-public:
-  fault_list(const std::string& source, std::vector<std::string>& out) : source_(source), out_(out) {}
-  fault_list(const fault_list&) = delete;
-  fault_list& operator=(const fault_list&) = delete;
-  ~fault_list() {
-    if (count_ > max_listed_faults) {
-      out_.push_back(fmt::format("{}: and {} faults more", source_, count_ - max_listed_faults));
-    }
-  }
-  void add(const std::string& what) {
-    if (++count_ <= max_listed_faults) out_.push_back(source_ + ": " + what);
-  }
-
-private:
-  const std::string& source_;
-  std::vector<std::string>& out_;
-  std::size_t count_{0};
-};
 
 std::uint64_t read_little_endian(std::span<const std::byte> bytes) {
   std::uint64_t value = 0;
@@ -68,14 +40,6 @@ std::optional<std::vector<std::uint64_t>> parse_numbers(const json& list, std::s
   return numbers;
 }
 
-std::optional<std::uint64_t> byte_size(dtype type, const std::vector<std::uint64_t>& shape) {
-  std::uint64_t bytes = bytes_of(type);
-  for (const auto n : shape) {
-    if (__builtin_mul_overflow(bytes, n, &bytes)) return std::nullopt;
-  }
-  return bytes;
-}
-
 /// One entry of the header; `data` is what follows the header in the file. What is wrong goes to `why`.
 std::optional<tensor_view> parse_tensor(const json& entry, std::span<const std::byte> data, std::string& why) {
   const auto refuse = [&](std::string what) {
@@ -97,7 +61,7 @@ std::optional<tensor_view> parse_tensor(const json& entry, std::span<const std::
   if (begin > end || end > data.size()) {
     return refuse(fmt::format("data_offsets [{}, {}] are not inside the {} bytes of data", begin, end, data.size()));
   }
-  if (byte_size(*type, *shape) != end - begin) {
+  if (tensor_bytes(*type, *shape) != end - begin) {
     return refuse(fmt::format("{} of shape [{}] does not take the {} bytes that data_offsets give it", to_string(*type),
         fmt::join(*shape, ", "), end - begin));
   }
@@ -186,18 +150,6 @@ void check_shard_contents(const std::string& dir, const std::map<std::string, st
 
 } // namespace
 
-std::string_view to_string(dtype t) {
-  switch (t) {
-  case dtype::f32:
-    return "F32";
-  case dtype::f16:
-    return "F16";
-  case dtype::bf16:
-    return "BF16";
-  }
-  return "?";
-}
-
 tensor_map parse_safetensors(
     std::span<const std::byte> file, const std::string& source, std::vector<std::string>& faults) {
   fault_list list(source, faults);
@@ -237,36 +189,6 @@ tensor_map parse_safetensors(
   }
   if (all_understood) check_coverage(tensors, data, list);
   return tensors;
-}
-
-result<mapped_file> mapped_file::open(const std::string& path) {
-  // O_NONBLOCK: opening a FIFO that somebody put there must not hang; it has no effect on regular files.
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return fail(errc::reject, "{}: cannot be opened: {}", path, std::strerror(errno));
-  struct stat info {};
-  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    ::close(fd);
-    return fail(errc::reject, "{}: is not a regular file", path);
-  }
-  const auto size = static_cast<std::size_t>(info.st_size);
-  void* address = size == 0 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int problem = errno;
-  ::close(fd);
-  if (address == MAP_FAILED) return fail(errc::reject, "{}: cannot be mapped: {}", path, std::strerror(problem));
-  return mapped_file(path, {static_cast<const std::byte*>(address), size});
-}
-
-mapped_file::mapped_file(mapped_file&& other) noexcept
-    : path_(std::move(other.path_)), bytes_(std::exchange(other.bytes_, {})) {}
-
-mapped_file& mapped_file::operator=(mapped_file&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
-
-mapped_file::~mapped_file() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 tensor_files open_tensor_files(const std::string& dir, std::vector<std::string>& faults) {

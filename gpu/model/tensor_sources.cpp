@@ -50,17 +50,27 @@ bool is_redundant(const std::string& name, const model_config& c) {
 
 constexpr std::size_t max_faults = 32;
 
+/// Where a tensor keeps its row (see tensor_view::paired_rows).
+std::size_t stored_row(std::uint32_t row, std::uint32_t paired_rows) {
+  if (paired_rows == 0) return row;
+  const std::uint32_t half = paired_rows / 2;
+  const std::uint32_t in_head = row % paired_rows;
+  return std::size_t{row - in_head} + 2 * (in_head % half) + in_head / half;
+}
+
 } // namespace
 
 void tensor_source::stack(std::uint32_t first_row, const tensor_view& tensor) {
   const bool vector = tensor.shape.size() == 1;
   const auto rows = vector ? 1U : static_cast<std::uint32_t>(tensor.shape[0]);
-  parts_.push_back({first_row, rows, tensor.data.size() / rows, tensor.data.data(), tensor.type});
+  parts_.push_back({first_row, rows, tensor.data.size() / rows, tensor.data.data(), tensor.type, tensor.paired_rows});
 }
 
 source_row tensor_source::row(std::uint32_t index) const {
-  for (const auto& p : parts_)
-    if (index >= p.first && index - p.first < p.rows) return {p.data + (index - p.first) * p.row_bytes, p.type};
+  for (const auto& p : parts_) {
+    if (index < p.first || index - p.first >= p.rows) continue;
+    return {p.data + stored_row(index - p.first, p.paired_rows) * p.row_bytes, p.type};
+  }
   return {};
 }
 
@@ -74,22 +84,23 @@ result<std::vector<tensor_source>> find_sources(const checkpoint& from, const re
       used.insert(i.name);
       auto tensor = from.tensor(i.name);
       if (!tensor)
-        faults.push_back(fmt::format("{}: missing, expected shape [{}]", i.name, fmt::join(i.shape, ", ")));
+        faults.push_back(
+            fmt::format("{}: missing, expected shape [{}]", from.name_in_file(i.name), fmt::join(i.shape, ", ")));
       else if (tensor->shape != i.shape)
-        faults.push_back(fmt::format(
-            "{}: expected shape [{}], found [{}]", i.name, fmt::join(i.shape, ", "), fmt::join(tensor->shape, ", ")));
+        faults.push_back(fmt::format("{}: expected shape [{}], found [{}]", from.name_in_file(i.name),
+            fmt::join(i.shape, ", "), fmt::join(tensor->shape, ", ")));
       else
         source.stack(i.first_row, *tensor);
     }
   }
   for (const auto& name : from.names())
     if (!used.contains(name) && !is_redundant(name, from.config()))
-      faults.push_back(
-          fmt::format("{}: not a tensor of a {} model that this engine knows", name, from.config().architecture));
+      faults.push_back(fmt::format("{}: not a tensor of a {} model that this engine knows", from.name_in_file(name),
+          from.config().architecture));
   if (faults.empty()) return sources;
   const std::size_t shown = std::min(faults.size(), max_faults);
   const std::string more = shown < faults.size() ? fmt::format("\nand {} more", faults.size() - shown) : "";
-  return fail(errc::reject, "{}: {}{}", from.directory(),
+  return fail(errc::reject, "{}: {}{}", from.path(),
       fmt::join(faults.begin(), faults.begin() + static_cast<std::ptrdiff_t>(shown), "\n"), more);
 }
 

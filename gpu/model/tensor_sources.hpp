@@ -1,5 +1,5 @@
 // Which checkpoint tensors make up each packed tensor, and whether the checkpoint has them in the right shape. The only
-// place that knows Hugging Face's names. Called by weights.cpp.
+// place that knows which of Hugging Face's names go where. Called by weights.cpp.
 #pragma once
 #include "gpu/kernels/pack.hpp"
 #include "gpu/model/packed_model.hpp"
@@ -21,6 +21,7 @@ private:
     std::size_t row_bytes{};
     const std::byte* data{};
     dtype type{};
+    std::uint32_t paired_rows{};
   };
   std::vector<part> parts_;
 };

@@ -96,8 +96,8 @@ struct tokenizer::state {
 tokenizer::tokenizer(std::unique_ptr<const state> s) : state_(std::move(s)) {}
 tokenizer::~tokenizer() = default;
 
-result<std::shared_ptr<const tokenizer>> tokenizer::load(const std::string& model_dir) {
-  return load_tokenizer_parts(model_dir).map([](tokenizer_parts&& parts) {
+result<std::shared_ptr<const tokenizer>> tokenizer::load(const std::string& model) {
+  return load_tokenizer_parts(model).map([](tokenizer_parts&& parts) {
     return std::shared_ptr<const tokenizer>(new tokenizer(std::make_unique<const state>(std::move(parts))));
   });
 }

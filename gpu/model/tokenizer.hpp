@@ -24,14 +24,15 @@ struct encode_options {
 /// Immutable and thread-safe.
 class tokenizer {
 public:
-  /// Reads `model_dir`/tokenizer.json; blocks on the disk. errc::reject says what is wrong or not supported (see
-  /// tokenizer_file.hpp).
-  static result<std::shared_ptr<const tokenizer>> load(const std::string& model_dir);
+  /// Reads `model`/tokenizer.json, or the tokenizer inside a GGUF file; blocks on the disk. errc::reject says what is
+  /// wrong or not supported (see tokenizer_file.hpp).
+  static result<std::shared_ptr<const tokenizer>> load(const std::string& model);
   /// The same from the text of the file; `source` is named in errors.
   static result<std::shared_ptr<const tokenizer>> parse(std::string_view text, const std::string& source);
 
   /// Any bytes: what is not UTF-8 is read as U+FFFD, the way lossy decoding would have handed it to Hugging Face. With
-  /// parse_special off, no special token comes out but those that add_bos puts in front. Never fails; O(n log n).
+  /// parse_special off, no special token comes out but those that add_bos puts in front. Bytes that the vocabulary has
+  /// no token for (control characters in some) are left out, as Hugging Face does. Never fails; O(n log n).
   std::vector<token_id> encode(std::string_view text, encode_options options = {}) const;
 
   /// Always valid UTF-8: bytes that do not add up to a character become U+FFFD. Ids that no token has yield nothing.

@@ -1,4 +1,5 @@
 #include "gpu/model/tokenizer_file.hpp"
+#include "gpu/model/gguf_tokenizer.hpp"
 #include "gpu/model/json_file.hpp"
 #include "gpu/model/utf8.hpp"
 #include <algorithm>
@@ -167,7 +168,7 @@ private:
 
   /// The tokens of single bytes, and everything that ordinary text may become.
   result<void> read_bytes() {
-    parts_.byte_tokens.fill(-1);
+    parts_.byte_tokens.fill(bpe::no_token);
     for (const auto& [text, id] : ids_) {
       const auto bytes = alphabet_.bytes_of(text);
       if (!bytes || bytes->empty() || specials_.count(id) != 0) continue;
@@ -175,10 +176,16 @@ private:
       if (bytes->size() == 1) parts_.byte_tokens[static_cast<unsigned char>(bytes->front())] = id;
     }
     std::sort(parts_.byte_level_tokens.begin(), parts_.byte_level_tokens.end());
-    const auto missing = std::find(parts_.byte_tokens.begin(), parts_.byte_tokens.end(), -1);
-    if (missing == parts_.byte_tokens.end()) return {};
-    return fail(errc::reject, "model.vocab: byte 0x{:02x} has no (ordinary) token; a byte-level vocabulary has all 256",
-        missing - parts_.byte_tokens.begin());
+    // Vocabularies made from text alone (SmolLM2's) lack bytes that it does not hold.
+    constexpr std::string_view blanks = "\t\n\r";
+    for (std::size_t byte = 0; byte < parts_.byte_tokens.size(); ++byte) {
+      const bool needed = (byte >= 0x20 && byte < 0x7f) || blanks.find(static_cast<char>(byte)) != blanks.npos;
+      if (!needed || parts_.byte_tokens[byte] != bpe::no_token) continue;
+      return fail(errc::reject,
+          "model.vocab: byte 0x{:02x} has no (ordinary) token; a byte-level vocabulary has all of printable ASCII",
+          byte);
+    }
+    return {};
   }
 
   /// "a b" or ["a", "b"].
@@ -337,16 +344,23 @@ private:
 
 } // namespace
 
-result<tokenizer_parts> parse_tokenizer(std::string_view text, const std::string& source) {
-  const auto document = parse_json(text, source);
-  if (!document) return pass(document.error());
-  auto parts = parser(*document).run();
+result<tokenizer_parts> read_tokenizer(const json& document, const std::string& source) {
+  auto parts = parser(document).run();
   if (!parts) return fail(errc::reject, "{}: {}", source, parts.error().message);
   return parts;
 }
 
-result<tokenizer_parts> load_tokenizer_parts(const std::string& dir) {
-  const auto path = dir + "/tokenizer.json";
+result<tokenizer_parts> parse_tokenizer(std::string_view text, const std::string& source) {
+  const auto document = parse_json(text, source);
+  if (!document) return pass(document.error());
+  return read_tokenizer(*document, source);
+}
+
+result<tokenizer_parts> load_tokenizer_parts(const std::string& model) {
+  const auto gguf = gguf_path_of(model);
+  if (!gguf) return pass(gguf.error());
+  if (*gguf) return load_gguf_tokenizer(**gguf);
+  const auto path = model + "/tokenizer.json";
   return read_file(path, max_file_bytes).and_then([&](const std::string& text) { return parse_tokenizer(text, path); });
 }
 

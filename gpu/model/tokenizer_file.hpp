@@ -6,6 +6,7 @@
 #include "gpu/model/bpe.hpp"
 #include "gpu/model/split_regex.hpp"
 #include <array>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,7 +24,7 @@ struct added_token {
 /// A byte-level BPE tokenizer as the file describes it.
 struct tokenizer_parts {
   std::vector<std::string> token_bytes;    ///< by id: what it decodes to; empty for an id that no token has
-  std::array<token_id, 256> byte_tokens{}; ///< token of each single byte
+  std::array<token_id, 256> byte_tokens{}; ///< token of each single byte, or bpe::no_token
   std::vector<bpe_merge> merges;           ///< in order of rank
   bool ignore_merges{};                    ///< a whole piece that is a token is not merged
   std::vector<token_id> byte_level_tokens; ///< what ordinary text can become: the vocabulary without special tokens
@@ -36,10 +37,14 @@ struct tokenizer_parts {
 /// The judgement on the text of a tokenizer.json; `source` is named in errors. errc::reject, at the first fault, for
 /// malformed JSON, another kind of tokenizer (Unigram, WordPiece, WordLevel, a BPE that is not byte-level), a
 /// normalizer, pre-tokenizer, post-processor or decoder that is not supported, ids that are out of range or used twice,
-/// merges of tokens that do not exist, a byte without a token, or a special token that ordinary text could produce.
+/// merges of tokens that do not exist, a byte of printable ASCII without a token, or a special token that ordinary text
+/// could produce.
 result<tokenizer_parts> parse_tokenizer(std::string_view text, const std::string& source);
 
-/// `dir`/tokenizer.json. Blocks on the disk.
-result<tokenizer_parts> load_tokenizer_parts(const std::string& dir);
+/// The same on the document itself.
+result<tokenizer_parts> read_tokenizer(const nlohmann::json& document, const std::string& source);
+
+/// `model`/tokenizer.json, or the tokenizer of a GGUF file (gguf_path_of). Blocks on the disk.
+result<tokenizer_parts> load_tokenizer_parts(const std::string& model);
 
 } // namespace hflex::gpu

@@ -41,7 +41,7 @@ runner add_head(CLI::App& app) {
   flags->add_file(app);
   flags->add(app, "--host", "listen.host", "Address to listen on");
   flags->add(app, "--port", "listen.port", "Port to listen on, 0 = any free one");
-  flags->add(app, "--model", "model", "Checkpoint directory");
+  flags->add(app, "--model", "model", "Checkpoint directory or GGUF file");
   flags->add(app, "--mode", "mode", "collocated or disaggregated");
   flags->add(app, "--policy", "scheduler.policy", "Scheduling policy");
   flags->add(app, "--expect-nodes", "membership.expect_nodes", "Nodes that the first placement waits for");

@@ -16,7 +16,9 @@ struct model_flags {
 };
 
 void add_flags(CLI::App& app, model_flags& f) {
-  app.add_option("DIR", f.dir, "Checkpoint directory (config.json, model.safetensors, tokenizer.json)")->required();
+  app.add_option(
+         "DIR", f.dir, "Checkpoint: a directory (config.json, model.safetensors, tokenizer.json) or a GGUF file")
+      ->required();
   app.add_option("-o,--output", f.format, "text or json")
       ->transform(
           CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
@@ -49,6 +51,9 @@ int info(const model_flags& f) {
   std::printf("context       %u tokens\n", c.max_context);
   std::printf("memory        %s weights, %s KV per 1,024 tokens (bf16)\n",
       cli::human_bytes(summary->weights_bytes).c_str(), cli::human_bytes(summary->kv_bytes_per_1k_tokens()).c_str());
+  for (const auto& share : summary->dtypes)
+    std::printf("stored as     %-5s %s in %llu tensors\n", std::string(gpu::to_string(share.type)).c_str(),
+        cli::human_bytes(share.bytes).c_str(), static_cast<unsigned long long>(share.tensors));
   for (const auto& file : summary->files)
     std::printf("file          %-24s %s\n", file.name.c_str(), cli::human_bytes(file.bytes).c_str());
   return cli::exit_done;

@@ -177,7 +177,7 @@ runner add_up(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(0U, 64U));
   flags->config.add(app, "--mode", "mode", "collocated or disaggregated");
-  flags->config.add(app, "--model", "model", "Checkpoint directory (default: the demo model)");
+  flags->config.add(app, "--model", "model", "Checkpoint directory or GGUF file (default: the demo model)");
   flags->config.add(app, "--host", "listen.host", "Address to listen on");
   flags->config.add(app, "--port", "listen.port", "Port to listen on, 0 = any free one");
   flags->config.add(app, "--policy", "scheduler.policy", "Scheduling policy");

@@ -52,6 +52,20 @@ TEST_CASE("the demo tokenizer gives Hugging Face's ids and text for every golden
   }
 }
 
+TEST_CASE("bytes without a token are left out, and what stood around them may merge") {
+  const auto words = patched({{"model", {{"vocab", {{"\xc4\x84", nullptr}}}}}}); // U+0104 stands for byte 0x04
+  REQUIRE(words);
+  const encode_options plain{false, false};
+  CHECK((*words)->encode("\x04", plain).empty());
+  CHECK((*words)->encode(std::string(100, '\x04'), plain).empty());
+  CHECK((*words)->encode("!\x04!", plain) == (*words)->encode("!!", plain));
+  std::string with;
+  for (int i = 0; i < 40; ++i) with += "\x04(\x04)";
+  std::string without;
+  for (int i = 0; i < 40; ++i) without += "()";
+  CHECK((*words)->encode(with, plain) == (*words)->encode(without, plain));
+}
+
 TEST_CASE("the golden prompts get their ids, bos first") {
   const auto words = demo_tokenizer();
   const auto golden = json::parse(slurp(demo_model() + "/golden.json"));
