@@ -111,7 +111,9 @@ private:
 
 void write_vector(const tensor_place& place, const tensor_source& source, tensor_sink& sink) {
   std::byte* at = sink.next(place.bytes);
-  convert_row_f32(source.row(0), {reinterpret_cast<float*>(at), place.columns});
+  auto* out = reinterpret_cast<float*>(at);
+  for (std::uint32_t r = 0; r < place.rows; ++r)
+    convert_row_f32(source.row(r), {out + std::size_t{r} * place.columns, place.columns});
   sink.commit(at, place.bytes);
 }
 
@@ -142,6 +144,9 @@ void write_tensor(const tensor_place& place, const tensor_source& source, tensor
   case tensor_kind::final_norm:
   case tensor_kind::attn_norm:
   case tensor_kind::mlp_norm:
+  case tensor_kind::qkv_bias:
+  case tensor_kind::q_norm:
+  case tensor_kind::k_norm:
     return write_vector(place, source, sink);
   case tensor_kind::embedding:
     return write_rows(place, source, sink);
