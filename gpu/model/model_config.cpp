@@ -1,4 +1,5 @@
 #include "gpu/model/model_config.hpp"
+#include "gpu/model/chat_template.hpp"
 #include "gpu/model/json_file.hpp"
 #include <algorithm>
 #include <array>
@@ -268,6 +269,13 @@ void add_generation_config(const std::string& path, config_report& report) {
   field_reader(*document, path, report.faults).add_eos(report.config.vocab, report.config.eos);
 }
 
+/// Files that forget it leave a chat model talking to itself.
+void add_end_of_turn(const std::string& dir, model_config& config) {
+  const auto id = end_of_turn_token(dir);
+  if (!id || static_cast<std::uint32_t>(*id) >= config.vocab) return;
+  if (std::find(config.eos.begin(), config.eos.end(), *id) == config.eos.end()) config.eos.push_back(*id);
+}
+
 } // namespace
 
 std::vector<std::string_view> known_architectures() {
@@ -302,6 +310,7 @@ config_report inspect_model_config(const std::string& dir) {
   const auto generation = dir + "/generation_config.json";
   std::error_code ignored;
   if (std::filesystem::exists(generation, ignored)) add_generation_config(generation, report);
+  add_end_of_turn(dir, report.config);
   return report;
 }
 

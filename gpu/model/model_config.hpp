@@ -37,12 +37,13 @@ struct model_config {
   std::uint32_t vocab{};        ///< vocab_size
   std::uint32_t max_context{};  ///< max_position_embeddings, or the sliding window where that is shorter
   float rms_norm_eps{};
-  float rope_theta{};        ///< rope_theta or rope_parameters.rope_theta; absent: 10000
-  bool tie_embeddings{};     ///< tie_word_embeddings: lm_head.weight is model.embed_tokens.weight; absent: false
-  bool qkv_bias{};           ///< q, k and v projections have a bias (Qwen2)
-  token_id bos{-1};          ///< -1: none
-  std::vector<token_id> eos; ///< any of them ends a sequence: config.json's, then generation_config.json's others
-  bool qk_norm{};            ///< every head of q and k is normalised before it is rotated (Qwen3)
+  float rope_theta{};    ///< rope_theta or rope_parameters.rope_theta; absent: 10000
+  bool tie_embeddings{}; ///< tie_word_embeddings: lm_head.weight is model.embed_tokens.weight; absent: false
+  bool qkv_bias{};       ///< q, k and v projections have a bias (Qwen2)
+  token_id bos{-1};      ///< -1: none
+  /// Any of them ends a sequence: config.json's, then generation_config.json's others, then the chat template's.
+  std::vector<token_id> eos;
+  bool qk_norm{}; ///< every head of q and k is normalised before it is rotated (Qwen3)
   rope_scaling rope{};
   /// max_position_embeddings where a sliding window made max_context shorter: within its window such a model computes
   /// what full attention does, and this engine goes no further. 0: nothing was cut.
