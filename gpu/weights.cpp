@@ -111,7 +111,9 @@ private:
 
 void write_vector(const tensor_place& place, const tensor_source& source, tensor_sink& sink) {
   std::byte* at = sink.next(place.bytes);
-  convert_row_f32(source.row(0), {reinterpret_cast<float*>(at), place.columns});
+  auto* out = reinterpret_cast<float*>(at);
+  for (std::uint32_t r = 0; r < place.rows; ++r)
+    convert_row_f32(source.row(r), {out + std::size_t{r} * place.columns, place.columns});
   sink.commit(at, place.bytes);
 }
 
@@ -142,6 +144,9 @@ void write_tensor(const tensor_place& place, const tensor_source& source, tensor
   case tensor_kind::final_norm:
   case tensor_kind::attn_norm:
   case tensor_kind::mlp_norm:
+  case tensor_kind::qkv_bias:
+  case tensor_kind::q_norm:
+  case tensor_kind::k_norm:
     return write_vector(place, source, sink);
   case tensor_kind::embedding:
     return write_rows(place, source, sink);
@@ -268,9 +273,10 @@ void fill_bf16(std::span<std::uint16_t> out, std::uint64_t& state) {
 }
 
 region_entry write_random(const tensor_place& place, std::byte* at, std::uint64_t& state) {
-  const bool norm = place.kind == tensor_kind::final_norm || place.kind == tensor_kind::attn_norm ||
-                    place.kind == tensor_kind::mlp_norm;
-  if (norm)
+  const bool vector = place.kind == tensor_kind::final_norm || place.kind == tensor_kind::attn_norm ||
+                      place.kind == tensor_kind::mlp_norm || place.kind == tensor_kind::qkv_bias ||
+                      place.kind == tensor_kind::q_norm || place.kind == tensor_kind::k_norm;
+  if (vector)
     std::fill_n(reinterpret_cast<float*>(at), place.columns, 1.0F);
   else
     fill_bf16({reinterpret_cast<std::uint16_t*>(at), place.bytes / sizeof(std::uint16_t)}, state);

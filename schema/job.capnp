@@ -6,7 +6,7 @@ using import "/schema/common.capnp".Sampling;
 using import "/schema/common.capnp".RequestKey;
 
 struct SubmitJob {
-  prompt @0 :Text;               # UTF-8; tokenised by the router
+  prompt @0 :Text;               # UTF-8; tokenised by the router; empty when there are messages
   maxOutputTokens @1 :UInt32;    # 0 = the head's default
   sampling @2 :Sampling;         # how tokens are picked
   ignoreEos @3 :Bool;            # go on past the end-of-text token
@@ -14,6 +14,12 @@ struct SubmitJob {
   ttftTargetMs @5 :Float64;      # overrides the class; 0 = the class's
   tpotTargetMs @6 :Float64;      # overrides the class; 0 = the class's
   detach @7 :Bool;               # go on when the client disconnects
+  messages @8 :List(ChatMessage); # a conversation instead of a prompt; rendered by the model's chat template
+}
+
+struct ChatMessage {             # one turn of a conversation
+  role @0 :Text;                 # "system", "user" or "assistant"
+  content @1 :Text;              # UTF-8; never read as special tokens
 }
 
 struct SubmitAnswer {

@@ -58,14 +58,12 @@ public:
   // ---- clients ----
 
   msg<s::SubmitAnswer> submit_job(s::SubmitJob::Reader in, const wire::client_actor& client) {
-    auto text = in.getPrompt();
-    if (text.size() > set_.max_prompt_bytes)
-      return refusal(
-          fmt::format("the prompt has {} bytes; at most {} are accepted", text.size(), set_.max_prompt_bytes));
+    auto prompt = in.getMessages().size() > 0 ? conversation_of(in) : prompt_of(in);
+    if (!prompt) return refusal(prompt.error().message);
     submit e;
     e.client = client_of(client);
     e.client_ref = ++last_ref_;
-    e.prompt = set_.tokenizer->encode({text.cStr(), text.size()}, {});
+    e.prompt = std::move(*prompt);
     if (in.getMaxOutputTokens() > 0) e.max_output_tokens = in.getMaxOutputTokens();
     e.sampling = wire::read(in.getSampling());
     e.ignore_eos = in.getIgnoreEos();
@@ -260,6 +258,30 @@ private:
 
   static msg<s::SubmitAnswer> refusal(const std::string& reason) {
     return msg<s::SubmitAnswer>::make([&](s::SubmitAnswer::Builder out) { out.setRefused(reason); });
+  }
+
+  result<std::vector<token_id>> prompt_of(s::SubmitJob::Reader in) const {
+    auto text = in.getPrompt();
+    if (text.size() > set_.max_prompt_bytes)
+      return fail(errc::reject, "the prompt has {} bytes; at most {} are accepted", text.size(), set_.max_prompt_bytes);
+    return set_.tokenizer->encode({text.cStr(), text.size()}, {});
+  }
+
+  result<std::vector<token_id>> conversation_of(s::SubmitJob::Reader in) const {
+    auto list = in.getMessages();
+    if (in.getPrompt().size() > 0) return fail(errc::reject, "a job has a prompt or messages, not both");
+    if (list.size() > set_.max_messages)
+      return fail(errc::reject, "{} messages; at most {} are accepted", list.size(), set_.max_messages);
+    std::size_t bytes = 0;
+    std::vector<gpu::chat_message> messages;
+    for (auto m : list) {
+      bytes += m.getContent().size() + m.getRole().size();
+      if (bytes > set_.max_prompt_bytes)
+        return fail(errc::reject, "the messages have more than {} bytes together", set_.max_prompt_bytes);
+      messages.push_back({wire::read(m.getRole()), wire::read(m.getContent())});
+    }
+    if (!set_.chat) return pass(set_.chat.error());
+    return set_.chat->encode(messages, *set_.tokenizer);
   }
 
   msg<s::JobRecord> record_message(const job_record& r) const {

@@ -108,6 +108,10 @@ struct kernel_set {
   /// attention_scratch_bytes.
   void (*attention)(const attention_args& args, std::uint32_t kv_head, std::uint32_t position, std::uint32_t tokens,
       std::byte* scratch);
+  /// x += y over padded_width(width) elements.
+  void (*add)(float* x, const float* y, std::uint32_t width);
+  /// Normalises `heads` heads in place, each by itself, as rmsnorm does; `weight` has D elements.
+  void (*norm_heads)(float* x, const float* weight, std::uint32_t heads, std::uint32_t head_dim, float eps);
 };
 
 /// Tokens that one attention call takes at most.

@@ -110,3 +110,18 @@ HFLEX_KERNEL void store_kv_kernel(const kv_store_args& args) {
         static_cast<element*>(args.values) + strip);
   }
 }
+
+HFLEX_KERNEL void add_kernel(float* x, const float* y, std::uint32_t width) {
+  for (std::uint32_t i = 0; i < padded_width(width); i += lanes) v_store(x + i, v_add(v_load(x + i), v_load(y + i)));
+}
+
+HFLEX_KERNEL void norm_heads_kernel(
+    float* x, const float* weight, std::uint32_t heads, std::uint32_t head_dim, float eps) {
+  for (std::uint32_t h = 0; h < heads; ++h, x += head_dim) {
+    vf squares = v_zero();
+    for (std::uint32_t i = 0; i < head_dim; i += lanes) squares = v_fma(v_load(x + i), v_load(x + i), squares);
+    const vf scale = v_set1(1.0F / std::sqrt(v_sum(squares) / static_cast<float>(head_dim) + eps));
+    for (std::uint32_t i = 0; i < head_dim; i += lanes)
+      v_store(x + i, v_mul(v_mul(v_load(x + i), scale), v_load(weight + i)));
+  }
+}

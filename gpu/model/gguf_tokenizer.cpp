@@ -202,7 +202,7 @@ result<tokenizer_parts> load_gguf_tokenizer(const std::string& path) {
   return open_gguf(path).and_then([&](const gguf_file& file) { return read_gguf_tokenizer(file.content, path); });
 }
 
-std::optional<std::string> chat_template_of(const std::string& model) {
+std::optional<std::string> gguf_chat_template(const std::string& model) {
   const auto path = gguf_path_of(model);
   if (!path || !*path) return std::nullopt;
   const auto file = open_gguf(**path);

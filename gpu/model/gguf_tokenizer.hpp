@@ -18,6 +18,6 @@ result<tokenizer_parts> load_gguf_tokenizer(const std::string& path);
 
 /// tokenizer.chat_template of the GGUF file that `model` stands for (gguf_path_of). Nothing when it has none, and when
 /// `model` stands for no GGUF file or for one that cannot be read: tokenizer::load says why. Blocks on the disk.
-std::optional<std::string> chat_template_of(const std::string& model);
+std::optional<std::string> gguf_chat_template(const std::string& model);
 
 } // namespace hflex::gpu

@@ -1,5 +1,6 @@
 #include "gpu/model/llama.hpp"
 #include "actors/common/check.hpp"
+#include "gpu/model/rope.hpp"
 #include <algorithm>
 #include <cmath>
 
@@ -64,12 +65,7 @@ llama::llama(std::shared_ptr<const weight_region> weights, const kernel_set& ker
     : weights_(std::move(weights)), model_(*weights_), kernels_(kernels), kv_(std::move(kv)),
       threads_(std::make_unique<thread_pool>(threads)), max_rows_(max_batched_tokens),
       mlp_rows_(std::min(max_batched_tokens, mlp_block)), logit_rows_(std::min(max_batched_tokens, logit_block)),
-      samplers_(threads) {
-  // As the reference does it: the exponent and the product with the position are single precision.
-  const auto dim = static_cast<float>(config().head_dim);
-  for (std::uint32_t i = 0; i < config().head_dim / 2; ++i)
-    inverse_frequency_.push_back(1.0F / std::pow(config().rope_theta, static_cast<float>(2 * i) / dim));
-}
+      inverse_frequency_(rope_frequencies(config())), samplers_(threads) {}
 
 result<void> llama::allocate_work_space() {
   const model_config& c = config();
@@ -207,7 +203,16 @@ void llama::normalize(const float* weight) {
   });
 }
 
-/// Rotates q and k of every row in place and puts k and v into the pool.
+/// What a family does to a row of q, k and v between the product and the rotation.
+void llama::finish_qkv(const packed_model::layer& weights, float* qkv) {
+  const model_config& c = config();
+  if (weights.qkv_bias != nullptr) kernels_.add(qkv, weights.qkv_bias, (c.heads + 2 * c.kv_heads) * c.head_dim);
+  if (weights.q_norm == nullptr) return;
+  kernels_.norm_heads(qkv, weights.q_norm, c.heads, c.head_dim, c.rms_norm_eps);
+  kernels_.norm_heads(qkv + std::size_t{c.heads} * c.head_dim, weights.k_norm, c.kv_heads, c.head_dim, c.rms_norm_eps);
+}
+
+/// Finishes and rotates q and k of every row in place and puts k and v into the pool.
 void llama::store_kv(const step_plan& plan, std::uint32_t layer) {
   const model_config& c = config();
   const std::uint32_t kv_width = c.kv_heads * c.head_dim;
@@ -219,6 +224,7 @@ void llama::store_kv(const step_plan& plan, std::uint32_t layer) {
     for (std::uint32_t r = begin; r < end; ++r) {
       float* q = work_.qkv + r * stride;
       float* k = q + std::size_t{c.heads} * c.head_dim;
+      finish_qkv(model_.layers()[layer], q);
       kernels_.rope(q, c.heads + c.kv_heads, c.head_dim, work_.cos_sin + std::size_t{r} * 2 * c.head_dim);
       const std::uint32_t block = plan.items[rows_[r].item].block_table[rows_[r].position / block_size];
       kernels_.store_kv({k, k + kv_width, keys + block * kv_.block_bytes(), values + block * kv_.block_bytes(),

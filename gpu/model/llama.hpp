@@ -72,6 +72,7 @@ private:
   void lay_out(const step_plan& plan);
   void embed(const step_plan& plan);
   void run_layer(const step_plan& plan, std::uint32_t index);
+  void finish_qkv(const packed_model::layer& weights, float* qkv);
   void store_kv(const step_plan& plan, std::uint32_t layer);
   void attend(const step_plan& plan, std::uint32_t layer);
   void run_mlp(const packed_model::layer& weights);
@@ -94,7 +95,7 @@ private:
   std::uint32_t mlp_rows_;
   std::uint32_t logit_rows_;
   work_space work_;
-  std::vector<float> inverse_frequency_;  ///< D / 2: theta^(-2i/D)
+  std::vector<float> inverse_frequency_;  ///< D / 2: see rope.hpp
   std::vector<sampler_scratch> samplers_; ///< one per thread
   // Of the step in progress:
   std::vector<row_place> rows_;

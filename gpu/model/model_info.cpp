@@ -18,15 +18,19 @@ void add_layer(const model_config& c, std::uint32_t layer, std::vector<expected_
   const std::uint64_t hidden = c.hidden;
   const std::uint64_t queries = std::uint64_t{c.heads} * c.head_dim;
   const std::uint64_t keys = std::uint64_t{c.kv_heads} * c.head_dim;
-  const auto projection = [&](const char* name, std::uint64_t rows, std::uint64_t columns) {
+  const auto projection = [&](const char* name, std::uint64_t rows, std::uint64_t columns, bool bias) {
     out.push_back({fmt::format("{}self_attn.{}_proj.weight", prefix, name), {rows, columns}});
-    if (c.attention_bias) out.push_back({fmt::format("{}self_attn.{}_proj.bias", prefix, name), {rows}});
+    if (bias) out.push_back({fmt::format("{}self_attn.{}_proj.bias", prefix, name), {rows}});
   };
   out.push_back({prefix + "input_layernorm.weight", {hidden}});
-  projection("q", queries, hidden);
-  projection("k", keys, hidden);
-  projection("v", keys, hidden);
-  projection("o", hidden, queries);
+  projection("q", queries, hidden, c.qkv_bias);
+  projection("k", keys, hidden, c.qkv_bias);
+  projection("v", keys, hidden, c.qkv_bias);
+  if (c.qk_norm) {
+    out.push_back({prefix + "self_attn.q_norm.weight", {c.head_dim}});
+    out.push_back({prefix + "self_attn.k_norm.weight", {c.head_dim}});
+  }
+  projection("o", hidden, queries, false);
   out.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
   out.push_back({prefix + "mlp.gate_proj.weight", {c.intermediate, hidden}});
   out.push_back({prefix + "mlp.up_proj.weight", {c.intermediate, hidden}});

@@ -1,8 +1,10 @@
 #include "gpu/model/packed_model.hpp"
 #include "actors/common/check.hpp"
 #include "gpu/kernels/bf16.hpp"
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <xxhash.h>
 
 namespace hflex::gpu {
@@ -14,10 +16,24 @@ constexpr std::uint32_t max_layers = 4096;
 constexpr std::uint32_t max_vocab = 1U << 24U;
 constexpr std::uint32_t max_positions = 1U << 26U;
 
+std::optional<std::uint32_t> architecture_index(const model_config& c) {
+  const auto known = known_architectures();
+  const auto at = std::find(known.begin(), known.end(), c.architecture);
+  return at == known.end() ? std::nullopt : std::optional(static_cast<std::uint32_t>(at - known.begin()));
+}
+
+bool sane(const rope_scaling& r) {
+  if (r.type == rope_scaling::method::none) return true;
+  if (!(r.factor >= 1.0F && std::isfinite(r.factor))) return false;
+  if (r.type == rope_scaling::method::linear) return true;
+  return r.low_freq_factor > 0.0F && r.high_freq_factor > r.low_freq_factor && std::isfinite(r.high_freq_factor) &&
+         r.original_context >= 1;
+}
+
 result<void> check_supported(const model_config& c) {
-  if (c.architecture != "LlamaForCausalLM")
-    return fail(errc::reject, "architecture {}: this engine runs LlamaForCausalLM", c.architecture);
-  if (c.attention_bias) return fail(errc::reject, "attention_bias: biases are not supported");
+  if (!architecture_index(c))
+    return fail(
+        errc::reject, "architecture {}: this engine runs {}", c.architecture, fmt::join(known_architectures(), ", "));
   const auto within = [](std::uint32_t value, std::uint32_t limit) { return value >= 1 && value <= limit; };
   if (!within(c.hidden, max_width) || !within(c.intermediate, max_width) || !within(c.layers, max_layers) ||
       !within(c.vocab, max_vocab) || !within(c.max_context, max_positions))
@@ -30,6 +46,7 @@ result<void> check_supported(const model_config& c) {
         c.kv_heads);
   if (!(c.rms_norm_eps >= 0.0F && c.rms_norm_eps < 1.0F) || !(c.rope_theta > 0.0F && std::isfinite(c.rope_theta)))
     return fail(errc::reject, "rms_norm_eps {}, rope_theta {}: out of range", c.rms_norm_eps, c.rope_theta);
+  if (!sane(c.rope)) return fail(errc::reject, "rope_scaling: factor {} is out of range", c.rope.factor);
   return {};
 }
 
@@ -41,6 +58,9 @@ public:
   }
   void norm(tensor_kind kind, std::uint32_t layer, std::uint32_t width) {
     add(kind, layer, 1, width, std::uint64_t{padded_width(width)} * sizeof(float));
+  }
+  void bias(tensor_kind kind, std::uint32_t layer, std::uint32_t rows) {
+    add(kind, layer, rows, 1, std::uint64_t{padded_width(rows)} * sizeof(float));
   }
   void add(tensor_kind kind, std::uint32_t layer, std::uint32_t rows, std::uint32_t columns, std::uint64_t bytes) {
     out_.tensors.push_back({kind, layer, rows, columns, 0, bytes});
@@ -69,6 +89,11 @@ result<region_layout> layout_region(const model_config& c) {
   for (std::uint32_t layer = 0; layer < c.layers; ++layer) {
     build.norm(tensor_kind::attn_norm, layer, c.hidden);
     build.matrix(tensor_kind::qkv, layer, (c.heads + 2 * c.kv_heads) * c.head_dim, c.hidden);
+    if (c.qkv_bias) build.bias(tensor_kind::qkv_bias, layer, (c.heads + 2 * c.kv_heads) * c.head_dim);
+    if (c.qk_norm) {
+      build.norm(tensor_kind::q_norm, layer, c.head_dim);
+      build.norm(tensor_kind::k_norm, layer, c.head_dim);
+    }
     build.matrix(tensor_kind::o, layer, c.hidden, c.heads * c.head_dim);
     build.norm(tensor_kind::mlp_norm, layer, c.hidden);
     build.matrix(tensor_kind::gate_up, layer, 2 * padded_width(c.intermediate), c.hidden);
@@ -82,18 +107,29 @@ result<region_layout> layout_region(const model_config& c) {
 result<region_config> to_region_config(const model_config& c) {
   if (c.eos.size() > max_eos_tokens)
     return fail(errc::reject, "eos_token_id: {} tokens, at most {} are supported", c.eos.size(), max_eos_tokens);
+  const auto architecture = architecture_index(c);
+  if (!architecture) return fail(errc::reject, "architecture {}: not known", c.architecture);
   region_config out{c.hidden, c.intermediate, c.layers, c.heads, c.kv_heads, c.head_dim, c.vocab, c.max_context,
-      c.rms_norm_eps, c.rope_theta, c.tie_embeddings ? 1U : 0U, c.bos, static_cast<std::uint32_t>(c.eos.size()), {}};
+      c.rms_norm_eps, c.rope_theta, c.tie_embeddings ? 1U : 0U, c.bos, *architecture, c.qkv_bias ? 1U : 0U,
+      c.qk_norm ? 1U : 0U, static_cast<std::uint32_t>(c.rope.type), c.rope.factor, c.rope.low_freq_factor,
+      c.rope.high_freq_factor, c.rope.original_context, static_cast<std::uint32_t>(c.eos.size()), {}};
   for (std::size_t i = 0; i < c.eos.size(); ++i) out.eos[i] = c.eos[i];
   return out;
 }
 
 result<model_config> to_model_config(const region_config& c) {
   const auto inside = [&](std::int32_t token) { return token >= 0 && static_cast<std::uint32_t>(token) < c.vocab; };
-  if (c.tie_embeddings > 1 || c.eos_count > max_eos_tokens || (c.bos != -1 && !inside(c.bos)))
+  const auto architectures = known_architectures();
+  if (c.tie_embeddings > 1 || c.qkv_bias > 1 || c.qk_norm > 1 || c.architecture >= architectures.size() ||
+      c.rope_type > static_cast<std::uint32_t>(rope_scaling::method::llama3) || c.eos_count > max_eos_tokens ||
+      (c.bos != -1 && !inside(c.bos)))
     return fail(errc::reject, "weight region: the configuration is damaged");
-  model_config out{"LlamaForCausalLM", c.hidden, c.intermediate, c.layers, c.heads, c.kv_heads, c.head_dim, c.vocab,
-      c.max_context, c.rms_norm_eps, c.rope_theta, c.tie_embeddings == 1, false, c.bos, {}};
+  model_config out{std::string(architectures[c.architecture]), c.hidden, c.intermediate, c.layers, c.heads, c.kv_heads,
+      c.head_dim, c.vocab, c.max_context, c.rms_norm_eps, c.rope_theta, c.tie_embeddings == 1, c.qkv_bias == 1, c.bos,
+      {}, c.qk_norm == 1,
+      {static_cast<rope_scaling::method>(c.rope_type), c.rope_factor, c.rope_low_freq_factor, c.rope_high_freq_factor,
+          c.rope_original_context},
+      0};
   for (std::uint32_t i = 0; i < c.eos_count; ++i) {
     if (!inside(c.eos[i])) return fail(errc::reject, "weight region: end token {} is outside the vocabulary", c.eos[i]);
     out.eos.push_back(c.eos[i]);
@@ -164,6 +200,15 @@ packed_model::packed_model(const weight_region& region) {
       break;
     case tensor_kind::head:
       head_ = matrix;
+      break;
+    case tensor_kind::qkv_bias:
+      at.qkv_bias = f32;
+      break;
+    case tensor_kind::q_norm:
+      at.q_norm = f32;
+      break;
+    case tensor_kind::k_norm:
+      at.k_norm = f32;
       break;
     }
   }

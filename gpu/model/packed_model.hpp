@@ -26,9 +26,13 @@ enum class tensor_kind : std::uint32_t {
   gate_up,    ///< packed; gate padded to whole panels, then up
   down,       ///< packed
   head,       ///< packed; the embedding too when they are tied
+  qkv_bias,   ///< f32, as many as qkv has rows, padded; only with model_config::qkv_bias
+  q_norm,     ///< f32, padded_width(head_dim); only with model_config::qk_norm
+  k_norm,     ///< likewise
 };
 
-/// Where one tensor lies. `rows` and `columns` are N and K of matrices, 1 and the true width of vectors.
+/// Where one tensor lies. `rows` and `columns` are N and K of matrices, 1 and the true width of vectors, except that a
+/// bias has as many rows of one column as its matrix.
 struct tensor_place {
   tensor_kind kind{};
   std::uint32_t layer{};
@@ -44,11 +48,11 @@ struct region_layout {
   std::uint64_t bytes{};             ///< of the whole region
 };
 
-/// errc::reject when this engine cannot run the model (architecture, biases, head_dim, sizes beyond what it indexes).
+/// errc::reject when this engine cannot run the model (architecture, head_dim, sizes beyond what it indexes).
 result<region_layout> layout_region(const model_config& config);
 
 inline constexpr std::array<char, 8> region_magic{'H', 'F', 'L', 'E', 'X', 'W', 'T', '\0'};
-inline constexpr std::uint32_t region_version = 1;
+inline constexpr std::uint32_t region_version = 2;
 inline constexpr std::size_t max_eos_tokens = 16;
 
 struct hash128 {
@@ -57,12 +61,18 @@ struct hash128 {
   friend bool operator==(const hash128&, const hash128&) = default;
 };
 
-/// model_config with a fixed size; the architecture is implied (LlamaForCausalLM without biases).
+/// model_config with a fixed size.
 struct region_config {
   std::uint32_t hidden{}, intermediate{}, layers{}, heads{}, kv_heads{}, head_dim{}, vocab{}, max_context{};
   float rms_norm_eps{}, rope_theta{};
   std::uint32_t tie_embeddings{}; ///< 0 or 1
   std::int32_t bos{};
+  std::uint32_t architecture{}; ///< index in known_architectures()
+  std::uint32_t qkv_bias{};     ///< 0 or 1
+  std::uint32_t qk_norm{};      ///< 0 or 1
+  std::uint32_t rope_type{};    ///< rope_scaling::method
+  float rope_factor{}, rope_low_freq_factor{}, rope_high_freq_factor{};
+  std::uint32_t rope_original_context{};
   std::uint32_t eos_count{};
   std::array<std::int32_t, max_eos_tokens> eos{};
 };
@@ -81,7 +91,7 @@ struct region_header {
   region_config config;
   std::array<char, 32> digest{}; ///< hex of digest_of(config, entries)
 };
-static_assert(sizeof(region_config) == 29 * 4 && sizeof(region_entry) == 48 && sizeof(region_header) == 176);
+static_assert(sizeof(region_config) == 37 * 4 && sizeof(region_entry) == 48 && sizeof(region_header) == 208);
 
 /// errc::reject when the configuration does not fit (too many end tokens).
 result<region_config> to_region_config(const model_config& config);
@@ -101,6 +111,9 @@ public:
     const float* mlp_norm{};
     packed_matrix gate_up; ///< n is 2 * padded_width(intermediate); up begins in the middle
     packed_matrix down;
+    const float* qkv_bias{}; ///< padded with zeros; null: none
+    const float* q_norm{};   ///< null: none
+    const float* k_norm{};
   };
 
   /// `region` comes from load_weights or map_weights, which have checked it.

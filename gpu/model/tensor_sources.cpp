@@ -39,6 +39,13 @@ std::vector<ingredient> ingredients_of(const tensor_place& place, const model_co
     return {{layer + "mlp.down_proj.weight", 0, {c.hidden, c.intermediate}}};
   case tensor_kind::head:
     return {{c.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", 0, {c.vocab, c.hidden}}};
+  case tensor_kind::qkv_bias:
+    return {{layer + "self_attn.q_proj.bias", 0, {q}}, {layer + "self_attn.k_proj.bias", q, {kv}},
+        {layer + "self_attn.v_proj.bias", q + kv, {kv}}};
+  case tensor_kind::q_norm:
+    return {{layer + "self_attn.q_norm.weight", 0, {c.head_dim}}};
+  case tensor_kind::k_norm:
+    return {{layer + "self_attn.k_norm.weight", 0, {c.head_dim}}};
   }
   return {};
 }
@@ -60,9 +67,10 @@ std::size_t stored_row(std::uint32_t row, std::uint32_t paired_rows) {
 
 } // namespace
 
-void tensor_source::stack(std::uint32_t first_row, const tensor_view& tensor) {
-  const bool vector = tensor.shape.size() == 1;
-  const auto rows = vector ? 1U : static_cast<std::uint32_t>(tensor.shape[0]);
+void tensor_source::stack(std::uint32_t first_row, std::uint32_t columns, const tensor_view& tensor) {
+  std::uint64_t elements = 1;
+  for (const auto n : tensor.shape) elements *= n;
+  const auto rows = static_cast<std::uint32_t>(elements / columns);
   parts_.push_back({first_row, rows, tensor.data.size() / rows, tensor.data.data(), tensor.type, tensor.paired_rows});
 }
 
@@ -90,7 +98,7 @@ result<std::vector<tensor_source>> find_sources(const checkpoint& from, const re
         faults.push_back(fmt::format("{}: expected shape [{}], found [{}]", from.name_in_file(i.name),
             fmt::join(i.shape, ", "), fmt::join(tensor->shape, ", ")));
       else
-        source.stack(i.first_row, *tensor);
+        source.stack(i.first_row, place.columns, *tensor);
     }
   }
   for (const auto& name : from.names())

@@ -10,7 +10,8 @@ namespace hflex::gpu {
 /// The rows of one packed tensor: one or more checkpoint tensors stacked, with zero rows in the gaps.
 class tensor_source {
 public:
-  void stack(std::uint32_t first_row, const tensor_view& tensor);
+  /// The tensor as rows of `columns` elements: a norm is one row, a bias as many rows as it has elements.
+  void stack(std::uint32_t first_row, std::uint32_t columns, const tensor_view& tensor);
   /// A row of zeros where no tensor lies. Rows are valid as long as a copy of the checkpoint lives.
   source_row row(std::uint32_t index) const;
 

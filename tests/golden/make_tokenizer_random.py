@@ -12,6 +12,7 @@ import unicodedata
 import tokenizers
 
 DEMO = "examples/models/austen-2.7m/"
+LONG = "LICENSE"
 OUT = "tests/golden/tokenizer_random.json"
 QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -79,12 +80,32 @@ def text(rng):
     return "".join(c for c in joined if unicodedata.ucd_3_2_0.category(c) not in ("Cn", "Cs"))
 
 
+def fingerprint(ids):
+    """Of many ids: a polynomial over them, modulo 2^32."""
+    value = 0
+    for i in ids:
+        value = (value * 1000003 + i) % 2**32
+    return {"count": len(ids), "hash": value}
+
+
+def shown(words, ids):
+    """How many bytes of text a stream has shown after each token."""
+    stream = tokenizers.decoders.DecodeStream(skip_special_tokens=True)
+    counts, total = [], 0
+    for i in ids:
+        total += len((stream.step(words, i) or "").encode())
+        counts.append(total)
+    return counts
+
+
 def main():
     rng = random.Random(20)
     with open(DEMO + "tokenizer.json", encoding="utf-8") as file:
         base = json.load(file)
     with open(DEMO + "golden.json", encoding="utf-8") as file:
         prose = "".join(case.get("greedy_text") or "" for case in json.load(file)["model_cases"])
+    with open(LONG, encoding="utf-8") as file:
+        long_text = file.read()
     variants = []
     for name, patch in VARIANTS.items():
         words = tokenizers.Tokenizer.from_str(json.dumps(merge_patch(base, patch)))
@@ -100,10 +121,15 @@ def main():
             case = {"text": sample, "ids": ids, "plain_ids": plain, "decoded": decoded}
             if decoded == sample:
                 del case["decoded"]
+            if name == "llama3":
+                case["shown"] = shown(words, ids)
             cases.append(case)
-        variants.append({"name": name, "patch": patch, "cases": cases})
+        words.encode_special_tokens = True
+        long_ids = fingerprint(words.encode(long_text, add_special_tokens=False).ids)
+        variants.append({"name": name, "patch": patch, "cases": cases, "long": long_ids})
     header = (f"Hugging Face tokenizers {tokenizers.__version__} by make_tokenizer_random.py. ids: template and special "
-              "tokens on; plain_ids: both off; decoded: ids without special tokens, left out where it is the text.")
+              "tokens on; plain_ids: both off; decoded: ids without special tokens, left out where it is the text; shown: bytes "
+              "that a stream has shown after each id; long: count and fingerprint of the ids of LICENSE.")
     with open(OUT, "w", encoding="utf-8") as file:
         json.dump({"header": header, "variants": variants}, file, ensure_ascii=True, separators=(",", ":"))
         file.write("\n")

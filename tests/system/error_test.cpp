@@ -56,6 +56,10 @@ TEST_CASE("a request that cannot be served is refused with its reason") {
   auto large = c.run({"submit", "-p", words});
   CHECK(large.code == 1);
   check_says(large.err, {"refused", "tokens", "1024"});
+  auto chat = c.run({"submit", "--chat", "-p", "Who wrote Emma?", "--system", "Be brief."});
+  CHECK(chat.code == 1);
+  check_says(chat.err, {"refused", "no chat template"});
+  CHECK(c.run({"submit", "-p", "Emma", "--system", "Be brief."}).code == 2); // it needs --chat
   auto unknown = c.run({"submit", "-p", "Emma", "--slo", "interactiv"});
   CHECK(unknown.code == 1);
   check_says(unknown.err, {"interactiv", "interactive", "standard", "batch"});

@@ -42,6 +42,21 @@ std::optional<std::string> some_text(const json& v) {
   return v.get<std::string>();
 }
 
+/// A list of {"role", "content"}; anything else in it is a mistake.
+std::optional<std::vector<chat_turn>> conversation(const json& v) {
+  if (!v.is_array() || v.empty()) return std::nullopt;
+  std::vector<chat_turn> out;
+  for (const json& turn : v) {
+    if (!turn.is_object() || turn.size() != 2 || !turn.contains("role") || !turn.contains("content"))
+      return std::nullopt;
+    const auto& role = turn["role"];
+    if ((role != "system" && role != "user" && role != "assistant") || !turn["content"].is_string())
+      return std::nullopt;
+    out.push_back({role.get<std::string>(), turn["content"].get<std::string>()});
+  }
+  return out;
+}
+
 /// One key: what it may be, and how it is taken. `take` says whether the value was right.
 struct prompt_key {
   std::string_view name;
@@ -56,13 +71,19 @@ bool put(Field& field, Value&& value) {
   return true;
 }
 
-const std::array<prompt_key, 9>& prompt_keys() {
-  static const std::array<prompt_key, 9> keys{{
+const std::array<prompt_key, 10>& prompt_keys() {
+  static const std::array<prompt_key, 10> keys{{
       {"prompt", "text that is not empty",
           [](const json& v, prompt_line& out) {
             const auto text = some_text(v);
             if (text) out.prompt = *text;
             return text.has_value();
+          }},
+      {"messages", R"(a list of {"role": "system", "user" or "assistant", "content": text})",
+          [](const json& v, prompt_line& out) {
+            auto turns = conversation(v);
+            if (turns) out.messages = std::move(*turns);
+            return turns.has_value();
           }},
       {"slo", "the name of an SLO class", [](const json& v, prompt_line& out) { return put(out.slo, some_text(v)); }},
       {"max_tokens", "a whole number from 1 to 1000000",
@@ -103,11 +124,17 @@ struct line_reader {
   }
 
   std::optional<json> parse(const std::string& line) {
-    std::set<std::string> seen; // JSON lets a key repeat, and the parser would keep the last one silently
+    // JSON lets a key repeat, and the parser would keep the last one silently. The line's own keys are at depth 1,
+    // those of a message at depth 3; what lies deeper has no place and is not even stored.
+    constexpr int deepest = 3;
+    std::array<std::set<std::string>, deepest + 1> seen;
     const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-      if (event == json::parse_event_t::key && depth == 1 && !seen.insert(parsed.get<std::string>()).second)
+      if (event == json::parse_event_t::object_start && depth < deepest)
+        seen[static_cast<std::size_t>(depth + 1)].clear();
+      if (event == json::parse_event_t::key && depth <= deepest &&
+          !seen[static_cast<std::size_t>(depth)].insert(parsed.get<std::string>()).second)
         fault("expected each key once, found '{}' again", one_line(parsed.get<std::string>()));
-      return depth < 2; // no key takes a container: what lies in one is not even stored
+      return depth <= deepest;
     };
     try {
       json document = json::parse(line, watch);
@@ -140,7 +167,10 @@ struct line_reader {
         fault("{}: expected {}, found {}", key->name, key->expected, shown(value));
       }
     }
-    if (!document->contains("prompt")) fault("expected the key prompt, found none");
+    const bool prompt = document->contains("prompt");
+    const bool messages = document->contains("messages");
+    if (!prompt && !messages) fault("expected the key prompt or messages, found none");
+    if (prompt && messages) fault("expected the key prompt or messages, found both");
     return out;
   }
 };

@@ -10,9 +10,17 @@
 
 namespace hflex::cli {
 
+/// One turn of a conversation.
+struct chat_turn {
+  std::string role; ///< "system", "user" or "assistant"
+  std::string content;
+  friend bool operator==(const chat_turn&, const chat_turn&) = default;
+};
+
 /// One line. What is left out is decided by the command's flags or by the SLO class.
 struct prompt_line {
-  std::string prompt;                      ///< not empty, UTF-8
+  std::string prompt;                      ///< UTF-8; empty only where there are messages
+  std::vector<chat_turn> messages;         ///< instead of a prompt
   std::optional<std::string> slo;          ///< name of an SLO class
   std::optional<std::uint32_t> max_tokens; ///< [1, 10^6]
   std::optional<double> temperature;       ///< [0, 10]

@@ -30,14 +30,15 @@ int info(const model_flags& f) {
   if (!summary) return report({errc::retry, summary.error().message});
   const auto& c = summary->config;
   if (f.format == output::json) {
-    std::fputs(cli::json_line(
-                   {{"architecture", c.architecture}, {"parameters", summary->parameters}, {"layers", c.layers},
-                       {"hidden", c.hidden}, {"intermediate", c.intermediate}, {"heads", c.heads},
-                       {"kv_heads", c.kv_heads}, {"head_dim", c.head_dim}, {"vocab", c.vocab},
-                       {"max_context", c.max_context}, {"tied_embeddings", c.tie_embeddings},
-                       {"tensors", summary->tensors}, {"tokenizer_vocab", summary->tokenizer_vocab},
-                       {"weights_bytes", summary->weights_bytes}, {"kv_bytes_per_token", summary->kv_bytes_per_token}})
-                   .c_str(),
+    std::fputs(
+        cli::json_line(
+            {{"architecture", c.architecture}, {"parameters", summary->parameters}, {"layers", c.layers},
+                {"hidden", c.hidden}, {"intermediate", c.intermediate}, {"heads", c.heads}, {"kv_heads", c.kv_heads},
+                {"head_dim", c.head_dim}, {"vocab", c.vocab}, {"max_context", c.max_context},
+                {"uncut_context", c.uncut_context}, {"tied_embeddings", c.tie_embeddings},
+                {"tensors", summary->tensors}, {"tokenizer_vocab", summary->tokenizer_vocab},
+                {"weights_bytes", summary->weights_bytes}, {"kv_bytes_per_token", summary->kv_bytes_per_token}})
+            .c_str(),
         stdout);
     return cli::exit_done;
   }
@@ -49,6 +50,9 @@ int info(const model_flags& f) {
       c.intermediate, c.heads, c.kv_heads, c.head_dim, c.tie_embeddings ? ", tied embeddings" : "");
   std::printf("vocabulary    %u (tokenizer %u)\n", c.vocab, summary->tokenizer_vocab);
   std::printf("context       %u tokens\n", c.max_context);
+  if (c.uncut_context != 0)
+    std::printf("note          %u positions are cut to the sliding window: attention past it is not supported\n",
+        c.uncut_context);
   std::printf("memory        %s weights, %s KV per 1,024 tokens (bf16)\n",
       cli::human_bytes(summary->weights_bytes).c_str(), cli::human_bytes(summary->kv_bytes_per_1k_tokens()).c_str());
   for (const auto& share : summary->dtypes)

@@ -35,6 +35,8 @@ struct submit_flags {
   std::uint64_t seed{0};
   bool ignore_eos{false};
   bool detach{false};
+  bool chat{false};
+  std::string system;
   std::uint32_t concurrency{256};
   double longest_s{600};
   output format{output::text};
@@ -42,6 +44,13 @@ struct submit_flags {
 
 time_point steady_now() {
   return time_point{std::chrono::duration_cast<duration>(std::chrono::steady_clock::now().time_since_epoch())};
+}
+
+/// A prompt becomes what the user says; a line that has messages keeps them.
+void as_conversation(const submit_flags& f, cli::prompt_line& line) {
+  if (!line.messages.empty()) return;
+  if (!f.system.empty()) line.messages.push_back({"system", f.system});
+  line.messages.push_back({"user", std::exchange(line.prompt, {})});
 }
 
 /// Every prompt of the command line and the file; faults are on stderr when there is none.
@@ -60,6 +69,8 @@ std::optional<std::vector<cli::prompt_line>> gather(const submit_flags& f) {
     }
     lines.insert(lines.end(), read->begin(), read->end());
   }
+  if (f.chat)
+    for (auto& line : lines) as_conversation(f, line);
   if (lines.empty()) {
     usage_error("nothing to submit: give -p TEXT, --file F.jsonl, or - for JSON lines on standard input");
     return std::nullopt;
@@ -68,9 +79,16 @@ std::optional<std::vector<cli::prompt_line>> gather(const submit_flags& f) {
 }
 
 msg<s::SubmitJob> make_job(const submit_flags& f, const cli::prompt_line& line) {
+  auto words = line.prompt.size() / 8; // of the message: 8 bytes each
+  for (const auto& turn : line.messages) words += 8 + turn.content.size() / 8;
   return msg<s::SubmitJob>::make(
       [&](s::SubmitJob::Builder out) {
         out.setPrompt(line.prompt);
+        auto messages = out.initMessages(static_cast<unsigned>(line.messages.size()));
+        for (unsigned i = 0; i < messages.size(); ++i) {
+          messages[i].setRole(line.messages[i].role);
+          messages[i].setContent(line.messages[i].content);
+        }
         out.setMaxOutputTokens(line.max_tokens.value_or(f.max_tokens));
         auto sampling = out.initSampling();
         sampling.setTemperature(static_cast<float>(line.temperature.value_or(f.temperature)));
@@ -83,7 +101,7 @@ msg<s::SubmitJob> make_job(const submit_flags& f, const cli::prompt_line& line) 
         out.setTpotTargetMs(line.tpot_ms.value_or(f.tpot_ms));
         out.setDetach(f.detach);
       },
-      64 + line.prompt.size() / 8);
+      64 + words);
 }
 
 /// What ends in the table per class: times as the router measured them.
@@ -273,8 +291,12 @@ int run(const submit_flags& f) {
 runner add_submit(CLI::App& app) {
   auto f = std::make_shared<submit_flags>();
   app.add_option("-p,--prompt", f->prompts, "A prompt; may be repeated");
+  auto* chat = app.add_flag(
+      "--chat", f->chat, "A prompt is a message to an assistant, put into the frame of the model's chat template");
+  app.add_option("--system", f->system, "With --chat: what the assistant is told first")->needs(chat);
   app.add_option("--file,FILE", f->file,
-      "JSON lines: {\"prompt\", \"slo\", \"max_tokens\", \"temperature\", \"top_p\", \"seed\", \"ttft_ms\", "
+      "JSON lines: {\"prompt\" or \"messages\": [{\"role\", \"content\"}], \"slo\", \"max_tokens\", \"temperature\", "
+      "\"top_p\", \"seed\", \"ttft_ms\", "
       "\"tpot_ms\", \"ignore_eos\"}; - for standard input");
   app.add_option("--slo", f->slo, "SLO class (default: the head's)");
   app.add_option("--ttft-ms", f->ttft_ms, "Target time to the first token, instead of the class's")
@@ -305,7 +327,8 @@ runner add_submit(CLI::App& app) {
       ->option_text("text|json");
   add_head_options(app, f->head);
   add_examples(app, "  hflex submit -p 'It is a truth universally acknowledged' --slo interactive\n  hflex submit "
-                    "--file examples/prompts.jsonl -o json\n  echo '{\"prompt\": \"Hello\"}' | hflex submit -");
+                    "--file examples/prompts.jsonl -o json\n  hflex submit --chat -p 'Who wrote Emma?' --system "
+                    "'Answer in one sentence.'\n  echo '{\"prompt\": \"Hello\"}' | hflex submit -");
   return [f] { return run(*f); };
 }
 

@@ -72,6 +72,7 @@ result<running_head> start_head(caf::actor_system& system, const config::cluster
   auto steps = policy != known.end() ? policy->steps : step_policy::fixed_budget;
   auto settings = settings_of(config, *model, steps);
   settings.router.tokenizer = *tokenizer;
+  settings.router.chat = gpu::chat_template::recognize(gpu::chat_template_of_model(config.model));
   auto head = cluster::spawn_head(system, std::move(settings));
   if (!head) return pass(head.error());
   auto port = system.middleman().publish(head->cluster, config.listen.port, config.listen.host.c_str(), true);

@@ -86,7 +86,7 @@ TEST_CASE("every wrong value in a prompt file is told with its line") {
             "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"temperature\": 11, \"max_tokens\": 0}\n{\"slo\": \"x\"}\n") ==
         "p.jsonl:2: max_tokens: expected a whole number from 1 to 1000000, found 0\n"
         "p.jsonl:2: temperature: expected a number from 0 to 10, found 11\n"
-        "p.jsonl:3: expected the key prompt, found none");
+        "p.jsonl:3: expected the key prompt or messages, found none");
   CHECK(prompt_fault("{\"prompt\": \"\"}") == "p.jsonl:1: prompt: expected text that is not empty, found \"\"");
   CHECK(prompt_fault("{\"prompt\": \"a\", \"top_p\": 0}") ==
         "p.jsonl:1: top_p: expected a number above 0, at most 1, found 0");
@@ -99,11 +99,33 @@ TEST_CASE("every wrong value in a prompt file is told with its line") {
 
 TEST_CASE("unknown and repeated keys in a prompt file are named") {
   CHECK(prompt_fault("{\"prompt\": \"a\", \"temprature\": 1}") ==
-        "p.jsonl:1: expected one of the keys prompt, slo, max_tokens, temperature, top_p, seed, ttft_ms, tpot_ms, "
+        "p.jsonl:1: expected one of the keys prompt, messages, slo, max_tokens, temperature, top_p, seed, ttft_ms, "
+        "tpot_ms, "
         "ignore_eos, "
         "found 'temprature' (did you mean 'temperature'?)");
   CHECK(prompt_fault("{\"prompt\": \"a\", \"prompt\": \"b\"}") ==
         "p.jsonl:1: expected each key once, found 'prompt' again");
+}
+
+TEST_CASE("a line may hold a conversation instead of a prompt") {
+  std::istringstream in(R"({"messages": [{"role": "system", "content": ""}, {"content": "Hi", "role": "user"}]})");
+  const auto read = read_prompts(in, "p.jsonl");
+  REQUIRE(read);
+  CHECK((*read)[0].prompt.empty());
+  CHECK((*read)[0].messages == std::vector<chat_turn>{{"system", ""}, {"user", "Hi"}});
+  CHECK(prompt_fault(R"({"prompt": "a", "messages": [{"role": "user", "content": "b"}]})") ==
+        "p.jsonl:1: expected the key prompt or messages, found both");
+  const std::string expected =
+      R"(p.jsonl:1: messages: expected a list of {"role": "system", "user" or "assistant", "content": text}, found )";
+  for (const auto* wrong : {"[]", "[1]", R"([{"role": "user"}])", R"([{"role": "tool", "content": "x"}])",
+           R"([{"role": "user", "content": 1}])", R"([{"role": "user", "content": ["x"]}])",
+           R"([{"role": "user", "content": "x", "name": "y"}])"}) {
+    INFO(wrong);
+    CHECK(prompt_fault(std::string{R"({"messages": )"} + wrong + "}") == expected + "a list");
+  }
+  CHECK(prompt_fault(R"({"messages": "x"})") == expected + "\"x\"");
+  CHECK(prompt_fault(R"({"messages": [{"role": "user", "role": "user", "content": "x"}]})") ==
+        "p.jsonl:1: expected each key once, found 'role' again");
 }
 
 TEST_CASE("lines that are no JSON objects are refused") {

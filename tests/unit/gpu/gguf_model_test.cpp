@@ -138,8 +138,8 @@ TEST_CASE("a GGUF model is described and found fit to load, wherever its path is
   REQUIRE(summary.dtypes.size() == 2);
   CHECK(summary.dtypes[0].type == dtype::f32);
   CHECK(summary.dtypes[1].type == dtype::q4_1);
-  CHECK(chat_template_of(gguf.path()) == "{{ messages }}");
-  CHECK_FALSE(chat_template_of(demo_model()));
+  CHECK(gguf_chat_template(gguf.path()) == "{{ messages }}");
+  CHECK_FALSE(gguf_chat_template(demo_model()));
 }
 
 TEST_CASE("the stamp of a GGUF file changes with the file") {
@@ -182,7 +182,7 @@ TEST_CASE("a file that is no GGUF file is refused by every reader of models") {
     check_says(load_model_config(model).error().message, {"m.gguf: is not a GGUF file"});
     check_says(summarize_model(model).error().message, {"m.gguf: is not a GGUF file"});
     check_says(check_model(model).at(0), {"m.gguf: is not a GGUF file"});
-    CHECK_FALSE(chat_template_of(model));
+    CHECK_FALSE(gguf_chat_template(model));
   }
   dir.write("n.gguf", "{}");
   for (const auto& message : {load_weights(dir.path(), {}).error().message, tokenizer::load(dir.path()).error().message,

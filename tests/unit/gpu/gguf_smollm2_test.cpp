@@ -50,7 +50,7 @@ TEST_CASE("SmolLM2 tokenises prose as Hugging Face's tokenizers do") {
     CHECK(ids == item.at("ids").get<tokens>());
     CHECK((*words)->decode(ids) == item.at("decoded").get<std::string>());
   }
-  check_says(chat_template_of(model).value_or("none"), {"<|im_start|>", "add_generation_prompt"});
+  check_says(gguf_chat_template(model).value_or("none"), {"<|im_start|>", "add_generation_prompt"});
 }
 
 TEST_CASE("SmolLM2 is described and found fit to load") {

@@ -187,6 +187,33 @@ TEST_CASE("row kernels match naive references") {
   }
 }
 
+TEST_CASE("heads are normalised each by itself, and biases added, without rounding") {
+  std::mt19937 random(13);
+  for (const auto& k : all_kernels()) {
+    for (const std::uint32_t dim : {16U, 48U, 128U, 256U}) {
+      INFO(name_of(k) << " head_dim " << dim);
+      const std::uint32_t heads = 3;
+      const auto x = random_rows(1, heads * dim, random); // padded to whole vectors: what follows the heads stays
+      const auto w = random_rows(1, dim, random);
+      auto normed = x;
+      k.norm_heads(normed.data(), w.data(), heads, dim, 1e-5F);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const std::size_t head = i / dim;
+        double squares = 0.0;
+        for (std::size_t j = head * dim; j < (head + 1) * dim && head < heads; ++j)
+          squares += static_cast<double>(x[j]) * static_cast<double>(x[j]);
+        const double expected =
+            head < heads ? static_cast<double>(x[i]) / std::sqrt(squares / dim + 1e-5) * static_cast<double>(w[i % dim])
+                         : static_cast<double>(x[i]);
+        REQUIRE(std::abs(static_cast<double>(normed[i]) - expected) <= 1e-6 * std::abs(expected));
+      }
+      auto sum = x;
+      k.add(sum.data(), normed.data(), heads * dim);
+      for (std::size_t i = 0; i < x.size(); ++i) REQUIRE(sum[i] == x[i] + normed[i]);
+    }
+  }
+}
+
 TEST_CASE("rotation turns each pair of halves by its angle") {
   std::mt19937 random(4);
   for (const auto& k : all_kernels()) {

@@ -50,9 +50,10 @@ TEST_CASE("the expected tensors follow the configuration") {
   const auto tied = expected_tensors(config);
   CHECK(tied.size() == 56);
   config.tie_embeddings = false;
-  config.attention_bias = true;
+  config.qkv_bias = true;
+  config.qk_norm = true;
   const auto full = expected_tensors(config);
-  CHECK(full.size() == 56 + 1 + 6 * 4);
+  CHECK(full.size() == 56 + 1 + 6 * (3 + 2));
   CHECK(full.back().name == "lm_head.weight");
 }
 

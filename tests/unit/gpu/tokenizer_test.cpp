@@ -97,6 +97,38 @@ TEST_CASE("random Unicode gets Hugging Face's ids through every kind of pipeline
   }
 }
 
+TEST_CASE("a long text gets Hugging Face's ids through every kind of pipeline") {
+  const auto golden = json::parse(slurp(HFLEX_SOURCE_DIR "/tests/golden/tokenizer_random.json"));
+  const auto text = slurp(HFLEX_SOURCE_DIR "/LICENSE");
+  for (const auto& variant : golden["variants"]) {
+    INFO(variant["name"]);
+    const auto ids = (*patched(variant["patch"]))->encode(text, {false, false});
+    std::uint32_t hash = 0;
+    for (const auto id : ids) hash = hash * 1000003U + static_cast<std::uint32_t>(id);
+    CHECK(ids.size() == variant["long"]["count"].get<std::size_t>());
+    CHECK(hash == variant["long"]["hash"].get<std::uint32_t>());
+  }
+}
+
+TEST_CASE("a stream shows text no later than Hugging Face's, and nothing else") {
+  const auto golden = json::parse(slurp(HFLEX_SOURCE_DIR "/tests/golden/tokenizer_random.json"));
+  const auto words = demo_tokenizer();
+  for (const auto& item : golden["variants"][0]["cases"]) {
+    const auto ids = item["ids"].get<std::vector<token_id>>();
+    const auto shown = item["shown"].get<std::vector<std::size_t>>();
+    const auto whole = words->decode(ids);
+    REQUIRE(shown.size() == ids.size());
+    stream_decoder stream(words);
+    std::string text;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      text += stream.push(ids[i]);
+      CHECK(text.size() >= shown[i]);
+      CHECK(whole.compare(0, text.size(), text) == 0);
+    }
+    CHECK(text.size() == shown.back()); // the texts end with whole characters
+  }
+}
+
 TEST_CASE("text that spells a special token becomes it only where the caller says so") {
   const auto words = demo_tokenizer();
   const std::string text = "ab<|end_of_text|>";

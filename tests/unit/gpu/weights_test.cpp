@@ -194,6 +194,12 @@ TEST_CASE("regions with consistent checksums and hostile numbers are rejected") 
   CHECK(refuse([](region_header& h, entries&) { h.config.eos[0] = 2048; }) != "accepted");
   CHECK(refuse([](region_header& h, entries&) { h.config.bos = -2; }) != "accepted");
   CHECK(refuse([](region_header& h, entries&) { h.config.rope_theta = -1.0F; }) != "accepted");
+  CHECK(refuse([](region_header& h, entries&) { h.config.architecture = 4; }) != "accepted");
+  CHECK(refuse([](region_header& h, entries&) { h.config.qkv_bias = 1; }) != "accepted"); // the tensors are not there
+  CHECK(refuse([](region_header& h, entries&) { h.config.qk_norm = 2; }) != "accepted");
+  CHECK(refuse([](region_header& h, entries&) { h.config.rope_type = 3; }) != "accepted");
+  CHECK(refuse([](region_header& h, entries&) { h.config.rope_type = 1, h.config.rope_factor = 0.0F; }) != "accepted");
+  CHECK(refuse([](region_header& h, entries&) { h.config.rope_type = 2; }) != "accepted");
   CHECK(refuse([](region_header& h, entries&) { h.entry_count = UINT32_MAX; }) != "accepted");
   CHECK(refuse([](region_header& h, entries&) { h.region_bytes = 0; }) != "accepted");
   CHECK(refuse([](region_header&, entries& e) { e[4].offset = UINT64_MAX - 8; }) != "accepted");
