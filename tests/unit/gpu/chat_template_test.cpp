@@ -70,7 +70,7 @@ std::string refusal_of_text(const std::optional<std::string>& text) {
 
 TEST_CASE("every family's conversations get the reference's text and tokens") {
   const auto words = words_with_markers(true);
-  REQUIRE(golden()["families"].size() == 10);
+  REQUIRE(golden()["families"].size() == 11);
   for (const auto& family : golden()["families"]) {
     const auto known = template_of(family["name"].get<std::string>());
     REQUIRE(family["cases"].size() >= 2);
@@ -145,7 +145,14 @@ TEST_CASE("templates that are missing or not known are refused in words") {
   check_says(refusal_of_text({}), {"has no chat template", "prompt"});
   check_says(refusal_of_text("{{ '<start_of_turn>user' }}"), {"no known family", "<|start_header_id|>", "[INST]"});
   check_says(refusal_of_text("[SYSTEM_PROMPT] [INST]"), {"[SYSTEM_PROMPT]", "not supported"});
-  check_says(refusal_of_text("{{ '<|im_start|>system\\n' + strftime_now('%d') }}"), {"today's date", "not supported"});
+  for (const auto* more : {"strftime_now('%d')", "bos_token", "reasoning_mode"})
+    check_says(refusal_of_text(std::string("{{ '<|im_start|>' }}{{ ") + more + " }}"), {"not supported in ChatML"});
+  check_says(refusal_of_text("<|start_header_id|>system<|end_header_id|>\\n\\nObey.<|eot_id|>"),
+      {"system message of its own"});
+  const std::string asks = "<|im_start|>{% if enable_thinking is defined and enable_thinking is false %}x";
+  CHECK(refusal_of_text(asks + "{% endif %}") == "accepted");
+  check_says(refusal_of_text(asks + "{% else %}y{% endif %}"), {"enable_thinking"});
+  check_says(refusal_of_text("<|im_start|>{% if enable_thinking %}x{% endif %}"), {"enable_thinking"});
   check_says(refusal_of_text("<|start_header_id|>Cutting Knowledge Date: {{ x }}"), {"dates"});
   const auto lacking =
       template_of("chatml").encode(std::vector<chat_message>{{"user", "a"}}, **tokenizer::load(demo_model()));
