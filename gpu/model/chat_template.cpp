@@ -71,10 +71,13 @@ bool thinks_on_condition(std::string_view jinja) {
 
 /// The text that a template writes between `begin` and `end` where that is one literal: its own words, no expression.
 std::optional<std::string> literal_between(std::string_view jinja, std::string_view begin, std::string_view end) {
-  for (auto at = jinja.find(begin); at != jinja.npos; at = jinja.find(begin, at + 1)) {
+  std::size_t to = 0;
+  for (auto at = jinja.find(begin); at != jinja.npos;) {
     const auto from = at + begin.size();
-    const auto to = jinja.find(end, from);
+    at = jinja.find(begin, from);
+    if (to < from) to = jinja.find(end, from);
     if (to == jinja.npos) return std::nullopt;
+    if (at < to) continue; // one look at each stretch: the time stays linear, whatever the file
     const auto text = jinja.substr(from, to - from);
     if (!text.empty() && text.find_first_of("{}+~") == text.npos) return std::string(text);
   }

@@ -5,6 +5,7 @@
 #include "gpu/model/tokenizer.hpp"
 #include "tests/support/model_dir.hpp"
 #include <algorithm>
+#include <random>
 
 using namespace hflex;
 using namespace hflex::gpu;
@@ -158,6 +159,28 @@ TEST_CASE("templates that are missing or not known are refused in words") {
       template_of("chatml").encode(std::vector<chat_message>{{"user", "a"}}, **tokenizer::load(demo_model()));
   REQUIRE_FALSE(lacking);
   check_says(lacking.error().message, {"tokenizer has no token <|im_start|>"});
+}
+
+TEST_CASE("mutated templates end in a frame or in a refusal") {
+  std::mt19937 random(17);
+  const std::vector<chat_message> messages{{"system", "a"}, {"user", "b"}};
+  const auto& families = golden()["families"];
+  std::size_t accepted = 0;
+  for (int round = 0; round < 2000; ++round) {
+    auto text = families[random() % families.size()]["template"].get<std::string>();
+    const auto other = families[random() % families.size()]["template"].get<std::string>();
+    for (auto cuts = random() % 3; cuts > 0; --cuts) text.erase(random() % text.size(), random() % 40);
+    text.insert(random() % (text.size() + 1), other, random() % other.size(), random() % 80);
+    const auto known = chat_template::recognize(text);
+    if (!known) continue;
+    accepted += 1;
+    const auto rendered = known->render(messages);
+    CHECK((rendered ? !rendered->empty() : !rendered.error().message.empty()));
+  }
+  CHECK(accepted > 100); // or the mutations never got past the door
+  std::string hostile = "<|im_end|>";
+  while (hostile.size() < (256U << 10U)) hostile += "<|im_start|>system\n";
+  CHECK(refusal_of_text(hostile) == "accepted");
 }
 
 TEST_CASE("a directory's template is found in each of its places") {
