@@ -50,12 +50,34 @@ bool trims_content(std::string_view jinja) {
   return holds(dense, "content']|trim") || holds(dense, "content\"]|trim") || holds(dense, ".content|trim");
 }
 
+/// The same where the content of a whole turn is meant, up to its end.
+bool trims_turns(std::string_view jinja) {
+  const auto dense = without_spaces(jinja);
+  const auto to_end = fmt::format("|trim+'{}", im_end);
+  return holds(dense, "content']" + to_end) || holds(dense, ".content" + to_end);
+}
+
+/// Whether an answer is begun one way or another, but for Qwen3's: nothing unless the caller says false, and none does.
+bool thinks_on_condition(std::string_view jinja) {
+  constexpr std::string_view name = "enable_thinking";
+  constexpr std::string_view harmless = "enable_thinking is defined and enable_thinking is false %}";
+  for (auto at = jinja.find(name); at != jinja.npos; at = jinja.find(name, at)) {
+    if (!jinja.substr(at).starts_with(harmless)) return true;
+    at += harmless.size();
+    if (holds(jinja.substr(at, jinja.find("endif", at) - at), "else")) return true;
+  }
+  return false;
+}
+
 /// The text that a template writes between `begin` and `end` where that is one literal: its own words, no expression.
 std::optional<std::string> literal_between(std::string_view jinja, std::string_view begin, std::string_view end) {
-  for (auto at = jinja.find(begin); at != jinja.npos; at = jinja.find(begin, at + 1)) {
+  std::size_t to = 0;
+  for (auto at = jinja.find(begin); at != jinja.npos;) {
     const auto from = at + begin.size();
-    const auto to = jinja.find(end, from);
+    at = jinja.find(begin, from);
+    if (to < from) to = jinja.find(end, from);
     if (to == jinja.npos) return std::nullopt;
+    if (at < to) continue; // one look at each stretch: the time stays linear, whatever the file
     const auto text = jinja.substr(from, to - from);
     if (!text.empty() && text.find_first_of("{}+~") == text.npos) return std::string(text);
   }
@@ -123,7 +145,8 @@ result<chat_template> chat_template::recognize_llama3(std::string_view jinja) {
   out.trims_ = trims_content(jinja);
   const std::string header = fmt::format("{}system{}", start_header, end_header);
   const auto text = with_newlines(jinja);
-  out.default_system_ = literal_between(text, header + "\n\n", end_of_turn_llama3);
+  if (literal_between(text, header + "\n\n", end_of_turn_llama3))
+    return fail(errc::reject, "the model's chat template writes a system message of its own, which is not supported");
   constexpr std::string_view cutting = "Cutting Knowledge Date: ";
   if (!holds(text, cutting)) return out;
   // Since 3.1 every conversation has a system message that begins with two dates. Where the template would ask for
@@ -133,15 +156,18 @@ result<chat_template> chat_template::recognize_llama3(std::string_view jinja) {
   if (!knowledge || !today)
     return fail(errc::reject, "the model's chat template begins with dates that cannot be made out");
   out.system_preamble_ = fmt::format("{}{}\nToday Date: {}\n\n", cutting, *knowledge, *today);
-  if (!out.default_system_) out.default_system_ = "";
+  out.default_system_ = "";
   return out;
 }
 
 result<chat_template> chat_template::recognize_chatml(std::string_view jinja) {
-  if (holds(jinja, "strftime_now"))
-    return fail(errc::reject, "the model's chat template puts today's date into the frame, which is not supported");
+  for (const auto* more : {"strftime_now", "bos_token", "reasoning_mode"})
+    if (holds(jinja, more))
+      return fail(errc::reject, "the model's chat template uses {}, which is not supported in ChatML", more);
+  if (thinks_on_condition(jinja))
+    return fail(errc::reject, "the model's chat template uses enable_thinking in a way that is not supported");
   chat_template out(kind::chatml);
-  out.trims_ = trims_content(jinja);
+  out.trims_ = trims_turns(jinja);
   out.drops_thoughts_ = holds(jinja, "</think>");
   const auto text = with_newlines(jinja);
   out.default_system_ = literal_between(text, fmt::format("{}system\n", im_start), im_end);

@@ -9,7 +9,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t max_template_bytes = 1U << 20U;
+constexpr std::uint64_t max_template_bytes = 256U << 10U;
 constexpr std::uint64_t max_config_bytes = 16U << 20U;
 constexpr std::uint64_t max_tokenizer_bytes = 256U << 20U;
 

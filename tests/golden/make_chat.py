@@ -77,6 +77,7 @@ QWEN3 = r"""{%- if messages[0].role == 'system' %}
     {%- endif %}
 {%- endfor %}
 """ + GENERATE
+TRIMMED = CHATML.replace("message['content']", "message['content'] | trim")
 THINKING = CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'")
 MISTRAL_LAST = r"""{%- if messages[0]["role"] == "system" %}
     {%- set system_message = messages[0]["content"] %}
@@ -123,7 +124,7 @@ MISTRAL_PLAIN = ("{{ bos_token }}{% for message in messages %}{% if message['rol
 TEMPLATES = {
     "llama3": (LLAMA3, "<|begin_of_text|>"), "llama31": (LLAMA31, "<|begin_of_text|>"), "chatml": (CHATML, None),
     "chatml default": (CHATML_DEFAULT, None), "qwen2.5": (QWEN25, None), "qwen3": (QWEN3, None),
-    "thinking": (THINKING, None),
+    "chatml trimmed": (TRIMMED, None), "thinking": (THINKING, None),
     "mistral last": (MISTRAL_LAST, "<s>"), "mistral first": (MISTRAL_FIRST, "<s>"), "mistral plain": (MISTRAL_PLAIN, "<s>"),
 }
 

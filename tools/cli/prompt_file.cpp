@@ -130,7 +130,7 @@ struct line_reader {
     std::array<std::set<std::string>, deepest + 1> seen;
     const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
       if (event == json::parse_event_t::object_start && depth < deepest)
-        seen[static_cast<std::size_t>(depth + 1)].clear();
+        seen[static_cast<std::size_t>(depth) + 1].clear();
       if (event == json::parse_event_t::key && depth <= deepest &&
           !seen[static_cast<std::size_t>(depth)].insert(parsed.get<std::string>()).second)
         fault("expected each key once, found '{}' again", one_line(parsed.get<std::string>()));

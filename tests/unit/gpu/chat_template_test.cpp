@@ -5,6 +5,7 @@
 #include "gpu/model/tokenizer.hpp"
 #include "tests/support/model_dir.hpp"
 #include <algorithm>
+#include <random>
 
 using namespace hflex;
 using namespace hflex::gpu;
@@ -70,7 +71,7 @@ std::string refusal_of_text(const std::optional<std::string>& text) {
 
 TEST_CASE("every family's conversations get the reference's text and tokens") {
   const auto words = words_with_markers(true);
-  REQUIRE(golden()["families"].size() == 10);
+  REQUIRE(golden()["families"].size() == 11);
   for (const auto& family : golden()["families"]) {
     const auto known = template_of(family["name"].get<std::string>());
     REQUIRE(family["cases"].size() >= 2);
@@ -145,12 +146,41 @@ TEST_CASE("templates that are missing or not known are refused in words") {
   check_says(refusal_of_text({}), {"has no chat template", "prompt"});
   check_says(refusal_of_text("{{ '<start_of_turn>user' }}"), {"no known family", "<|start_header_id|>", "[INST]"});
   check_says(refusal_of_text("[SYSTEM_PROMPT] [INST]"), {"[SYSTEM_PROMPT]", "not supported"});
-  check_says(refusal_of_text("{{ '<|im_start|>system\\n' + strftime_now('%d') }}"), {"today's date", "not supported"});
+  for (const auto* more : {"strftime_now('%d')", "bos_token", "reasoning_mode"})
+    check_says(refusal_of_text(std::string("{{ '<|im_start|>' }}{{ ") + more + " }}"), {"not supported in ChatML"});
+  check_says(refusal_of_text("<|start_header_id|>system<|end_header_id|>\\n\\nObey.<|eot_id|>"),
+      {"system message of its own"});
+  const std::string asks = "<|im_start|>{% if enable_thinking is defined and enable_thinking is false %}x";
+  CHECK(refusal_of_text(asks + "{% endif %}") == "accepted");
+  check_says(refusal_of_text(asks + "{% else %}y{% endif %}"), {"enable_thinking"});
+  check_says(refusal_of_text("<|im_start|>{% if enable_thinking %}x{% endif %}"), {"enable_thinking"});
   check_says(refusal_of_text("<|start_header_id|>Cutting Knowledge Date: {{ x }}"), {"dates"});
   const auto lacking =
       template_of("chatml").encode(std::vector<chat_message>{{"user", "a"}}, **tokenizer::load(demo_model()));
   REQUIRE_FALSE(lacking);
   check_says(lacking.error().message, {"tokenizer has no token <|im_start|>"});
+}
+
+TEST_CASE("mutated templates end in a frame or in a refusal") {
+  std::mt19937 random(17);
+  const std::vector<chat_message> messages{{"system", "a"}, {"user", "b"}};
+  const auto& families = golden()["families"];
+  std::size_t accepted = 0;
+  for (int round = 0; round < 2000; ++round) {
+    auto text = families[random() % families.size()]["template"].get<std::string>();
+    const auto other = families[random() % families.size()]["template"].get<std::string>();
+    for (auto cuts = random() % 3; cuts > 0; --cuts) text.erase(random() % text.size(), random() % 40);
+    text.insert(random() % (text.size() + 1), other, random() % other.size(), random() % 80);
+    const auto known = chat_template::recognize(text);
+    if (!known) continue;
+    accepted += 1;
+    const auto rendered = known->render(messages);
+    CHECK((rendered ? !rendered->empty() : !rendered.error().message.empty()));
+  }
+  CHECK(accepted > 100); // or the mutations never got past the door
+  std::string hostile = "<|im_end|>";
+  while (hostile.size() < (256U << 10U)) hostile += "<|im_start|>system\n";
+  CHECK(refusal_of_text(hostile) == "accepted");
 }
 
 TEST_CASE("a directory's template is found in each of its places") {
