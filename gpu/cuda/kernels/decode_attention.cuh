@@ -123,7 +123,7 @@ HFLEX_DEVICE void take_positions(const attention_view<T>& a, const attend_row& r
   }
 }
 
-/// Grid: (S, G * ceil(group / Heads), rows); Team * 8 >= D. With one split the result goes to a.out, else to
+/// Grid: (rows, G * ceil(group / Heads), S); Team * 8 >= D. With one split the result goes to a.out, else to
 /// partial[rows][H][S][D + 2].
 template <class T, int Team, int Heads>
 HFLEX_GLOBAL(decode_threads)
@@ -133,7 +133,7 @@ decode_attention(attention_view<T> a, const attend_row* rows, float* partial) {
   const std::uint32_t kv_head = at.y / chunks;
   const std::uint32_t first_head = at.y % chunks * Heads;
   const std::uint32_t heads = a.group - first_head < Heads ? a.group - first_head : Heads;
-  const attend_row r = rows[at.z];
+  const attend_row r = rows[at.x];
   const std::uint32_t column = thread_index() % Team * 8;
 
   float q[Heads][8] = {};
@@ -147,7 +147,7 @@ decode_attention(attention_view<T> a, const attend_row* rows, float* partial) {
   running_softmax state[Heads];
   constexpr std::uint32_t stride = decode_threads / Team * decode_unroll;
   const std::uint32_t share = (r.position + a.splits) / a.splits; // ceil((position + 1) / splits)
-  const std::uint32_t begin = at.x * share;
+  const std::uint32_t begin = at.z * share;
   const std::uint32_t end = begin + share < r.position + 1 ? begin + share : r.position + 1;
   for (std::uint32_t base = begin; base < end; base += stride)
     take_positions<T, Team, Heads>(a, r, kv_head, base + thread_index() / Team * decode_unroll, end, column, q, state);
@@ -186,7 +186,7 @@ decode_attention(attention_view<T> a, const attend_row* rows, float* partial) {
       a.out[std::size_t{r.row} * a.out_stride + head * a.head_dim + d] = to<T>(sum / total);
       continue;
     }
-    float* part = partial + ((std::size_t{at.z} * a.kv_heads * a.group + head) * a.splits + at.x) * width;
+    float* part = partial + ((std::size_t{at.x} * a.kv_heads * a.group + head) * a.splits + at.z) * width;
     part[d] = sum;
     if (d == 0) {
       part[a.head_dim] = highest;
@@ -195,13 +195,13 @@ decode_attention(attention_view<T> a, const attend_row* rows, float* partial) {
   }
 }
 
-/// Merges the splits of each row and head. Grid: (H, rows).
+/// Merges the splits of each row and head. Grid: (rows, H).
 template <class T>
 HFLEX_GLOBAL(decode_threads)
 combine_splits(attention_view<T> a, const attend_row* rows, const float* partial) {
   const grid_index at = block_position();
   const std::uint32_t width = partial_floats(a.head_dim);
-  const float* parts = partial + (std::size_t{at.y} * a.kv_heads * a.group + at.x) * a.splits * width;
+  const float* parts = partial + (std::size_t{at.x} * a.kv_heads * a.group + at.y) * a.splits * width;
   float highest = -FLT_MAX;
   for (std::uint32_t s = 0; s < a.splits; ++s) highest = fmaxf(highest, parts[s * width + a.head_dim]);
   for (std::uint32_t d = thread_index(); d < a.head_dim; d += decode_threads) {
@@ -212,7 +212,7 @@ combine_splits(attention_view<T> a, const attend_row* rows, const float* partial
       sum += parts[s * width + d] * weight;
       total += parts[s * width + a.head_dim + 1] * weight;
     }
-    a.out[std::size_t{rows[at.y].row} * a.out_stride + at.x * a.head_dim + d] = to<T>(sum / total);
+    a.out[std::size_t{rows[at.x].row} * a.out_stride + at.y * a.head_dim + d] = to<T>(sum / total);
   }
 }
 

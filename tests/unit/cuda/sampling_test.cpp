@@ -31,9 +31,9 @@ void check_same(const std::vector<float>& logits, const sampling_params& p, std:
 
 TEST_CASE("the device draws the tokens that the CPU draws from the same logits") {
   std::mt19937 random(3);
-  for (const std::uint32_t vocab : {1U, 2U, 100U, 2048U, 5003U}) {
+  for (const std::uint32_t vocab : {1U, 2U, 100U, 5003U}) {
     const auto logits = random_elements<float>(vocab, vocab, 3.0F);
-    for (const float temperature : {0.0F, 0.3F, 1.0F, 10.0F})
+    for (const float temperature : {0.0F, 0.3F, 1.5F})
       for (const std::uint32_t top_k : {0U, 1U, 2U, 40U, 100000U})
         for (const float top_p : {1.0F, 0.9F, 0.3F, 1e-6F})
           check_same(logits, {temperature, top_p, top_k, random()}, static_cast<std::uint32_t>(random() % 1000));
@@ -43,7 +43,7 @@ TEST_CASE("the device draws the tokens that the CPU draws from the same logits")
 TEST_CASE("equal logits are ordered by token id on the device as on the CPU") {
   std::vector<float> logits(300, 1.5F);
   for (std::size_t i = 0; i < logits.size(); i += 3) logits[i] = i % 2 == 0 ? 0.0F : -0.0F;
-  for (std::uint32_t i = 0; i < 40; ++i) {
+  for (std::uint32_t i = 0; i < 20; ++i) {
     check_same(logits, {1.0F, 0.5F, 0, i}, i);
     check_same(logits, {1.0F, 1.0F, 250, i}, i);
     check_same(logits, {0.7F, 0.25F, 220, i}, i);
