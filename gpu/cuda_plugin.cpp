@@ -23,6 +23,12 @@ std::string cuda_plugin_path() {
   return (program.parent_path() / "hflex_cuda.so").string();
 }
 
+bool cuda_driver_installed() {
+  void* driver = ::dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  if (driver != nullptr) ::dlclose(driver);
+  return driver != nullptr;
+}
+
 result<const hflex_cuda_functions*> load_cuda_plugin(const std::string& path) {
   if (!std::filesystem::exists(path)) return fail(errc::reject, "no CUDA device: this hflex was built without CUDA");
   void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL); // never unloaded: CUDA does not like to be

@@ -18,6 +18,9 @@ struct cuda_report {
 /// Where the plug-in lies when nobody says otherwise: beside the program.
 std::string cuda_plugin_path();
 
+/// Whether this machine has an NVIDIA driver at all: a cheap question to ask before the libraries are loaded.
+bool cuda_driver_installed();
+
 /// Loads the plug-in at `path` (once; it is never unloaded). errc::reject: there is none, or not of this version.
 result<const hflex_cuda_functions*> load_cuda_plugin(const std::string& path);
 
