@@ -11,11 +11,13 @@
 #if defined(__CUDACC__)
 #define HFLEX_GLOBAL(threads) __global__ void __launch_bounds__(threads)
 #define HFLEX_DEVICE __device__ __forceinline__
+#define HFLEX_BOTH __host__ __device__ __forceinline__
 #define HFLEX_UNROLLED _Pragma("unroll")
 #else
 #include <cstring>
 #define HFLEX_GLOBAL(threads) void
 #define HFLEX_DEVICE inline
+#define HFLEX_BOTH inline
 #define HFLEX_UNROLLED
 #endif
 

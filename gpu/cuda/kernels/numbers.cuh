@@ -16,25 +16,25 @@ struct f16 {
   std::uint16_t bits;
 };
 
-HFLEX_DEVICE float to_float(float value) { return value; }
-HFLEX_DEVICE float to_float(bf16 value) { return gpu::bf16_to_f32(value.bits); }
+HFLEX_BOTH float to_float(float value) { return value; }
+HFLEX_BOTH float to_float(bf16 value) { return gpu::bf16_to_f32(value.bits); }
 
 template <class T>
 struct from_float;
 template <>
 struct from_float<float> {
-  HFLEX_DEVICE static float convert(float value) { return value; }
+  HFLEX_BOTH static float convert(float value) { return value; }
 };
 
 #if defined(__CUDACC__)
-HFLEX_DEVICE float to_float(f16 value) { return __half2float(__ushort_as_half(value.bits)); }
+HFLEX_BOTH float to_float(f16 value) { return __half2float(__ushort_as_half(value.bits)); }
 template <>
 struct from_float<bf16> {
-  HFLEX_DEVICE static bf16 convert(float value) { return {__bfloat16_as_ushort(__float2bfloat16_rn(value))}; }
+  HFLEX_BOTH static bf16 convert(float value) { return {__bfloat16_as_ushort(__float2bfloat16_rn(value))}; }
 };
 template <>
 struct from_float<f16> {
-  HFLEX_DEVICE static f16 convert(float value) { return {__half_as_ushort(__float2half_rn(value))}; }
+  HFLEX_BOTH static f16 convert(float value) { return {__half_as_ushort(__float2half_rn(value))}; }
 };
 #else
 inline float to_float(f16 value) { return gpu::f16_to_f32(value.bits); }
@@ -50,7 +50,7 @@ struct from_float<f16> {
 
 /// The nearest value that T can hold.
 template <class T>
-HFLEX_DEVICE T to(float value) {
+HFLEX_BOTH T to(float value) {
   return from_float<T>::convert(value);
 }
 

@@ -1,5 +1,5 @@
 #include "gpu/cuda/kernels/prefill_attention.cuh"
-#include "tests/unit/cuda/cuda_fixture.hpp"
+#include "tests/unit/cuda/cuda_fixture.cuh"
 #include <numeric>
 
 using namespace hflex;
@@ -19,9 +19,9 @@ template <class T>
 struct attention_case {
   attention_shape shape;
   std::vector<std::uint32_t> lengths;
-  std::vector<std::uint32_t> tables;
+  buffer<std::uint32_t> tables;
   std::vector<std::uint32_t> table_of; ///< per sequence
-  std::vector<T> keys, values, q, out;
+  buffer<T> keys, values, q, out;
 
   attention_case(const attention_shape& s, std::vector<std::uint32_t> tokens, std::uint32_t rows)
       : shape(s), lengths(std::move(tokens)) {
@@ -65,7 +65,7 @@ struct attention_case {
   void attend(std::size_t sequence, std::uint32_t position, std::uint32_t row, std::uint32_t head,
       std::vector<double>& expected) const {
     const std::uint32_t dim = shape.head_dim;
-    const auto rows_of = [&](const std::vector<T>& pool, std::uint32_t p) {
+    const auto rows_of = [&](const buffer<T>& pool, std::uint32_t p) {
       return pool.data() + (slot(sequence, p) * shape.kv_heads + head / shape.group) * dim;
     };
     const T* query = q.data() + (std::size_t{row} * heads() + head) * dim;
@@ -88,12 +88,11 @@ struct attention_case {
 };
 
 template <class T, int Team, int Heads>
-void run_decode(
-    attention_case<T>& c, const std::vector<cuda::attend_row>& rows, std::uint32_t splits, thread_order order) {
+void run_decode(attention_case<T>& c, const buffer<cuda::attend_row>& rows, std::uint32_t splits, thread_order order) {
   const auto& s = c.shape;
   const auto view = c.view(splits);
   const auto count = static_cast<unsigned>(rows.size());
-  std::vector<float> partial(rows.size() * c.heads() * splits * cuda::partial_floats(s.head_dim), std::nanf(""));
+  buffer<float> partial(rows.size() * c.heads() * splits * cuda::partial_floats(s.head_dim), std::nanf(""));
   const cuda::grid_index grid{count, s.kv_heads * ((s.group + Heads - 1) / Heads), splits};
   emulate({grid, cuda::decode_threads, cuda::decode_shared_bytes<Heads>(s.head_dim)}, order,
       cuda::decode_attention<T, Team, Heads>, view, rows.data(), partial.data());
@@ -105,11 +104,11 @@ void run_decode(
 /// Every sequence's last token, as a decode step takes them; threads in both orders, or (large cases) in one.
 template <class T, int Team, int Heads>
 void check_decode(const attention_shape& s, const std::vector<std::uint32_t>& lengths, std::uint32_t splits,
-    std::vector<thread_order> orders = {thread_order::forward, thread_order::backward}) {
+    const std::vector<thread_order>& orders = {std::begin(both_orders), std::end(both_orders)}) {
   INFO("D " << s.head_dim << ", group " << s.group << ", splits " << splits);
   for (const auto order : orders) {
     attention_case<T> c(s, lengths, static_cast<std::uint32_t>(lengths.size()));
-    std::vector<cuda::attend_row> rows;
+    buffer<cuda::attend_row> rows;
     std::vector<double> expected(c.q.size());
     for (std::uint32_t i = 0; i < lengths.size(); ++i) {
       rows.push_back({i, lengths[i] - 1, c.table_of[i]});
@@ -127,7 +126,7 @@ void check_prefill(
   INFO("D " << s.head_dim << ", group " << s.group << ", block size " << s.block_size);
   for (const auto order : both_orders) {
     attention_case<T> c(s, lengths, std::accumulate(tokens.begin(), tokens.end(), 0U));
-    std::vector<cuda::prefill_tile> tiles;
+    buffer<cuda::prefill_tile> tiles;
     std::vector<double> expected(c.q.size());
     const std::uint32_t most = cuda::prefill_rows / s.group;
     std::uint32_t row = 0;

@@ -4,7 +4,7 @@
 #include "gpu/cuda/forward.cuh"
 #include "gpu/cuda/model_source.hpp"
 #include "gpu/cuda/unpack_model.cuh"
-#include "tests/unit/cuda/cuda_fixture.hpp"
+#include "tests/unit/cuda/cuda_fixture.cuh"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <cstring>
 #include <list>

@@ -1,7 +1,6 @@
 #include "gpu/cuda/kernels/rows.cuh"
-#include "gpu/kernels/pack.hpp"
-#include "tests/unit/cuda/cuda_fixture.hpp"
-#include <array>
+#include "tests/support/cpu_twins.hpp"
+#include "tests/unit/cuda/cuda_fixture.cuh"
 #include <cstring>
 
 using namespace hflex;
@@ -34,9 +33,9 @@ TEMPLATE_TEST_CASE(
     const std::uint32_t rows = 5;
     const auto x = random_elements<float>(std::size_t{rows} * width, 1, 3.0F);
     const auto weight = random_elements<float>(width, 2);
-    const std::vector<std::uint32_t> chosen{4, 0, 2};
+    const buffer<std::uint32_t> chosen{4, 0, 2};
     for (const auto order : both_orders) {
-      std::vector<TestType> out(chosen.size() * width);
+      buffer<TestType> out(chosen.size() * width);
       emulate({{3, 1, 1}, cuda::row_threads, norm_shared}, order, cuda::rms_norm<TestType>, x.data(), chosen.data(),
           weight.data(), width, 1e-5F, out.data());
       std::vector<double> expected;
@@ -57,22 +56,22 @@ TEMPLATE_TEST_CASE("rotation and KV write put keys and values where the slots sa
   for (const std::uint32_t dim : {32U, 80U, 256U}) {
     const std::uint32_t width = (heads + 2 * kv_heads) * dim;
     const std::uint32_t kv_width = kv_heads * dim;
-    const std::vector<std::uint32_t> positions{0, 1, 4095};
-    const std::vector<std::uint32_t> slots{7, 0, 3};
-    std::vector<float> inverse(dim / 2);
+    const buffer<std::uint32_t> positions{0, 1, 4095};
+    const buffer<std::uint32_t> slots{7, 0, 3};
+    buffer<float> inverse(dim / 2);
     for (std::uint32_t i = 0; i < dim / 2; ++i)
       inverse[i] = 1.0F / std::pow(10000.0F, static_cast<float>(2 * i) / static_cast<float>(dim));
     const auto before = random_elements<TestType>(positions.size() * width, 5);
     auto qkv = before;
-    std::vector<float> cos_sin(positions.size() * dim);
-    std::vector<TestType> keys(8 * kv_width, cuda::to<TestType>(9.0F));
+    buffer<float> cos_sin(positions.size() * dim);
+    buffer<TestType> keys(8 * kv_width, cuda::to<TestType>(9.0F));
     auto values = keys;
     emulate({{3, 1, 1}, cuda::row_threads, 0}, thread_order::forward, cuda::rope_table<std::uint32_t>, positions.data(),
         inverse.data(), dim / 2, cos_sin.data());
     emulate({{3, 1, 1}, cuda::row_threads, 0}, thread_order::backward, cuda::rotate_and_store<TestType>, qkv.data(),
         cos_sin.data(), slots.data(), heads, kv_heads, dim, keys.data(), values.data());
     std::vector<double> rotated;
-    std::vector<TestType> found;
+    buffer<TestType> found;
     for (std::uint32_t r = 0; r < positions.size(); ++r) {
       for (std::uint32_t h = 0; h < heads + kv_heads; ++h) {
         for (std::uint32_t i = 0; i < dim; ++i) {
@@ -96,7 +95,7 @@ TEMPLATE_TEST_CASE(
     "the activation function agrees with the definition at odd and even widths", "", cuda::bf16, cuda::f16, float) {
   for (const std::uint32_t width : {1U, 37U, 512U, 5000U}) {
     const auto in = random_elements<TestType>(3 * 2 * width, 6, 4.0F);
-    std::vector<TestType> out(3 * width);
+    buffer<TestType> out(3 * width);
     emulate({{2, 3, 1}, cuda::row_threads, 0}, thread_order::forward, cuda::swiglu<TestType>, in.data(), width, 2U,
         out.data());
     std::vector<double> expected;
@@ -112,19 +111,14 @@ TEMPLATE_TEST_CASE(
 TEST_CASE("packed panels unpack to the very rows they were packed from") {
   for (const auto& [n, k] : {std::pair{64U, 64U}, {130U, 33U}, {1U, 1U}, {200U, 192U}}) {
     const auto w = random_elements<cuda::bf16>(std::size_t{n} * k, 8);
-    const gpu::packed_matrix shape{nullptr, n, k};
-    std::vector<std::uint16_t> packed(shape.panels() * shape.panel_elements());
-    for (std::uint32_t p = 0; p < shape.panels(); ++p) {
-      std::array<gpu::source_row, gpu::panel_columns> rows{};
-      for (std::uint32_t c = 0; c < 64 && p * 64 + c < n; ++c)
-        rows[c] = {reinterpret_cast<const std::byte*>(w.data() + (p * 64 + c) * k), gpu::dtype::bf16};
-      gpu::pack_panel(rows, k, std::span(packed).subspan(p * shape.panel_elements(), shape.panel_elements()));
-    }
+    const auto packed = packed_on_cpu({reinterpret_cast<const std::uint16_t*>(w.data()), w.size()}, n, k);
+    const buffer<std::uint16_t> panels(packed.begin(), packed.end());
+    const std::uint32_t pairs = (k + 1) / 2;
     const std::uint32_t first = n > 64 ? 64 : 0; // from a later panel on, as the up half of gate_up
-    std::vector<cuda::bf16> out(std::size_t{n - first} * k);
-    emulate({{(n - first + 63) / 64, (shape.pairs() + cuda::unpack_pairs - 1) / cuda::unpack_pairs, 1},
-                cuda::row_threads, cuda::unpack_shared_words * sizeof(std::uint32_t)},
-        thread_order::backward, cuda::unpack<cuda::bf16>, reinterpret_cast<const std::uint32_t*>(packed.data()), k,
+    buffer<cuda::bf16> out(std::size_t{n - first} * k);
+    emulate({{(n - first + 63) / 64, (pairs + cuda::unpack_pairs - 1) / cuda::unpack_pairs, 1}, cuda::row_threads,
+                cuda::unpack_shared_words * sizeof(std::uint32_t)},
+        thread_order::backward, cuda::unpack<cuda::bf16>, reinterpret_cast<const std::uint32_t*>(panels.data()), k,
         cuda::unpack_rows{first, n - first}, out.data());
     CHECK(std::memcmp(out.data(), w.data() + std::size_t{first} * k, out.size() * sizeof(cuda::bf16)) == 0);
   }
@@ -132,14 +126,14 @@ TEST_CASE("packed panels unpack to the very rows they were packed from") {
 
 TEST_CASE("embeddings are gathered and converted element by element") {
   const auto table = random_elements<cuda::f16>(10 * 33, 9);
-  const std::vector<std::int32_t> tokens{9, 0, 9};
-  std::vector<float> x(3 * 33);
+  const buffer<std::int32_t> tokens{9, 0, 9};
+  buffer<float> x(3 * 33);
   emulate({{3, 1, 1}, cuda::row_threads, 0}, thread_order::forward, cuda::embed<cuda::f16>, tokens.data(), table.data(),
       33U, x.data());
   for (std::size_t i = 0; i < x.size(); ++i)
     CHECK(x[i] == cuda::to_float(table[static_cast<std::size_t>(tokens[i / 33]) * 33 + i % 33]));
   const auto rows = random_elements<cuda::bf16>(1000, 10);
-  std::vector<float> wide(rows.size());
+  buffer<float> wide(rows.size());
   emulate({{2, 1, 1}, cuda::row_threads, 0}, thread_order::forward, cuda::convert<float>, rows.data(),
       std::uint64_t{rows.size()}, 2U, wide.data());
   for (std::size_t i = 0; i < rows.size(); ++i) CHECK(wide[i] == cuda::to_float(rows[i]));
@@ -148,17 +142,17 @@ TEST_CASE("embeddings are gathered and converted element by element") {
 TEST_CASE("KV rows taken from one pool and given to another are the same rows") {
   const std::uint32_t row_quads = 5;
   const auto bytes = random_elements<float>(2 * 6 * row_quads * 4, 11);
-  std::vector<cuda::quad> pool(2 * 6 * row_quads);
+  buffer<cuda::quad> pool(2 * 6 * row_quads);
   std::memcpy(pool.data(), bytes.data(), pool.size() * sizeof(cuda::quad));
-  std::vector<cuda::quad> buffer(2 * 3 * row_quads);
-  std::vector<cuda::quad> other(pool.size());
-  const std::vector<std::uint32_t> from{5, 0, 2};
-  const std::vector<std::uint32_t> into{1, 4, 3};
+  buffer<cuda::quad> moved(2 * 3 * row_quads);
+  buffer<cuda::quad> other(pool.size());
+  const buffer<std::uint32_t> from{5, 0, 2};
+  const buffer<std::uint32_t> into{1, 4, 3};
   const std::size_t side = 6 * row_quads;
   emulate({{3, 2, 1}, cuda::row_threads, 0}, thread_order::forward, cuda::move_kv<false>, pool.data(),
-      pool.data() + side, from.data(), 3U, row_quads, buffer.data());
+      pool.data() + side, from.data(), 3U, row_quads, moved.data());
   emulate({{3, 2, 1}, cuda::row_threads, 0}, thread_order::forward, cuda::move_kv<true>, other.data(),
-      other.data() + side, into.data(), 3U, row_quads, buffer.data());
+      other.data() + side, into.data(), 3U, row_quads, moved.data());
   for (std::size_t s = 0; s < 2; ++s)
     for (std::size_t i = 0; i < 3; ++i)
       CHECK(std::memcmp(&pool[s * side + from[i] * row_quads], &other[s * side + into[i] * row_quads],
