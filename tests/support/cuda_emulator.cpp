@@ -83,6 +83,7 @@ private:
   static void enter();
   void prepare(fiber& f);
   bool resume_all();
+  bool resume_warp(unsigned first);
   void wait(fiber_state why) {
     fiber& f = fibers_[current_];
     f.state = why;
@@ -121,11 +122,21 @@ void block_run::prepare(fiber& f) {
   makecontext(&f.context, &block_run::enter, 0);
 }
 
-/// Lets every thread that can go on do so once; false when none could.
+/// Lets every warp go on until it waits for another one; false when none could. A warp is taken as far as it gets
+/// before the next one moves at all: the widest gap between warps that the barriers allow.
 bool block_run::resume_all() {
   bool moved = false;
   const auto count = static_cast<unsigned>(fibers_.size());
-  for (unsigned i = 0; i < count; ++i) {
+  for (unsigned first = 0; first < count; first += cuda::warp_lanes)
+    while (resume_warp(first)) moved = true;
+  return moved;
+}
+
+/// Lets every thread of the warp that can go on do so once.
+bool block_run::resume_warp(unsigned first) {
+  bool moved = false;
+  const auto count = static_cast<unsigned>(fibers_.size());
+  for (unsigned i = first; i < first + cuda::warp_lanes; ++i) {
     current_ = order_ == thread_order::forward ? i : count - 1 - i;
     if (fibers_[current_].state != fiber_state::ready) continue;
     swapcontext(&scheduler_, &fibers_[current_].context);

@@ -1,7 +1,8 @@
 // Runs the kernels of gpu/cuda/kernels on the host: the threads of a block are fibers of the calling thread, switched
-// at barriers and warp operations only. Threads run in the order asked for, so that a kernel that misses a barrier
-// gives another result in one of the two orders; shared memory starts as NaNs and ends exactly where the launch said,
-// so that sanitizers see a step beyond it; asynchronous copies arrive as late as the rules allow.
+// at barriers and warp operations only. Warps run in the order asked for, each as far as it gets before the next one
+// moves, so that a kernel that misses a barrier gives another result in one of the two orders; shared memory starts as
+// NaNs and ends exactly where the launch said, so that sanitizers see a step beyond it; asynchronous copies arrive as
+// late as the rules allow.
 //
 // A block that can never go on (a thread ended while others wait for it) throws std::runtime_error.
 #pragma once
