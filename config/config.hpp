@@ -108,7 +108,7 @@ struct transport_config {
 /// One node agent. `hflex up` starts all of them; `hflex agent` takes the entry of its name, else these defaults.
 struct agent_config {
   std::string name{"local"};                ///< unique in the cluster; letters, digits, '-', '_', '.'
-  std::vector<std::string> devices{"auto"}; ///< "auto", "cpu:N" (N threads) or "cuda:I" (device I)
+  std::vector<std::string> devices{"auto"}; ///< "auto" (every GPU, else the CPU), "cpu:N" (N threads), "cuda:I"
   transport_config transport;
 };
 

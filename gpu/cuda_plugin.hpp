@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+struct hflex_cuda_functions;
+
 namespace hflex::gpu {
 
 struct cuda_report {
@@ -13,9 +15,16 @@ struct cuda_report {
   int nccl_version{};               ///< 22809 = 2.28.9; 0 without NCCL
 };
 
-/// Loads the plug-in (once) and asks it. Blocks while CUDA starts. errc::reject: no plug-in, or no CUDA device.
-result<cuda_report> find_cuda_devices();
-/// The same with a plug-in at `path`.
-result<cuda_report> find_cuda_devices(const std::string& path);
+/// Where the plug-in lies when nobody says otherwise: beside the program.
+std::string cuda_plugin_path();
+
+/// Whether this machine has an NVIDIA driver at all: a cheap question to ask before the libraries are loaded.
+bool cuda_driver_installed();
+
+/// Loads the plug-in at `path` (once; it is never unloaded). errc::reject: there is none, or not of this version.
+result<const hflex_cuda_functions*> load_cuda_plugin(const std::string& path);
+
+/// Loads the plug-in and asks it. Blocks while CUDA starts. errc::reject: no plug-in, or no CUDA device.
+result<cuda_report> find_cuda_devices(const std::string& path = cuda_plugin_path());
 
 } // namespace hflex::gpu

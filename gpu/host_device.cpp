@@ -1,13 +1,10 @@
-// The CPU as a device: one worker thread takes steps from a short queue and runs them on the model's thread pool.
+// The CPU as a device: the worker thread runs steps on the model's thread pool.
 #include "gpu/host_device.hpp"
 #include "gpu/model/llama.hpp"
+#include "gpu/step_worker.hpp"
 #include <array>
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
-#include <deque>
-#include <mutex>
-#include <thread>
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -31,126 +28,47 @@ std::string cpu_name() {
   return name;
 }
 
-/// A queue of steps and the thread that works it off. Shared between the context and its own thread, which may outlive
-/// the context by the length of one callback.
-class step_worker {
-public:
-  step_worker(std::unique_ptr<llama> model, std::uint32_t max_queued)
-      : model_(std::move(model)), max_queued_(max_queued) {}
-
-  llama& model() { return *model_; }
-  static void start(const std::shared_ptr<step_worker>& self) {
-    self->thread_ = std::thread([self] { self->work(); });
-  }
-
-  void push(step_plan plan, step_callback done) {
-    const std::lock_guard lock(mutex_);
-    const bool full = queue_.size() >= max_queued_;
-    // What is too much is dropped here and answered by the worker: callbacks never run on the caller's thread.
-    queue_.push_back({full ? step_plan{plan.id, {}, {}} : std::move(plan), std::move(done), full});
-    wake_.notify_one();
-  }
-
-  /// Completes what is queued and ends the thread. A running step is finished first.
-  void stop() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-      wake_.notify_one();
-    }
-    if (thread_.get_id() == std::this_thread::get_id()) { // a callback dropped the last reference
-      fail_queued();
-      thread_.detach();
-    } else {
-      thread_.join();
-    }
-  }
-
-private:
-  struct queued_step {
-    step_plan plan;
-    step_callback done;
-    bool refused{};
-  };
-
-  void work() {
-    for (;;) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
-      if (stopping_) break;
-      queued_step step = std::move(queue_.front());
-      queue_.pop_front();
-      lock.unlock();
-      step_result outcome = run(step);
-      step.plan = {}; // the callback may submit the next one: give memory back first
-      step.done(std::move(outcome));
-    }
-    fail_queued();
-  }
-
-  step_result run(const queued_step& step) {
-    step_result out{step.plan.id, {}, {}, {}};
-    const auto begin = std::chrono::steady_clock::now();
-    if (step.refused)
-      out.status = fail(errc::retry, "step {}: {} steps are queued already", step.plan.id, max_queued_);
-    else if (out.status = model_->check(step.plan); out.status)
-      out.status = model_->run(step.plan, out.sampled);
-    out.elapsed = std::chrono::steady_clock::now() - begin;
-    return out;
-  }
-
-  void fail_queued() {
-    std::deque<queued_step> left;
-    {
-      const std::lock_guard lock(mutex_);
-      left.swap(queue_);
-    }
-    for (auto& step : left)
-      step.done({step.plan.id, {}, {}, fail(errc::fatal, "step {}: the device context is closed", step.plan.id)});
-  }
-
-  std::unique_ptr<llama> model_;
-  const std::uint32_t max_queued_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<queued_step> queue_;
-  bool stopping_{false};
-  std::thread thread_;
-};
+step_result run_step(llama& model, const step_plan& plan) {
+  step_result out{plan.id, {}, {}, {}};
+  const auto begin = std::chrono::steady_clock::now();
+  if (out.status = model.check(plan); out.status) out.status = model.run(plan, out.sampled);
+  out.elapsed = std::chrono::steady_clock::now() - begin;
+  return out;
+}
 
 class host_context final : public device_context {
 public:
-  host_context(std::unique_ptr<llama> model, std::uint32_t max_queued)
-      : info_(host_device_info(model->threads())), memory_bytes_(model->memory_bytes()),
-        worker_(std::make_shared<step_worker>(std::move(model), max_queued)) {
-    info_.isa = std::string(worker_->model().kernels().isa);
-    step_worker::start(worker_);
+  host_context(std::shared_ptr<llama> model, std::uint32_t max_queued)
+      : info_(host_device_info(model->threads())), model_(std::move(model)),
+        worker_(step_worker::start(
+            [model = model_](const step_plan& plan) { return run_step(*model, plan); }, max_queued)) {
+    info_.isa = std::string(model_->kernels().isa);
   }
   ~host_context() override { worker_->stop(); }
   host_context(const host_context&) = delete;
   host_context& operator=(const host_context&) = delete;
 
   const device_info& info() const override { return info_; }
-  const kv_geometry& kv() const override { return worker_->model().kv().geometry(); }
-  std::uint32_t max_context() const override { return worker_->model().config().max_context; }
-  std::span<const token_id> eos_tokens() const override { return worker_->model().config().eos; }
-  std::uint32_t vocab_size() const override { return worker_->model().config().vocab; }
-  std::uint64_t memory_used_bytes() const override { return memory_bytes_; }
+  const kv_geometry& kv() const override { return model_->kv().geometry(); }
+  std::uint32_t max_context() const override { return model_->config().max_context; }
+  std::span<const token_id> eos_tokens() const override { return model_->config().eos; }
+  std::uint32_t vocab_size() const override { return model_->config().vocab; }
+  std::uint64_t memory_used_bytes() const override { return model_->memory_bytes(); }
 
   void submit(step_plan plan, step_callback done) override { worker_->push(std::move(plan), std::move(done)); }
 
   result<void> read_kv(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
       std::uint32_t count, std::span<std::byte> out) const override {
-    return worker_->model().kv().read(layer, block_table, begin, count, out);
+    return model_->kv().read(layer, block_table, begin, count, out);
   }
   result<void> write_kv(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
       std::uint32_t count, std::span<const std::byte> in) override {
-    return worker_->model().kv().write(layer, block_table, begin, count, in);
+    return model_->kv().write(layer, block_table, begin, count, in);
   }
 
 private:
   device_info info_;
-  std::uint64_t memory_bytes_;
+  std::shared_ptr<llama> model_;
   std::shared_ptr<step_worker> worker_;
 };
 

@@ -1,49 +1,68 @@
-// The CUDA plug-in: what of CUDA this machine has. Loaded by gpu/cuda_plugin.cpp; the device context joins it here.
-#include "gpu/cuda/plugin_abi.hpp"
+// The CUDA plug-in's two symbols and what stands behind them. Loaded by gpu/cuda_plugin.cpp. No exception leaves it.
+#include "gpu/cuda/context.hpp"
+#include "gpu/cuda/weights.cuh"
 #include <cstdio>
 #include <cstring>
 #include <cuda_runtime.h>
+#include <exception>
 #if defined(HFLEX_WITH_NCCL)
 #include <nccl.h>
 #endif
 
+struct hflex_cuda_weights {
+  std::unique_ptr<hflex::cuda::device_weights> value;
+};
+struct hflex_cuda_context {
+  std::unique_ptr<hflex::cuda::device_context> value;
+};
+
 namespace {
 
-bool failed(cudaError_t e, const char* what, char* fault, std::size_t fault_bytes) {
-  if (e == cudaSuccess) return false;
-  std::snprintf(fault, fault_bytes, "%s: %s", what, cudaGetErrorString(e));
-  return true;
+using hflex::cuda::fault_box;
+
+void say(hflex_cuda_fault* fault, const char* words) { std::snprintf(fault->words, sizeof fault->words, "%s", words); }
+
+/// Runs `body`; what it throws (no memory) becomes `otherwise`.
+template <class Result, class Body>
+Result guarded(hflex_cuda_fault* fault, Result otherwise, const Body& body) {
+  try {
+    return body();
+  } catch (const std::exception& e) {
+    say(fault, e.what());
+    return otherwise;
+  }
 }
 
-bool describe(int index, hflex_cuda_device& out, char* fault, std::size_t fault_bytes) {
+hflex::cuda::context_maker maker_for(hflex_cuda_element element) {
+  return element == hflex_cuda_f32 ? hflex::cuda::f32_maker() : hflex::cuda::bf16_maker();
+}
+
+bool describe(int index, hflex_cuda_device& out, fault_box& faults) {
   cudaDeviceProp properties{};
-  if (failed(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties", fault, fault_bytes)) return false;
+  if (!faults.check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties")) return false;
   std::strncpy(out.name, properties.name, sizeof(out.name) - 1);
   out.name[sizeof(out.name) - 1] = '\0';
   out.compute_major = properties.major;
   out.compute_minor = properties.minor;
   std::size_t free_bytes = 0;
   std::size_t all_bytes = 0;
-  if (failed(cudaSetDevice(index), "cudaSetDevice", fault, fault_bytes)) return false;
-  if (failed(cudaMemGetInfo(&free_bytes, &all_bytes), "cudaMemGetInfo", fault, fault_bytes)) return false;
+  if (!faults.check(cudaSetDevice(index), "cudaSetDevice")) return false;
+  if (!faults.check(cudaMemGetInfo(&free_bytes, &all_bytes), "cudaMemGetInfo")) return false;
   out.memory_bytes = all_bytes;
   out.memory_free_bytes = free_bytes;
   return true;
 }
 
-} // namespace
-
-extern "C" std::uint32_t hflex_cuda_abi_version() { return hflex_cuda_abi; }
-
-extern "C" int hflex_cuda_devices(hflex_cuda_device* out, int capacity, char* fault, std::size_t fault_bytes) {
+int devices(hflex_cuda_device* out, int capacity, hflex_cuda_fault* fault) {
+  fault_box faults;
   int count = 0;
-  if (failed(cudaGetDeviceCount(&count), "no CUDA device", fault, fault_bytes)) return -1;
-  for (int i = 0; i < count && i < capacity; ++i)
-    if (!describe(i, out[i], fault, fault_bytes)) return -1;
-  return count;
+  faults.check(cudaGetDeviceCount(&count), "no CUDA device");
+  for (int i = 0; i < count && i < capacity && !faults.bad(); ++i) describe(i, out[i], faults);
+  *fault = faults.fault();
+  return faults.bad() ? -1 : count;
 }
 
-extern "C" int hflex_cuda_nccl_version() {
+int nccl_version() {
 #if defined(HFLEX_WITH_NCCL)
   int version = 0;
   return ncclGetVersion(&version) == ncclSuccess ? version : 0;
@@ -51,3 +70,66 @@ extern "C" int hflex_cuda_nccl_version() {
   return 0;
 #endif
 }
+
+hflex_cuda_weights* make_weights(
+    const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault) {
+  return guarded<hflex_cuda_weights*>(fault, nullptr, [&]() -> hflex_cuda_weights* {
+    fault_box faults;
+    auto out = std::make_unique<hflex_cuda_weights>();
+    if (faults.check(cudaSetDevice(device), "cudaSetDevice")) out->value = maker_for(element).weights(*model, faults);
+    *fault = faults.fault();
+    if (out->value == nullptr) return nullptr;
+    out->value->device = device;
+    out->value->element = element;
+    return out.release();
+  });
+}
+
+std::uint64_t weights_bytes(const hflex_cuda_weights* weights) { return weights->value->memory.bytes(); }
+
+void drop_weights(hflex_cuda_weights* weights) {
+  cudaSetDevice(weights->value->device);
+  delete weights;
+}
+
+hflex_cuda_context* make_context(
+    const hflex_cuda_weights* weights, const hflex_cuda_options* options, hflex_cuda_fault* fault) {
+  return guarded<hflex_cuda_context*>(fault, nullptr, [&]() -> hflex_cuda_context* {
+    fault_box faults;
+    auto out = std::make_unique<hflex_cuda_context>();
+    if (faults.check(cudaSetDevice(weights->value->device), "cudaSetDevice"))
+      out->value = maker_for(weights->value->element).context(*weights->value, *options, faults);
+    *fault = faults.fault();
+    return out->value == nullptr ? nullptr : out.release();
+  });
+}
+
+std::uint64_t context_bytes(const hflex_cuda_context* context) { return context->value->bytes(); }
+void drop_context(hflex_cuda_context* context) { delete context; }
+
+hflex_cuda_status launch(hflex_cuda_context* context, const hflex_cuda_step* step, hflex_cuda_fault* fault) {
+  return guarded(fault, hflex_cuda_failed, [&] { return context->value->launch(*step, *fault); });
+}
+hflex_cuda_status poll(hflex_cuda_context* context, hflex_cuda_fault* fault) {
+  return guarded(fault, hflex_cuda_failed, [&] { return context->value->poll(*fault); });
+}
+hflex_cuda_status collect(
+    hflex_cuda_context* context, std::int32_t* tokens, std::uint64_t* elapsed_ns, hflex_cuda_fault* fault) {
+  return guarded(fault, hflex_cuda_failed, [&] { return context->value->collect(tokens, *elapsed_ns, *fault); });
+}
+hflex_cuda_status read_kv(hflex_cuda_context* context, std::uint32_t layer, const std::uint32_t* slots,
+    std::uint32_t count, void* out, hflex_cuda_fault* fault) {
+  return guarded(fault, hflex_cuda_failed, [&] { return context->value->read_kv(layer, slots, count, out, *fault); });
+}
+hflex_cuda_status write_kv(hflex_cuda_context* context, std::uint32_t layer, const std::uint32_t* slots,
+    std::uint32_t count, const void* in, hflex_cuda_fault* fault) {
+  return guarded(fault, hflex_cuda_failed, [&] { return context->value->write_kv(layer, slots, count, in, *fault); });
+}
+
+constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &weights_bytes, &drop_weights,
+    &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
+
+} // namespace
+
+extern "C" std::uint32_t hflex_cuda_abi_version() { return hflex_cuda_abi; }
+extern "C" const hflex_cuda_functions* hflex_cuda_entry() { return &functions; }

@@ -1,13 +1,17 @@
-// What the CUDA plug-in and the program agree on: plain C, so that they may come from different compilers.
+// What the CUDA plug-in and the program agree on: plain C, so that they may come from different compilers. Called by
+// gpu/cuda_plugin.cpp and gpu/cuda_device.cpp; implemented in plugin.cu. Nothing here throws; what fails writes words
+// to `fault` and says so in its result. The program checks what it passes (gpu/model/step_rules.hpp): the plug-in
+// trusts it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
+// NOLINTBEGIN(readability-identifier-naming): C names have no namespace to live in
 extern "C" {
 
-constexpr std::uint32_t hflex_cuda_abi = 1;
+constexpr std::uint32_t hflex_cuda_abi = 3;
 
-struct hflex_cuda_device { // NOLINT(readability-identifier-naming)
+struct hflex_cuda_device {
   char name[128];
   std::int32_t compute_major;
   std::int32_t compute_minor;
@@ -15,11 +19,121 @@ struct hflex_cuda_device { // NOLINT(readability-identifier-naming)
   std::uint64_t memory_free_bytes;
 };
 
-/// Version of this interface; checked before anything else.
+/// Element type of weights, activations and KV on the device.
+enum hflex_cuda_element : std::uint32_t { hflex_cuda_bf16 = 0, hflex_cuda_f32 = 1 };
+
+/// One tensor of a weight region; `kind` is a tensor_kind of gpu/model/packed_model.hpp.
+struct hflex_cuda_tensor {
+  std::uint32_t kind;
+  std::uint32_t layer;
+  std::uint32_t rows;
+  std::uint32_t columns;
+  std::uint64_t offset;
+  std::uint64_t bytes;
+};
+
+struct hflex_cuda_model {
+  std::uint32_t hidden;
+  std::uint32_t intermediate;
+  std::uint32_t layers;
+  std::uint32_t heads;
+  std::uint32_t kv_heads;
+  std::uint32_t head_dim; ///< at most 256
+  std::uint32_t vocab;
+  std::uint32_t max_context;
+  float rms_norm_eps;
+  const float* rope_frequencies; ///< [head_dim / 2] radians a position; read during make_weights only
+  const void* region;            ///< the host's packed weights; read during make_weights only
+  const hflex_cuda_tensor* tensors;
+  std::uint32_t tensor_count;
+};
+
+struct hflex_cuda_options {
+  std::uint32_t block_size;
+  std::uint32_t blocks;
+  std::uint32_t max_batched_tokens;
+};
+
+struct hflex_cuda_item {
+  const std::int32_t* tokens;
+  std::uint32_t token_count;
+  std::uint32_t position;
+  const std::uint32_t* table;
+  std::uint32_t table_count; ///< entries that position + token_count needs
+  std::uint32_t sample;      ///< 0 or 1
+  float temperature;
+  float top_p;
+  std::uint32_t top_k;
+  std::uint32_t output_index;
+  std::uint64_t seed;
+};
+
+/// Called from the CUDA runtime's own thread in stream order: once per layer when the step asked for layers, then with
+/// hflex_cuda_finished. Must not block and must not call CUDA.
+constexpr std::uint32_t hflex_cuda_finished = 0xffffffffU;
+using hflex_cuda_signal = void(void* user, std::uint32_t layer);
+
+struct hflex_cuda_step {
+  const hflex_cuda_item* items;
+  std::uint32_t item_count;
+  std::uint32_t wants_layers; ///< 0 or 1
+  hflex_cuda_signal* signal;
+  void* user;
+};
+
+struct hflex_cuda_fault {
+  char words[256];
+};
+
+/// What a call came to. `failed`: the device or its context cannot go on.
+enum hflex_cuda_status : std::int32_t {
+  hflex_cuda_ok = 0,
+  hflex_cuda_busy = 1,
+  hflex_cuda_rejected = 2,
+  hflex_cuda_failed = 3
+};
+
+struct hflex_cuda_weights; // opaque
+struct hflex_cuda_context; // opaque
+
+struct hflex_cuda_functions {
+  /// Fills `out` with up to `capacity` devices and returns how many there are; -1 when CUDA cannot be used.
+  int (*devices)(hflex_cuda_device* out, int capacity, hflex_cuda_fault* fault);
+  /// NCCL's version number (22809 = 2.28.9), 0 without NCCL.
+  int (*nccl_version)();
+
+  /// Copies weights to a device and unpacks them there. Blocks. Null when it fails. Contexts of the weights keep them.
+  hflex_cuda_weights* (*make_weights)(
+      const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault);
+  std::uint64_t (*weights_bytes)(const hflex_cuda_weights*);
+  void (*drop_weights)(hflex_cuda_weights*);
+
+  /// KV pool and work space. Null when it fails. The weights are dropped after the context.
+  hflex_cuda_context* (*make_context)(
+      const hflex_cuda_weights* weights, const hflex_cuda_options* options, hflex_cuda_fault* fault);
+  /// KV pool, work space and staging.
+  std::uint64_t (*context_bytes)(const hflex_cuda_context*);
+  /// No step may be running.
+  void (*drop_context)(hflex_cuda_context*);
+
+  /// Queues the step's work and returns. One step at a time, launch, poll and collect by one thread. The step's arrays
+  /// may go when it returns. Anything but ok: no signal comes any more, and nothing of the step runs.
+  hflex_cuda_status (*launch)(hflex_cuda_context*, const hflex_cuda_step*, hflex_cuda_fault*);
+  /// busy while the step runs; failed when the device gave up, and then `finished` may never be signalled.
+  hflex_cuda_status (*poll)(hflex_cuda_context*, hflex_cuda_fault*);
+  /// After `finished`: one token for each item that samples, in order (-1: its logits are not finite), and device time.
+  hflex_cuda_status (*collect)(hflex_cuda_context*, std::int32_t* tokens, std::uint64_t* elapsed_ns, hflex_cuda_fault*);
+
+  /// KV rows at `slots` (block * block_size + offset) of one layer to or from host memory [2][count][row bytes], K
+  /// first. Blocks on a copy stream of its own. Any thread.
+  hflex_cuda_status (*read_kv)(hflex_cuda_context*, std::uint32_t layer, const std::uint32_t* slots,
+      std::uint32_t count, void* out, hflex_cuda_fault*);
+  hflex_cuda_status (*write_kv)(hflex_cuda_context*, std::uint32_t layer, const std::uint32_t* slots,
+      std::uint32_t count, const void* in, hflex_cuda_fault*);
+};
+
+/// The two symbols of the plug-in: the version is checked before anything else is called.
 using hflex_cuda_abi_version_fn = std::uint32_t();
-/// Fills `out` with up to `capacity` devices and returns how many there are; -1 with words in `fault` when CUDA cannot
-/// be used.
-using hflex_cuda_devices_fn = int(hflex_cuda_device* out, int capacity, char* fault, std::size_t fault_bytes);
-/// NCCL's version number (22809 = 2.28.9), 0 without NCCL.
-using hflex_cuda_nccl_version_fn = int();
+using hflex_cuda_functions_fn = const hflex_cuda_functions*();
 }
+// NOLINTEND(readability-identifier-naming)

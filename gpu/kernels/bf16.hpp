@@ -6,6 +6,9 @@
 
 namespace hflex::gpu {
 
+constexpr float f32_of_bits(std::uint32_t bits) { return std::bit_cast<float>(bits); }
+constexpr std::uint32_t bits_of_f32(float value) { return std::bit_cast<std::uint32_t>(value); }
+
 /// bf16 is the upper half of an f32.
 constexpr float bf16_to_f32(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16U); }
 
@@ -28,6 +31,22 @@ constexpr float f16_to_f32(std::uint16_t half) {
   if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112U) << 23U) | (mantissa << 13U));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24F; // subnormal or zero
   return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+}
+
+/// The nearest half; what is too large becomes infinite.
+constexpr std::uint16_t f32_to_f16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const auto sign = static_cast<std::uint32_t>((bits >> 16U) & 0x8000U);
+  const std::uint32_t magnitude = bits & 0x7fffffffU;
+  if (magnitude > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U);
+  if (magnitude >= 0x477ff000U) return static_cast<std::uint16_t>(sign | 0x7c00U); // 65520 rounds beyond 65504
+  if (magnitude <
+      0x38800000U) { // below 2^-14: the ulp is 2^-24, and adding 2^-1 leaves that in the last bits of an f32
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
+    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000U));
+  }
+  const std::uint32_t rounded = magnitude + 0xfffU + ((magnitude >> 13U) & 1U);
+  return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000U) >> 13U));
 }
 
 } // namespace hflex::gpu

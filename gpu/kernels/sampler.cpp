@@ -8,14 +8,6 @@
 namespace hflex::gpu {
 namespace {
 
-/// The finalizer of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-constexpr std::uint64_t mix(std::uint64_t z) {
-  z = (z ^ (z >> 30U)) * 0xbf58476d1ce4e5b9ULL;
-  z = (z ^ (z >> 27U)) * 0x94d049bb133111ebULL;
-  return z ^ (z >> 31U);
-}
-constexpr std::uint64_t golden_gamma = 0x9e3779b97f4a7c15ULL;
-
 /// Larger logit first, then lower id: a total order, so that sorting it has one outcome.
 struct by_rank {
   std::span<const float> logits;
@@ -88,12 +80,6 @@ double rank_candidates(std::span<const float> logits, const sampling_params& par
 }
 
 } // namespace
-
-double uniform_draw(std::uint64_t seed, std::uint64_t counter) {
-  // The seed is mixed first: neighbouring seeds must not be shifted copies of one sequence.
-  const std::uint64_t bits = mix(mix(seed + golden_gamma) + (counter + 1) * golden_gamma);
-  return static_cast<double>(bits >> 11U) * 0x1p-53;
-}
 
 result<void> check_sampling(const sampling_params& params) {
   if (!(params.temperature >= 0.0F && params.temperature <= 10.0F))

@@ -2,6 +2,7 @@
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
+#include "gpu/kernels/random.hpp"
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -13,10 +14,6 @@ struct sampler_scratch {
   std::vector<double> weights;
   std::vector<token_id> order;
 };
-
-/// A number in [0, 1) that depends on its two arguments only: the counter is the whole state, so a moved or retried
-/// request draws what it would have drawn.
-double uniform_draw(std::uint64_t seed, std::uint64_t counter);
 
 /// temperature 0: the largest logit. Otherwise softmax(logits / temperature), cut to the top_k largest, then to the
 /// smallest set of largest tokens that holds top_p of what is left, then drawn with uniform_draw(seed, output_index).

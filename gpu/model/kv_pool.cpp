@@ -1,5 +1,6 @@
 #include "gpu/model/kv_pool.hpp"
 #include "gpu/kernels/kv_layout.hpp"
+#include "gpu/model/step_rules.hpp"
 #include <cstring>
 
 namespace hflex::gpu {
@@ -13,25 +14,6 @@ result<kv_pool> kv_pool::allocate(const kv_geometry& geometry) {
 std::byte* kv_pool::layer(std::uint32_t index, kv_side side) const {
   const std::size_t side_bytes = block_bytes() * geometry_.blocks;
   return memory_.data() + (std::size_t{index} * 2 + static_cast<std::size_t>(side)) * side_bytes;
-}
-
-result<void> kv_pool::check_table(std::span<const block_index> block_table, std::uint64_t tokens) const {
-  const std::uint64_t needed = (tokens + geometry_.block_size - 1) / geometry_.block_size;
-  if (block_table.size() < needed)
-    return fail(errc::reject, "block table of {} blocks, {} tokens need {}", block_table.size(), tokens, needed);
-  for (const block_index block : block_table.first(needed))
-    if (block >= geometry_.blocks) return fail(errc::reject, "block {} of {}", block, geometry_.blocks);
-  return {};
-}
-
-result<void> kv_pool::check_copy(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
-    std::uint32_t count, std::size_t bytes) const {
-  if (layer >= geometry_.layers) return fail(errc::reject, "KV copy: layer {} of {}", layer, geometry_.layers);
-  if (bytes != count * geometry_.token_layer_bytes())
-    return fail(errc::reject, "KV copy: {} bytes for {} tokens of {}", bytes, count, geometry_.token_layer_bytes());
-  if (auto ok = check_table(block_table, std::uint64_t{begin} + count); !ok)
-    return fail(errc::reject, "KV copy: {}", ok.error().message);
-  return {};
 }
 
 template <class Element>
@@ -78,7 +60,7 @@ void kv_pool::copy_in(std::uint32_t layer_index, std::span<const block_index> bl
 
 result<void> kv_pool::read(std::uint32_t layer_index, std::span<const block_index> block_table, std::uint32_t begin,
     std::uint32_t count, std::span<std::byte> out) const {
-  if (auto ok = check_copy(layer_index, block_table, begin, count, out.size()); !ok) return ok;
+  if (auto ok = check_kv_copy(geometry_, layer_index, block_table, begin, count, out.size()); !ok) return ok;
   if (geometry_.element_bytes == sizeof(float))
     copy_out<float>(layer_index, block_table, begin, count, out.data());
   else
@@ -88,7 +70,7 @@ result<void> kv_pool::read(std::uint32_t layer_index, std::span<const block_inde
 
 result<void> kv_pool::write(std::uint32_t layer_index, std::span<const block_index> block_table, std::uint32_t begin,
     std::uint32_t count, std::span<const std::byte> in) {
-  if (auto ok = check_copy(layer_index, block_table, begin, count, in.size()); !ok) return ok;
+  if (auto ok = check_kv_copy(geometry_, layer_index, block_table, begin, count, in.size()); !ok) return ok;
   if (geometry_.element_bytes == sizeof(float))
     copy_in<float>(layer_index, block_table, begin, count, in.data());
   else

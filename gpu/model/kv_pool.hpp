@@ -27,9 +27,6 @@ public:
   result<void> write(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
       std::uint32_t count, std::span<const std::byte> in);
 
-  /// errc::reject unless the table's blocks exist and cover tokens [0, tokens).
-  result<void> check_table(std::span<const block_index> block_table, std::uint64_t tokens) const;
-
 private:
   template <class Element>
   void copy_out(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin, std::uint32_t count,
@@ -38,8 +35,6 @@ private:
   void copy_in(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin, std::uint32_t count,
       const std::byte* in);
   kv_pool(const kv_geometry& geometry, host_memory memory) : geometry_(geometry), memory_(std::move(memory)) {}
-  result<void> check_copy(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
-      std::uint32_t count, std::size_t bytes) const;
 
   kv_geometry geometry_;
   host_memory memory_;

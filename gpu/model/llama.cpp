@@ -1,6 +1,7 @@
 #include "gpu/model/llama.hpp"
 #include "actors/common/check.hpp"
 #include "gpu/model/rope.hpp"
+#include "gpu/model/step_rules.hpp"
 #include <algorithm>
 #include <cmath>
 
@@ -18,39 +19,22 @@ constexpr std::uint64_t matmul_piece = 96U << 10U;
 /// Activations that one piece of a product reads again and again: they should stay in the second-level cache.
 constexpr std::uint64_t matmul_x_bytes = 512U << 10U;
 
-constexpr std::uint32_t max_block_size = 4096;
-constexpr std::uint32_t max_step_tokens = 1U << 20U;
 constexpr std::uint32_t max_threads = 1024;
-constexpr std::uint64_t max_pool_bytes = std::uint64_t{1} << 46U;
-
-result<kv_geometry> plan_pool(const model_config& c, const kernel_set& kernels, const host_context_options& options) {
-  if (options.block_size == 0 || options.block_size > max_block_size || options.block_size % kv_strip != 0)
-    return fail(errc::reject, "block_size {}: expected a multiple of {}, at most {}", options.block_size, kv_strip,
-        max_block_size);
-  kv_geometry g{c.layers, c.kv_heads, c.head_dim, kernels.kv_bytes, options.block_size, 1};
-  const std::uint64_t block_bytes = g.pool_bytes();
-  const std::uint64_t blocks = options.kv_blocks != 0 ? options.kv_blocks : options.kv_memory_bytes / block_bytes;
-  if (blocks == 0)
-    return fail(errc::reject, "kv_memory_bytes {}: one KV block takes {}", options.kv_memory_bytes, block_bytes);
-  if (blocks > max_pool_bytes / block_bytes || blocks > UINT32_MAX)
-    return fail(errc::reject, "{} KV blocks of {} bytes: too many", blocks, block_bytes);
-  g.blocks = static_cast<std::uint32_t>(blocks);
-  return g;
-}
 
 } // namespace
 
 result<std::unique_ptr<llama>> llama::make(
     std::shared_ptr<const weight_region> weights, const host_context_options& options) {
   if (!weights) return fail(errc::reject, "no weights");
-  if (options.max_batched_tokens == 0 || options.max_batched_tokens > max_step_tokens)
-    return fail(errc::reject, "max_batched_tokens {}: expected 1 to {}", options.max_batched_tokens, max_step_tokens);
+  if (auto ok = check_step_size(options.max_batched_tokens); !ok) return pass(ok.error());
   if (options.threads > max_threads)
     return fail(errc::reject, "threads {}: expected at most {}", options.threads, max_threads);
   const std::uint32_t threads = options.threads != 0 ? options.threads : usable_cores();
   auto kernels = select_kernels(options.isa, options.compute);
   if (!kernels) return pass(kernels.error());
-  auto geometry = plan_pool(packed_model(*weights).config(), *kernels, options);
+  if (options.block_size % kv_strip != 0)
+    return fail(errc::reject, "block_size {}: the CPU device takes multiples of {}", options.block_size, kv_strip);
+  auto geometry = plan_kv_pool(packed_model(*weights).config(), kernels->kv_bytes, options);
   if (!geometry) return pass(geometry.error());
   auto kv = kv_pool::allocate(*geometry);
   if (!kv) return pass(kv.error());
@@ -103,31 +87,7 @@ std::uint64_t llama::memory_bytes() const {
   return weights_->bytes() + kv_.geometry().pool_bytes() + work_.memory.size();
 }
 
-result<void> llama::check_item(const step_item& item) const {
-  if (item.tokens.empty()) return fail(errc::reject, "no tokens");
-  const std::uint64_t end = std::uint64_t{item.position} + item.tokens.size();
-  if (end > config().max_context)
-    return fail(errc::reject, "{} tokens from position {}: the model has {} positions", item.tokens.size(),
-        item.position, config().max_context);
-  for (const token_id token : item.tokens)
-    if (token < 0 || static_cast<std::uint32_t>(token) >= config().vocab)
-      return fail(errc::reject, "token {}: the vocabulary has {}", token, config().vocab);
-  if (auto ok = kv_.check_table(item.block_table, end); !ok) return ok;
-  return item.sample ? check_sampling(item.sampling) : result<void>{};
-}
-
-result<void> llama::check(const step_plan& plan) const {
-  if (plan.items.empty()) return fail(errc::reject, "step {}: no items", plan.id);
-  std::uint64_t total = 0;
-  for (std::size_t i = 0; i < plan.items.size(); ++i) {
-    if (auto ok = check_item(plan.items[i]); !ok)
-      return fail(errc::reject, "step {}, item {} (tag {}): {}", plan.id, i, plan.items[i].tag, ok.error().message);
-    total += plan.items[i].tokens.size();
-  }
-  if (total > max_rows_)
-    return fail(errc::reject, "step {}: {} tokens, max_batched_tokens is {}", plan.id, total, max_rows_);
-  return {};
-}
+result<void> llama::check(const step_plan& plan) const { return check_step(config(), kv_.geometry(), max_rows_, plan); }
 
 template <class Body>
 void llama::for_rows(std::uint32_t rows, const Body& body) {

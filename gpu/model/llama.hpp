@@ -68,7 +68,6 @@ private:
   llama(std::shared_ptr<const weight_region> weights, const kernel_set& kernels, kv_pool kv, std::uint32_t threads,
       std::uint32_t max_batched_tokens);
   result<void> allocate_work_space();
-  result<void> check_item(const step_item& item) const;
   void lay_out(const step_plan& plan);
   void embed(const step_plan& plan);
   void run_layer(const step_plan& plan, std::uint32_t index);

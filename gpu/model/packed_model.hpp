@@ -7,6 +7,7 @@
 #include "actors/common/result.hpp"
 #include "gpu/kernels/kernels.hpp"
 #include "gpu/model/model_config.hpp"
+#include "gpu/model/tensor_kind.hpp"
 #include "gpu/weights.hpp"
 #include <array>
 #include <cstdint>
@@ -15,21 +16,6 @@
 #include <vector>
 
 namespace hflex::gpu {
-
-enum class tensor_kind : std::uint32_t {
-  embedding,  ///< [vocab][hidden] bf16 rows; only when the embeddings are not tied to the head
-  final_norm, ///< f32, padded_width(hidden)
-  attn_norm,  ///< f32, padded_width(hidden)
-  qkv,        ///< packed; rows of q, then k, then v
-  o,          ///< packed
-  mlp_norm,   ///< f32, padded_width(hidden)
-  gate_up,    ///< packed; gate padded to whole panels, then up
-  down,       ///< packed
-  head,       ///< packed; the embedding too when they are tied
-  qkv_bias,   ///< f32, as many as qkv has rows, padded; only with model_config::qkv_bias
-  q_norm,     ///< f32, padded_width(head_dim); only with model_config::qk_norm
-  k_norm,     ///< likewise
-};
 
 /// Where one tensor lies. `rows` and `columns` are N and K of matrices, 1 and the true width of vectors, except that a
 /// bias has as many rows of one column as its matrix.

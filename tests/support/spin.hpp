@@ -11,4 +11,12 @@ inline void spin_for(std::chrono::milliseconds time) {
   while (std::chrono::steady_clock::now() < end) std::this_thread::yield();
 }
 
+/// Waits for what another thread does without telling; false when it did not within `limit`, which fails the test.
+template <class Predicate>
+bool spin_until(Predicate holds, std::chrono::milliseconds limit = std::chrono::seconds{20}) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (!holds() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  return holds();
+}
+
 } // namespace hflex::test

@@ -1,8 +1,9 @@
 #include "tools/runtime/agent.hpp"
-#include "gpu/cuda_plugin.hpp"
+#include "gpu/cuda_device.hpp"
 #include "gpu/host_device.hpp"
 #include <charconv>
 #include <future>
+#include <optional>
 #include <thread>
 
 namespace hflex::runtime {
@@ -36,52 +37,94 @@ result<void> warm_up(gpu::device_context& context, std::uint32_t max_batched_tok
 
 struct device_plan {
   node::device_slots slots;
-  std::uint32_t threads{};
+  std::uint32_t threads{};           ///< of a CPU
+  std::optional<std::uint32_t> cuda; ///< which CUDA device it is
 };
 
-result<std::vector<device_plan>> plan_devices(const agent_plan& plan) {
+struct machine_plan {
   std::vector<device_plan> devices;
+  std::shared_ptr<gpu::cuda_backend> cuda; ///< where a device needs it
+};
+
+/// The number behind "cpu:" or "cuda:"; nothing when there is anything else.
+std::optional<std::uint32_t> number_behind(std::string_view word, std::string_view prefix) {
+  if (word.rfind(prefix, 0) != 0) return std::nullopt;
+  word.remove_prefix(prefix.size());
+  std::uint32_t number = 0;
+  auto [end, fault] = std::from_chars(word.data(), word.data() + word.size(), number);
+  if (word.empty() || fault != std::errc{} || end != word.data() + word.size()) return std::nullopt;
+  return number;
+}
+
+void add_device(
+    machine_plan& out, const gpu::device_info& info, std::uint32_t slots, std::optional<std::uint32_t> cuda) {
+  out.devices.push_back({{info.kind, info.name + " (" + info.isa + ")", info.memory_bytes, slots}, info.threads, cuda});
+}
+
+result<void> add_cuda(machine_plan& out, const std::string& word, std::uint32_t slots) {
+  const auto index = number_behind(word, "cuda:");
+  if (!index) return fail(errc::reject, "device {}: expected cuda:I with I from 0", word);
+  if (!out.cuda) {
+    auto cuda = gpu::cuda_backend::load();
+    if (!cuda) return fail(errc::reject, "device {}: {}; use cpu:N or auto", word, cuda.error().message);
+    out.cuda = std::move(*cuda);
+  }
+  const auto& there = out.cuda->devices();
+  if (*index >= there.size()) return fail(errc::reject, "device {}: this machine has {}", word, there.size());
+  add_device(out, there[*index], slots, index);
+  return {};
+}
+
+/// What a machine is best used for: its GPUs, or, where there is none that works, its CPU.
+void add_best(machine_plan& out, std::uint32_t threads, std::uint32_t slots) {
+  if (!out.cuda && gpu::cuda_driver_installed())
+    if (auto cuda = gpu::cuda_backend::load()) out.cuda = std::move(*cuda);
+  if (!out.cuda) return add_device(out, gpu::host_device_info(threads), slots, {});
+  for (std::uint32_t i = 0; i < out.cuda->devices().size(); ++i) add_device(out, out.cuda->devices()[i], slots, i);
+}
+
+result<machine_plan> plan_devices(const agent_plan& plan) {
+  machine_plan out;
+  const auto slots = plan.max_instances_per_device;
+  const auto threads = plan.threads > 0 ? plan.threads : std::max(1U, std::thread::hardware_concurrency());
   for (const auto& word : plan.agent.devices) {
-    auto threads = plan.threads > 0 ? plan.threads : std::max(1U, std::thread::hardware_concurrency());
-    if (word.rfind("cuda", 0) == 0) {
-      auto found = gpu::find_cuda_devices();
-      if (!found) return fail(errc::reject, "device {}: {}; use cpu:N or auto", word, found.error().message);
-      return fail(errc::reject,
-          "device {}: {} CUDA devices are there, but this version computes on CPUs only; use cpu:N or auto", word,
-          found->devices.size());
-    }
-    if (word.rfind("cpu:", 0) == 0) {
-      auto number = std::string_view{word}.substr(4);
-      auto [end, fault] = std::from_chars(number.data(), number.data() + number.size(), threads);
-      if (fault != std::errc{} || end != number.data() + number.size() || threads == 0 || threads > 4096)
+    if (word == "auto") {
+      add_best(out, threads, slots);
+    } else if (word.rfind("cuda", 0) == 0) {
+      if (auto ok = add_cuda(out, word, slots); !ok) return pass(ok.error());
+    } else if (word == "cpu") {
+      add_device(out, gpu::host_device_info(threads), slots, {});
+    } else if (word.rfind("cpu:", 0) == 0) {
+      const auto number = number_behind(word, "cpu:");
+      if (!number || *number == 0 || *number > 4096)
         return fail(errc::reject, "device {}: expected cpu:N with N from 1 to 4096 compute threads", word);
-    } else if (word != "auto" && word != "cpu") {
+      add_device(out, gpu::host_device_info(*number), slots, {});
+    } else {
       return fail(errc::reject, "device {}: expected auto, cpu, cpu:N or cuda:I", word);
     }
-    auto info = gpu::host_device_info(threads);
-    devices.push_back(
-        {{info.kind, info.name + " (" + info.isa + ")", info.memory_bytes, plan.max_instances_per_device}, threads});
   }
-  if (devices.empty()) return fail(errc::reject, "an agent needs at least one device");
-  return devices;
+  if (out.devices.empty()) return fail(errc::reject, "an agent needs at least one device");
+  return out;
 }
 
 node::backend make_backend(
-    std::shared_ptr<worker> loader, std::shared_ptr<gpu::transport> transport, std::vector<std::uint32_t> threads) {
+    std::shared_ptr<worker> loader, std::shared_ptr<gpu::transport> transport, machine_plan machine) {
   node::backend b;
   b.load_weights = gpu::load_weights;
   b.stamp_of = gpu::checkpoint_stamp;
-  b.make_context = [threads = std::move(threads)](std::uint32_t index,
+  b.make_context = [machine = std::move(machine)](std::uint32_t index,
                        std::shared_ptr<const gpu::weight_region> weights, const wire::instance_options& o) {
+    const device_plan& device = machine.devices.at(index);
     gpu::host_context_options h;
-    h.threads = o.threads > 0 ? o.threads : threads.at(index);
+    h.threads = o.threads > 0 ? o.threads : device.threads;
     h.compute = o.compute == "f32" ? gpu::compute_type::f32 : gpu::compute_type::bf16;
     h.block_size = o.block_size;
     h.kv_blocks = o.kv_blocks;
     h.kv_memory_bytes = o.kv_memory_bytes;
     h.max_batched_tokens = o.max_batched_tokens;
-    h.isa = o.isa;
-    auto context = gpu::make_host_context(std::move(weights), h);
+    if (!device.cuda) h.isa = o.isa; // instruction sets are the CPU's
+    auto context = device.cuda ? machine.cuda->make_context(*device.cuda, std::move(weights), h)
+                               : gpu::make_host_context(std::move(weights), h);
     if (context)
       if (auto warm = warm_up(**context, o.max_batched_tokens); !warm)
         return result<std::shared_ptr<gpu::device_context>>{pass(warm.error())};
@@ -112,16 +155,12 @@ result<agent_parts> start_agent(
   parts.transport = std::move(*transport);
   node::shell_settings settings;
   settings.core.name = plan.agent.name;
-  std::vector<std::uint32_t> threads;
-  for (const auto& d : *devices) {
-    settings.core.devices.push_back(d.slots);
-    threads.push_back(d.threads);
-  }
+  for (const auto& d : devices->devices) settings.core.devices.push_back(d.slots);
   settings.core.heartbeat_interval = plan.membership.heartbeat_interval;
   settings.core.start_deadline = plan.membership.start_deadline;
   settings.core.drain_deadline = plan.membership.drain_deadline;
   settings.core.seed = random_bits();
-  settings.machine = make_backend(parts.loader, parts.transport, std::move(threads));
+  settings.machine = make_backend(parts.loader, parts.transport, std::move(*devices));
   settings.head = head;
   settings.head_host = address.host;
   settings.head_port = address.port;

@@ -1,0 +1,248 @@
+// A device context of one element type: KV pool, work space, the compute stream, and captured graphs for batches of
+// single tokens. The program's worker thread drives it: launch, poll, collect; KV moves come from any thread.
+//
+// A bucket's first step runs as it is (kernels are loaded and products planned then), its second is captured, later
+// ones launch the graph. When capture fails, steps run ungraphed from then on.
+#pragma once
+#include "gpu/cuda/context.hpp"
+#include "gpu/cuda/copy_lane.cuh"
+#include "gpu/cuda/weights.cuh"
+#include <map>
+
+namespace hflex::cuda {
+
+template <class T>
+class typed_context final : public device_context {
+public:
+  typed_context(const typed_weights<T>& weights, const hflex_cuda_options& o, fault_box& faults)
+      : weights_(weights),
+        processors_(processors_of(weights.device, faults)), rules_{o.block_size, o.blocks, weights.shape.group(),
+                                                                sizeof(T) == 2, o.max_batched_tokens,
+                                                                o.blocks + 2 * o.max_batched_tokens +
+                                                                    weights.max_context / o.block_size},
+        stream_(faults_), products_(faults_), begin_(faults_, true), end_(faults_, true),
+        reads_(weights.device, row_bytes(), faults_), writes_(weights.device, row_bytes(), faults_) {
+    allocate();
+    if (faults_.bad()) faults.note("device context", faults_.fault().words);
+  }
+  ~typed_context() override {
+    cudaSetDevice(weights_.device);
+    cudaStreamSynchronize(stream_.get());
+    for (auto& [bucket, g] : graphs_)
+      if (g.executable != nullptr) cudaGraphExecDestroy(g.executable);
+  }
+
+  std::uint64_t bytes() const override { return memory_.bytes() + reads_.bytes() + writes_.bytes(); }
+
+  hflex_cuda_status launch(const hflex_cuda_step& step, hflex_cuda_fault& fault) override {
+    const step_shape shape = shape_of(rules_, step);
+    if (shape.tables > rules_.max_tables) {
+      std::snprintf(fault.words, sizeof fault.words, "%u block table entries, at most %u fit a step", shape.tables,
+          rules_.max_tables);
+      return hflex_cuda_rejected;
+    }
+    faults_.clear();
+    faults_.check(cudaSetDevice(weights_.device), "cudaSetDevice");
+    lay_out(rules_, step, shape, step_arrays::at(host_arrays_, shape.capacity));
+    samples_ = 0;
+    for (std::uint32_t i = 0; i < step.item_count; ++i) samples_ += step.items[i].sample;
+    for (auto& m : marks_) m.step = {step.signal, step.user};
+    reports_layers_ = step.wants_layers != 0;
+
+    stream_.record(begin_.get());
+    stream_.copy(arrays_, host_arrays_, step_arrays::bytes(shape.capacity, shape.tables));
+    compute(shape);
+    if (samples_ > 0) stream_.copy(host_sampled_, work_.sampled, samples_ * sizeof(std::int32_t));
+    stream_.record(end_.get());
+    stream_.call(&typed_context::signal, &marks_.back());
+    if (!faults_.bad()) return hflex_cuda_ok;
+    cudaStreamSynchronize(stream_.get()); // nothing of the step may run on
+    fault = faults_.fault();
+    return hflex_cuda_failed;
+  }
+
+  hflex_cuda_status poll(hflex_cuda_fault& fault) override {
+    cudaSetDevice(weights_.device);
+    const cudaError_t e = cudaStreamQuery(stream_.get());
+    if (e == cudaSuccess) return hflex_cuda_ok;
+    if (e == cudaErrorNotReady) return hflex_cuda_busy;
+    std::snprintf(fault.words, sizeof fault.words, "step: %s", cudaGetErrorString(e));
+    return hflex_cuda_failed;
+  }
+
+  hflex_cuda_status collect(std::int32_t* tokens, std::uint64_t& elapsed_ns, hflex_cuda_fault& fault) override {
+    float milliseconds = 0.0F;
+    faults_.check(cudaSetDevice(weights_.device), "cudaSetDevice");
+    // `finished` was signalled behind the last event, so this waits for nothing.
+    faults_.check(cudaEventSynchronize(end_.get()), "cudaEventSynchronize");
+    faults_.check(cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get()), "cudaEventElapsedTime");
+    fault = faults_.fault();
+    if (faults_.bad()) return hflex_cuda_failed;
+    std::copy_n(host_sampled_, samples_, tokens);
+    elapsed_ns = static_cast<std::uint64_t>(static_cast<double>(milliseconds) * 1e6);
+    return hflex_cuda_ok;
+  }
+
+  hflex_cuda_status read_kv(std::uint32_t layer, const std::uint32_t* slots, std::uint32_t count, void* out,
+      hflex_cuda_fault& fault) override {
+    forward_type pass = make_pass();
+    return reads_.template move<false>(
+        pass.keys(layer), pass.values(layer), slots, count, static_cast<std::byte*>(out), fault);
+  }
+  hflex_cuda_status write_kv(std::uint32_t layer, const std::uint32_t* slots, std::uint32_t count, const void* in,
+      hflex_cuda_fault& fault) override {
+    forward_type pass = make_pass();
+    return writes_.template move<true>(pass.keys(layer), pass.values(layer), slots, count,
+        static_cast<std::byte*>(const_cast<void*>(in)), fault); // read only: one staging routine serves both directions
+  }
+
+  /// What forward.cuh asks of a stream.
+  template <class... Parameters, class... Arguments>
+  void launch(void (*kernel)(Parameters...), grid_index grid, unsigned threads, std::size_t shared,
+      const Arguments&... arguments) {
+    stream_.launch(kernel, grid, threads, shared, arguments...);
+  }
+  void multiply(const product<T>& p) { products_.run(p, stream_.get()); }
+  void layer_done(std::uint32_t layer) {
+    if (reports_layers_) stream_.call(&typed_context::signal, &marks_[layer]);
+  }
+
+private:
+  using forward_type = forward<T, typed_context>;
+
+  /// What a host function is told: the step's signal and its argument.
+  struct mark {
+    struct {
+      hflex_cuda_signal* signal{};
+      void* user{};
+    } step;
+    std::uint32_t layer{};
+  };
+  struct graph {
+    cudaGraphExec_t executable{};
+    bool seen{};
+  };
+
+  static int processors_of(int device, fault_box& faults) {
+    int count = 0;
+    faults.check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    return std::max(1, count);
+  }
+  std::size_t row_bytes() const { return std::size_t{weights_.shape.kv_heads} * weights_.shape.head_dim * sizeof(T); }
+
+  static void CUDART_CB signal(void* at) {
+    const auto& m = *static_cast<const mark*>(at);
+    m.step.signal(m.step.user, m.layer);
+  }
+
+  void allocate() {
+    const model_shape& m = weights_.shape;
+    const work_sizes n(m, rules_.max_rows, static_cast<std::uint32_t>(processors_));
+    const std::size_t kv =
+        std::size_t{m.layers} * 2 * (std::size_t{rules_.blocks} + 1) * rules_.block_size * m.kv_heads * m.head_dim;
+    const std::size_t arrays = step_arrays::bytes(rules_.max_rows, rules_.max_tables);
+    work_.x = memory_.device<float>(n.x, faults_);
+    work_.normed = memory_.device<T>(n.normed, faults_);
+    work_.qkv = memory_.device<T>(n.qkv, faults_);
+    work_.attended = memory_.device<T>(n.attended, faults_);
+    work_.cos_sin = memory_.device<float>(n.cos_sin, faults_);
+    work_.gate_up = memory_.device<T>(n.gate_up, faults_);
+    work_.activated = memory_.device<T>(n.activated, faults_);
+    work_.logits = memory_.device<float>(n.logits, faults_);
+    work_.partial = memory_.device<float>(n.partial, faults_);
+    work_.sampled = memory_.device<std::int32_t>(n.sampled, faults_);
+    work_.inverse_frequency = memory_.device<float>(m.head_dim / 2, faults_);
+    work_.kv = memory_.device<T>(kv, faults_);
+    arrays_ = memory_.device<unsigned char>(arrays, faults_);
+    host_arrays_ = memory_.pinned<unsigned char>(arrays, faults_);
+    host_sampled_ = memory_.pinned<std::int32_t>(n.sampled, faults_);
+    if (faults_.bad()) return;
+    // Products read rows up to a round number: those that nobody writes are zeros, not what was there before.
+    zero(work_.x, n.x * sizeof(float));
+    zero(work_.normed, n.normed * sizeof(T));
+    zero(work_.attended, n.attended * sizeof(T));
+    zero(work_.activated, n.activated * sizeof(T));
+    zero(work_.kv, kv * sizeof(T));
+    const auto& frequencies = weights_.frequencies;
+    stream_.copy(work_.inverse_frequency, frequencies.data(), frequencies.size() * sizeof(float));
+    stream_.wait();
+    for (std::uint32_t layer = 0; layer < m.layers; ++layer) marks_.push_back({{}, layer});
+    marks_.push_back({{}, hflex_cuda_finished});
+  }
+
+  void zero(void* at, std::size_t bytes) {
+    if (!faults_.bad()) faults_.check(cudaMemsetAsync(at, 0, bytes, stream_.get()), "cudaMemsetAsync");
+  }
+
+  forward_type make_pass() {
+    return forward_type(weights_.shape, weights_.values, work_, rules_, static_cast<std::uint32_t>(processors_), *this);
+  }
+
+  /// Runs the pass or its graph.
+  void compute(const step_shape& shape) {
+    const step_arrays in = step_arrays::at(arrays_, shape.capacity);
+    if (!shape.padded || !graphs_work_) {
+      make_pass().run(shape, in);
+      return;
+    }
+    graph& g = graphs_[shape.rows];
+    if (g.executable == nullptr && g.seen) capture(g, shape, in);
+    if (g.executable == nullptr)
+      make_pass().run(shape, in);
+    else if (!faults_.bad())
+      faults_.check(cudaGraphLaunch(g.executable, stream_.get()), "cudaGraphLaunch");
+    g.seen = true;
+  }
+
+  void capture(graph& g, const step_shape& shape, const step_arrays& in) {
+    if (faults_.bad()) return;
+    cudaGraph_t captured = nullptr;
+    faults_.check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    make_pass().run(shape, in);
+    const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &captured);
+    if (!faults_.bad() && faults_.check(ended, "cudaStreamEndCapture"))
+      faults_.check(cudaGraphInstantiate(&g.executable, captured, 0), "cudaGraphInstantiate");
+    if (captured != nullptr) cudaGraphDestroy(captured);
+    if (!faults_.bad()) return;
+    faults_.clear(); // the work is still to be done: without a graph
+    cudaGetLastError();
+    g.executable = nullptr;
+    graphs_work_ = false;
+  }
+
+  const typed_weights<T>& weights_;
+  const int processors_;
+  const layout_rules rules_;
+  fault_box faults_; ///< of the step in progress
+  device_stream stream_;
+  matrix_products products_;
+  device_event begin_;
+  device_event end_;
+  copy_lane reads_;
+  copy_lane writes_;
+  memory_owner memory_;
+  work_space<T> work_;
+  unsigned char* arrays_{};
+  unsigned char* host_arrays_{};
+  std::int32_t* host_sampled_{};
+  std::uint32_t samples_{};
+  bool reports_layers_{};
+  std::vector<mark> marks_; ///< one for each layer, then `finished`
+  std::map<std::uint32_t, graph> graphs_;
+  bool graphs_work_{true};
+};
+
+template <class T>
+std::unique_ptr<device_context> make_device_context(
+    const device_weights& weights, const hflex_cuda_options& options, fault_box& faults) {
+  auto out = std::make_unique<typed_context<T>>(static_cast<const typed_weights<T>&>(weights), options, faults);
+  if (faults.bad()) return nullptr;
+  return out;
+}
+
+template <class T>
+context_maker maker_of() {
+  return {&load_device_weights<T>, &make_device_context<T>};
+}
+
+} // namespace hflex::cuda
