@@ -2,6 +2,7 @@
 #pragma once
 #include "gpu/cuda/kernels/lanes.cuh"
 #include "gpu/kernels/bf16.hpp"
+#include <type_traits>
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -82,7 +83,7 @@ HFLEX_DEVICE std::uint32_t pack2(float low, float high) {
 template <class T>
 HFLEX_DEVICE void multiply_add(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
 #if defined(__CUDACC__)
-  if constexpr (sizeof(T) == 2 && __is_same(T, bf16))
+  if constexpr (std::is_same_v<T, bf16>)
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

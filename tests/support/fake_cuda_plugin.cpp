@@ -1,0 +1,150 @@
+// A plug-in without a device: what gpu/cuda_device.cpp makes of signals, failures and refusals is tested with it. It
+// "computes" token + 1, keeps KV rows in host memory, and does what the first token of a step says.
+#include "tests/support/fake_cuda_plugin.hpp"
+#include "gpu/cuda/plugin_abi.hpp"
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+using namespace hflex::test;
+
+namespace {
+
+std::atomic<int> weights_made{0};
+
+} // namespace
+
+struct hflex_cuda_weights {
+  std::uint32_t layers{};
+  std::size_t row_bytes{};
+};
+
+struct hflex_cuda_context {
+  const hflex_cuda_weights& weights;
+  std::thread stream;
+  std::atomic<bool> failed{false};
+  std::vector<std::int32_t> tokens;
+  std::mutex mutex;
+  std::map<std::pair<std::uint32_t, std::uint32_t>, std::vector<unsigned char>> rows; ///< by layer and slot
+
+  ~hflex_cuda_context() {
+    if (stream.joinable()) stream.join();
+  }
+};
+
+namespace {
+
+void say(hflex_cuda_fault* fault, const char* words) { std::snprintf(fault->words, sizeof fault->words, "%s", words); }
+
+int devices(hflex_cuda_device* out, int capacity, hflex_cuda_fault*) {
+  for (int i = 0; i < 2 && i < capacity; ++i) {
+    std::snprintf(out[i].name, sizeof out[i].name, "fake %d", i);
+    out[i].compute_major = 9;
+    out[i].memory_bytes = std::uint64_t{1} << 30U;
+  }
+  return 2;
+}
+
+int nccl_version() { return weights_made; } // the one number that a test can read through the interface
+
+hflex_cuda_weights* make_weights(
+    const hflex_cuda_model* model, int, hflex_cuda_element element, hflex_cuda_fault* fault) {
+  if (model->tensor_count == 0) {
+    say(fault, "no tensors");
+    return nullptr;
+  }
+  ++weights_made;
+  return new hflex_cuda_weights{
+      model->layers, std::size_t{model->kv_heads} * model->head_dim * (element == hflex_cuda_f32 ? 4 : 2)};
+}
+std::uint64_t weights_bytes(const hflex_cuda_weights*) { return 1000; }
+void drop_weights(hflex_cuda_weights* w) { delete w; }
+
+hflex_cuda_context* make_context(
+    const hflex_cuda_weights* weights, const hflex_cuda_options* options, hflex_cuda_fault* fault) {
+  if (options->blocks == fake_no_memory_blocks) {
+    say(fault, "cudaMalloc: out of memory");
+    return nullptr;
+  }
+  return new hflex_cuda_context{*weights, {}, {}, {}, {}, {}};
+}
+std::uint64_t context_bytes(const hflex_cuda_context*) { return 234; }
+void drop_context(hflex_cuda_context* c) { delete c; }
+
+hflex_cuda_status launch(hflex_cuda_context* c, const hflex_cuda_step* step, hflex_cuda_fault* fault) {
+  if (c->stream.joinable()) c->stream.join();
+  const std::int32_t order = step->items[0].tokens[0];
+  if (order == fake_launch_fails) {
+    say(fault, "cudaLaunchKernel: no");
+    return hflex_cuda_failed;
+  }
+  if (order == fake_launch_rejects) {
+    say(fault, "too many tables");
+    return hflex_cuda_rejected;
+  }
+  if (order == fake_stream_fails) {
+    c->failed = true; // and nothing is ever signalled
+    return hflex_cuda_ok;
+  }
+  c->tokens.clear();
+  for (std::uint32_t i = 0; i < step->item_count; ++i) {
+    const auto& item = step->items[i];
+    if (item.sample == 0) continue;
+    c->tokens.push_back(order == fake_logits_not_finite ? -1 : item.tokens[item.token_count - 1] + 1);
+  }
+  c->stream = std::thread([c, s = *step] {
+    for (std::uint32_t layer = 0; s.wants_layers != 0 && layer < c->weights.layers; ++layer) s.signal(s.user, layer);
+    s.signal(s.user, hflex_cuda_finished);
+  });
+  return hflex_cuda_ok;
+}
+
+hflex_cuda_status poll(hflex_cuda_context* c, hflex_cuda_fault* fault) {
+  if (!c->failed) return hflex_cuda_busy;
+  say(fault, "an illegal memory access was encountered");
+  return hflex_cuda_failed;
+}
+
+hflex_cuda_status collect(hflex_cuda_context* c, std::int32_t* tokens, std::uint64_t* elapsed_ns, hflex_cuda_fault*) {
+  std::memcpy(tokens, c->tokens.data(), c->tokens.size() * sizeof *tokens);
+  *elapsed_ns = 5000;
+  return hflex_cuda_ok;
+}
+
+hflex_cuda_status read_kv(hflex_cuda_context* c, std::uint32_t layer, const std::uint32_t* slots, std::uint32_t count,
+    void* out, hflex_cuda_fault*) {
+  const std::lock_guard lock(c->mutex);
+  const std::size_t bytes = c->weights.row_bytes;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    auto& row = c->rows[{layer, slots[i]}];
+    row.resize(2 * bytes);
+    std::memcpy(static_cast<unsigned char*>(out) + i * bytes, row.data(), bytes);
+    std::memcpy(static_cast<unsigned char*>(out) + (count + i) * bytes, row.data() + bytes, bytes);
+  }
+  return hflex_cuda_ok;
+}
+
+hflex_cuda_status write_kv(hflex_cuda_context* c, std::uint32_t layer, const std::uint32_t* slots, std::uint32_t count,
+    const void* in, hflex_cuda_fault*) {
+  const std::lock_guard lock(c->mutex);
+  const std::size_t bytes = c->weights.row_bytes;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    auto& row = c->rows[{layer, slots[i]}];
+    row.resize(2 * bytes);
+    std::memcpy(row.data(), static_cast<const unsigned char*>(in) + i * bytes, bytes);
+    std::memcpy(row.data() + bytes, static_cast<const unsigned char*>(in) + (count + i) * bytes, bytes);
+  }
+  return hflex_cuda_ok;
+}
+
+constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &weights_bytes, &drop_weights,
+    &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
+
+} // namespace
+
+extern "C" std::uint32_t hflex_cuda_abi_version() { return hflex_cuda_abi; }
+extern "C" const hflex_cuda_functions* hflex_cuda_entry() { return &functions; }

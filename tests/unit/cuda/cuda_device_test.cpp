@@ -1,0 +1,138 @@
+// The program's side of the CUDA plug-in, with a plug-in that has no device.
+#include "gpu/cuda_device.hpp"
+#include "tests/support/fake_cuda_plugin.hpp"
+#include "tests/unit/gpu/engine_fixture.hpp"
+#include <future>
+
+namespace hflex::test {
+namespace {
+
+using namespace hflex::gpu;
+
+std::shared_ptr<cuda_backend> fake_backend() {
+  auto made = cuda_backend::load(HFLEX_FAKE_CUDA_PLUGIN);
+  if (!made) FAIL(made.error().message);
+  return *made;
+}
+
+std::shared_ptr<device_context> fake_context() {
+  auto made = fake_backend()->make_context(1, demo_weights(), engine_options(compute_type::bf16));
+  if (!made) FAIL(made.error().message);
+  return *made;
+}
+
+step_result run(device_context& context, step_plan plan) {
+  std::promise<step_result> done;
+  context.submit(std::move(plan), [&](step_result r) { done.set_value(std::move(r)); });
+  return done.get_future().get();
+}
+
+step_plan plan_of(std::vector<step_item> items) {
+  step_plan plan;
+  plan.id = 3;
+  plan.items = std::move(items);
+  return plan;
+}
+
+} // namespace
+
+TEST_CASE("a CUDA context says what it is and gives each item its own token") {
+  const auto context = fake_context();
+  CHECK(context->info().kind == "cuda");
+  CHECK(context->info().name == "fake 1");
+  CHECK(context->info().isa == "sm_90");
+  CHECK(context->kv().element_bytes == 2);
+  CHECK(context->memory_used_bytes() == 1234);
+  auto silent = item_of({7, 8}, 0, {1});
+  silent.sample = false;
+  const auto out = run(*context, plan_of({item_of({5}, 0, {0}), silent, item_of({9, 20}, 3, {2})}));
+  REQUIRE(out.status.has_value());
+  CHECK(out.sampled == tokens{6, step_result::no_token, 21});
+  CHECK(out.elapsed == std::chrono::microseconds{5});
+}
+
+TEST_CASE("layers are reported for the items that want them, before the step ends, and a callback may copy KV") {
+  const auto context = fake_context();
+  auto plan = plan_of({item_of({5}, 0, {0}), item_of({6}, 0, {1})});
+  plan.items[1].wants_layers = true;
+  plan.items[1].tag = 40;
+  std::vector<std::uint32_t> layers;
+  std::vector<std::byte> rows(context->kv().token_layer_bytes());
+  plan.on_layer = [&](std::uint64_t tag, std::uint32_t layer) {
+    CHECK(tag == 40);
+    CHECK(context->read_kv(layer, block_range(1, 1), 0, 1, rows).has_value());
+    layers.push_back(layer);
+  };
+  CHECK(run(*context, std::move(plan)).status.has_value());
+  CHECK(layers == block_range(0, context->kv().layers)); // counted up
+}
+
+TEST_CASE("what fails on a CUDA device fails the step and names it, and the worker lives on") {
+  const auto context = fake_context();
+  const auto status_of = [&](token_id order) {
+    return run(*context, plan_of({item_of({order}, 0, {0})})).status.error();
+  };
+  CHECK(status_of(fake_launch_fails).code == errc::fatal);
+  CHECK(contains(status_of(fake_launch_fails).message, "step 3: cudaLaunchKernel: no"));
+  CHECK(status_of(fake_launch_rejects).code == errc::reject);
+  CHECK(contains(status_of(fake_logits_not_finite).message, "not finite"));
+  CHECK(status_of(5000).code == errc::reject); // outside the vocabulary: never reaches the plug-in
+  CHECK(run(*context, plan_of({item_of({1}, 0, {0})})).status.has_value());
+}
+
+TEST_CASE("a stream that fails without a signal is found and fails its step") {
+  const auto context = fake_context();
+  const auto out = run(*context, plan_of({item_of({fake_stream_fails}, 0, {0})}));
+  CHECK(out.status.error().code == errc::fatal);
+  CHECK(contains(out.status.error().message, "illegal memory access"));
+}
+
+TEST_CASE("KV rows on a CUDA device are found again under the same table") {
+  const auto context = fake_context();
+  const std::vector<block_index> table{4, 0, 9};
+  std::vector<std::byte> rows(20 * context->kv().token_layer_bytes());
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::byte>(i * 31 % 251);
+  REQUIRE(context->write_kv(2, table, 10, 20, rows).has_value());
+  std::vector<std::byte> one(context->kv().token_layer_bytes());
+  REQUIRE(context->read_kv(2, table, 17, 1, one).has_value());
+  const std::size_t half = one.size() / 2;
+  CHECK(std::equal(one.begin(), one.begin() + static_cast<std::ptrdiff_t>(half),
+      rows.begin() + static_cast<std::ptrdiff_t>(7 * half)));
+  CHECK(context->read_kv(2, table, 40, 20, rows).error().code == errc::reject);
+  CHECK(context->write_kv(6, table, 0, 1, one).error().code == errc::reject);
+}
+
+TEST_CASE("contexts of one model and compute type share its weights on a device, and nobody else does") {
+  const auto backend = fake_backend();
+  const auto made = [] { return find_cuda_devices(HFLEX_FAKE_CUDA_PLUGIN)->nccl_version; };
+  auto options = engine_options(compute_type::bf16);
+  const int before = made();
+  const auto one = backend->make_context(0, demo_weights(), options);
+  const auto two = backend->make_context(0, demo_weights(), options);
+  CHECK(made() == before + 1);
+  const auto other_device = backend->make_context(1, demo_weights(), options);
+  options.compute = compute_type::f32;
+  const auto other_type = backend->make_context(0, demo_weights(), options);
+  CHECK(made() == before + 3);
+  REQUIRE(other_type.has_value());
+  CHECK((*other_type)->kv().element_bytes == 4);
+}
+
+TEST_CASE("impossible CUDA contexts are refused with the reason") {
+  const auto backend = fake_backend();
+  auto options = engine_options(compute_type::bf16);
+  CHECK(backend->make_context(2, demo_weights(), options).error().code == errc::reject);
+  CHECK(backend->make_context(0, nullptr, options).error().code == errc::reject);
+  options.isa = "avx2";
+  CHECK(backend->make_context(0, demo_weights(), options).error().code == errc::reject);
+  options.isa.clear();
+  options.max_batched_tokens = 0;
+  CHECK(backend->make_context(0, demo_weights(), options).error().code == errc::reject);
+  options = engine_options(compute_type::bf16);
+  options.kv_blocks = fake_no_memory_blocks;
+  const auto full = backend->make_context(0, demo_weights(), options);
+  CHECK(full.error().code == errc::fatal);
+  CHECK(contains(full.error().message, "out of memory"));
+}
+
+} // namespace hflex::test
