@@ -66,7 +66,7 @@ struct instance_config {
   std::uint32_t max_waiting{256}; ///< sequences that wait inside an instance; more are refused with errc::retry
   std::string profile;            ///< file that `hflex profile` wrote; empty = none
   step_time_model step_time{unmeasured_step_time}; ///< the profile's, or what an unmeasured device is taken for
-  bool prefix_cache{true};        ///< keep and share the KV blocks of prompts that begin alike
+  bool prefix_cache{true};                         ///< keep and share the KV blocks of prompts that begin alike
 };
 
 /// How long the steps of one device take with one model: what `hflex profile` measures and writes.

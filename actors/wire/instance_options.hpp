@@ -23,7 +23,7 @@ struct instance_options {
   double safety{0.1};      ///< share of that slack left unplanned
   duration kv_lease{std::chrono::seconds{60}};
   step_time_model step_time{unmeasured_step_time}; ///< until its own steps say better
-  bool prefix_cache{true}; ///< keep and share the KV blocks of prompts that begin alike
+  bool prefix_cache{true};                         ///< keep and share the KV blocks of prompts that begin alike
 };
 
 void write(schema::InstanceOptions::Builder out, const instance_options& options);
