@@ -1,7 +1,9 @@
 #include "gpu/model/gguf_model.hpp"
 #include "gpu/model/json_file.hpp"
+#include "gpu/model/rope.hpp"
 #include <array>
 #include <cmath>
+#include <cstring>
 
 namespace hflex::gpu {
 namespace {
@@ -72,6 +74,8 @@ std::string translated(
   }
   return {};
 }
+
+constexpr auto rope_divisors = "rope_freqs.weight";
 
 std::string huggingface_name(std::string_view gguf_name) {
   return translated(gguf_name, gguf_layer, huggingface_layer, &name_pair::gguf, &name_pair::huggingface);
@@ -164,6 +168,28 @@ private:
     for (auto& line : judged.faults) report_.faults.push_back(renamed(std::move(line)));
     report_.config = std::move(judged.config);
     refuse_unsupported();
+    if (report_.faults.empty()) read_rope_divisors();
+  }
+
+  /// Llama 3's scaling of rotary embeddings: files hold no parameters of it, but what comes of them, a divisor for each
+  /// frequency. Long waves have the factor itself; the other parameters are the same for all its models.
+  void read_rope_divisors() {
+    const auto at = in_.tensors.find(rope_divisors);
+    if (at == in_.tensors.end()) return;
+    auto& config = report_.config;
+    const auto plain = rope_frequencies(config);
+    std::vector<float> divisors(plain.size());
+    if (at->second.type != dtype::f32 || at->second.data.size() != divisors.size() * sizeof(float)) {
+      fault(rope_divisors, fmt::format("expected {} divisors in F32, one for each frequency", divisors.size()));
+      return;
+    }
+    std::memcpy(divisors.data(), at->second.data.data(), at->second.data.size());
+    config.rope = {rope_scaling::method::llama3, divisors.back(), 1.0F, 4.0F, 8192};
+    const auto scaled = rope_frequencies(config);
+    bool known = divisors.back() >= 1.0F;
+    for (std::size_t i = 0; i < plain.size(); ++i)
+      known = known && std::abs(plain[i] / scaled[i] - divisors[i]) <= 1e-3F * divisors[i];
+    if (!known) fault(rope_divisors, "is not Llama 3's scaling of rotary embeddings; no other is supported");
   }
 
   /// A fault of config.json's key as one of the metadata's.
@@ -227,6 +253,7 @@ tensor_map huggingface_tensors(const gguf_content& content, const model_config& 
   for (const auto& f : families) paired = paired || (f.huggingface == config.architecture && f.paired_rows);
   tensor_map out;
   for (const auto& [name, tensor] : content.tensors) {
+    if (name == rope_divisors && config.rope.type == rope_scaling::method::llama3) continue; // in the configuration
     auto view = tensor;
     if (paired && (name.ends_with(".attn_q.weight") || name.ends_with(".attn_k.weight"))) {
       view.paired_rows = config.head_dim;

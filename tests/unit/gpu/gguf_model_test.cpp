@@ -155,11 +155,11 @@ TEST_CASE("the stamp of a GGUF file changes with the file") {
 
 TEST_CASE("faults of GGUF tensors name the file and the tensor by its name there") {
   auto missing = demo_metadata();
-  missing.tensor("output_norm.weight", {100}, 0, std::string(400, '\0')).tensor("rope_freqs.weight", {1}, 0, "abcd");
+  missing.tensor("output_norm.weight", {100}, 0, std::string(400, '\0')).tensor("output.bias", {1}, 0, "abcd");
   const gguf_copy gguf(missing.bytes());
   const auto faults = fmt::format("{}", fmt::join(check_model(gguf.path()), "\n"));
   check_says(faults, {"m.gguf: tensor \"blk.3.attn_q.weight\" is missing", "shape [192, 192]",
-                         "\"output_norm.weight\" has shape [100]", "\"rope_freqs.weight\" has no place"});
+                         "\"output_norm.weight\" has shape [100]", "\"output.bias\" has no place"});
   auto biased = demo_metadata();
   add_demo_tensors(biased, dtype::q8_0).tensor("blk.2.attn_q.bias", {192}, 0, std::string(768, '\0'));
   const gguf_copy with_bias(biased.bytes());
@@ -216,6 +216,33 @@ TEST_CASE("metadata that make no model are refused by the key they lie under") {
   check_says(faults_of(small("x").real("llama.rope.freq_base", std::numeric_limits<float>::quiet_NaN())),
       {"llama.rope.freq_base", "nan"});
   check_says(faults_of(small("x").real("llama.rope.freq_base", -1.0F)), {"llama.rope.freq_base: expected a number"});
+}
+
+TEST_CASE("Llama 3's divisors of rotary frequencies become its scaling, and others are refused") {
+  // As llama.cpp's converter computes them, for heads of 32 and theta 10,000.
+  const auto divisors = [](double factor) {
+    std::string bytes;
+    for (int i = 0; i < 16; ++i) {
+      const double wave = 2 * 3.14159265358979 * std::pow(10000.0, i / 16.0);
+      const double ramp = (8192 / wave - 1) / 3;
+      bytes += raw(static_cast<float>(wave < 2048 ? 1 : wave > 8192 ? factor : 1 / ((1 - ramp) / factor + ramp)));
+    }
+    return bytes;
+  };
+  auto scaled = demo_metadata();
+  add_demo_tensors(scaled, dtype::bf16).tensor("rope_freqs.weight", {16}, 0, divisors(8));
+  const gguf_copy gguf(scaled.bytes());
+  CHECK(check_model(gguf.path()).empty());
+  const auto config = load_model_config(gguf.model()).value();
+  CHECK(config.rope == rope_scaling{rope_scaling::method::llama3, 8, 1, 4, 8192});
+  CHECK(load_weights(gguf.path(), {}).has_value());
+  auto other = demo_metadata();
+  auto wrong = divisors(8);
+  wrong.replace(4, 4, raw(3.0F));
+  add_demo_tensors(other, dtype::bf16).tensor("rope_freqs.weight", {16}, 0, wrong);
+  const gguf_copy refused(other.bytes());
+  check_says(fmt::format("{}", fmt::join(check_model(refused.path()), "\n")),
+      {"m.gguf: rope_freqs.weight: is not Llama 3's scaling of rotary embeddings"});
 }
 
 TEST_CASE("tensor names are translated both ways, and others left alone") {
