@@ -231,5 +231,5 @@ template <class Mode>
 kernel_set kernels_of(std::string_view isa) {
   return {isa, Mode::compute, sizeof(typename Mode::activation), sizeof(typename Mode::kv_element),
       &matmul_kernel<Mode>, &rmsnorm_kernel<Mode>, &swiglu_kernel<Mode>, &rope_kernel, &store_kv_kernel<Mode>,
-      &spin_kernel<Mode>, &attention_kernel<Mode>, &add_kernel, &norm_heads_kernel};
+      &spin_kernel<Mode>, &read_kernel, &attention_kernel<Mode>, &add_kernel, &norm_heads_kernel};
 }

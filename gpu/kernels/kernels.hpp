@@ -104,6 +104,8 @@ struct kernel_set {
   /// `rounds` rounds of multiply-adds that wait for nothing but the arithmetic units; returns the floating-point
   /// operations of one round. The ceiling that benchmarks measure products against.
   std::uint64_t (*spin)(std::uint64_t rounds, float* out);
+  /// The sum of `count` (a multiple of 1024) values, as fast as memory gives them: the other ceiling.
+  float (*read)(const float* values, std::size_t count);
   /// Tokens at positions [position, position + tokens), tokens <= attention_tokens(group). scratch:
   /// attention_scratch_bytes.
   void (*attention)(const attention_args& args, std::uint32_t kv_head, std::uint32_t position, std::uint32_t tokens,

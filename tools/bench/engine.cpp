@@ -38,29 +38,22 @@ result<std::shared_ptr<const gpu::weight_region>> weights_for(const engine_optio
 }
 
 /// The best of some passes: a ceiling is what the machine can do when nobody disturbs.
-double measure_reads(gpu::thread_pool& pool) {
+double measure_reads(gpu::thread_pool& pool, const gpu::kernel_set& kernels) {
   constexpr std::size_t part = std::size_t{32} << 20U; // bytes a piece; far beyond a core's share of the caches
+  constexpr std::size_t floats = part / sizeof(float);
   const std::uint32_t pieces = pool.threads() * 4;
-  std::vector<std::uint64_t> memory(part / sizeof(std::uint64_t) * pieces, 1);
-  std::vector<std::uint64_t> sums(pieces);
+  std::vector<float> memory(floats * pieces, 1.0F);
+  std::vector<float> sums(pieces);
   double best = 0;
   for (int pass = 0; pass < 20; ++pass) {
     auto begin = clock::now();
     pool.parallel_for(pieces, [&](std::uint32_t piece, std::uint32_t) {
-      const auto* p = memory.data() + piece * (part / sizeof(std::uint64_t));
-      // Four streams, which the processor fetches ahead of one another.
-      constexpr std::size_t streams = 4;
-      constexpr std::size_t words = part / sizeof(std::uint64_t) / streams;
-      std::uint64_t lanes[streams * 8] = {};
-      for (std::size_t i = 0; i < words; i += 8)
-        for (std::size_t s = 0; s < streams; ++s)
-          for (std::size_t k = 0; k < 8; ++k) lanes[s * 8 + k] += p[s * words + i + k];
-      sums[piece] = std::accumulate(std::begin(lanes), std::end(lanes), std::uint64_t{0});
+      sums[piece] = kernels.read(memory.data() + piece * floats, floats);
     });
     best = std::max(best, static_cast<double>(part) * pieces / seconds_since(begin) / 1e9);
   }
   // Every word was read, or this is no measurement.
-  return std::accumulate(sums.begin(), sums.end(), std::uint64_t{0}) == memory.size() ? best : 0;
+  return std::all_of(sums.begin(), sums.end(), [](float sum) { return sum == static_cast<float>(floats); }) ? best : 0;
 }
 
 double measure_flops(gpu::thread_pool& pool, const gpu::kernel_set& kernels) {
@@ -179,7 +172,7 @@ result<engine_report> measure_engine(
   device.max_batched_tokens = std::max(longest, widest);
   {
     gpu::thread_pool pool{device.threads != 0 ? device.threads : gpu::usable_cores()};
-    report.most = {measure_reads(pool), measure_flops(pool, *kernels)};
+    report.most = {measure_reads(pool, *kernels), measure_flops(pool, *kernels)};
   }
   auto context = gpu::make_host_context(*weights, device);
   if (!context) return pass(context.error());
