@@ -132,9 +132,6 @@ HFLEX_KERNEL void matmul_chunk(std::uint32_t rows, const typename Op::x_type* x,
 template <class Op>
 HFLEX_KERNEL void matmul_panel(std::uint32_t rows, const typename Op::x_type* x, std::size_t x_stride,
     const typename Op::w_type* panel, std::uint32_t pairs, float* y, std::size_t y_stride, bool accumulate) {
-  // Rows that take all columns at once stream through the weights as fast as the processor fetches ahead by itself.
-  if (rows <= tile_rows && strip_vecs(static_cast<int>(rows)) * lanes == static_cast<int>(panel_columns))
-    return matmul_rows<Op>(rows, x, x_stride, panel, pairs, y, y_stride, accumulate);
   for (std::uint32_t done = 0; done < pairs; done += chunk_pairs) {
     const std::uint32_t some = pairs - done < chunk_pairs ? pairs - done : chunk_pairs;
     matmul_chunk<Op>(rows, x + done * 2UL, x_stride, panel + std::size_t{done} * panel_columns * 2, some, y, y_stride,
