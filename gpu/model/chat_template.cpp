@@ -300,20 +300,25 @@ result<std::vector<chat_piece>> chat_template::render(std::span<const chat_messa
 
 /// Tokenizer files may list a marker among their ordinary tokens, which are found in any text. Cut inside, it is none.
 std::vector<token_id> chat_template::encode_text(std::string_view text, const tokenizer& words) {
-  std::vector<std::string_view> unsafe;
+  struct unsafe_marker {
+    std::string_view text;
+    std::size_t next{}; ///< where it stands next; each text is searched once for each marker
+  };
+  std::vector<unsafe_marker> unsafe;
   for (const auto marker : markers) {
     const auto id = words.added_token_id(marker);
-    if (id && !words.is_special(*id)) unsafe.push_back(marker);
+    if (id && !words.is_special(*id)) unsafe.push_back({marker, text.find(marker)});
   }
   std::vector<token_id> out;
-  while (!text.empty()) {
-    std::size_t cut = text.size();
-    for (const auto marker : unsafe) {
-      if (const auto at = text.find(marker); at != text.npos) cut = std::min(cut, at + 1);
+  for (std::size_t begin = 0; begin < text.size();) {
+    std::size_t end = text.size();
+    for (auto& marker : unsafe) {
+      if (marker.next < begin) marker.next = text.find(marker.text, begin);
+      if (marker.next != text.npos) end = std::min(end, marker.next + 1);
     }
-    const auto ids = words.encode(text.substr(0, cut), {false, false});
+    const auto ids = words.encode(text.substr(begin, end - begin), {false, false});
     out.insert(out.end(), ids.begin(), ids.end());
-    text.remove_prefix(cut);
+    begin = end;
   }
   return out;
 }
