@@ -27,8 +27,10 @@ inline void fill(capnp::DynamicStruct::Builder out, dice& random) {
         field.getType(), random, [&](const capnp::DynamicValue::Reader& v) { out.set(field, v); },
         [&](unsigned size) { return size > 0 ? out.init(field, size) : out.init(field); });
   };
-  for (auto field : out.getSchema().getNonUnionFields()) fill_field(field);
-  if (auto choices = out.getSchema().getUnionFields(); choices.size() > 0)
+  const auto schema = out.getSchema();
+  const auto fields = schema.getNonUnionFields();
+  for (unsigned i = 0; i < fields.size(); ++i) fill_field(fields[i]);
+  if (const auto choices = schema.getUnionFields(); choices.size() > 0)
     fill_field(choices[static_cast<unsigned>(random() % choices.size())]);
 }
 
