@@ -69,6 +69,7 @@ struct options {
   std::uint32_t first_transfer{1}; ///< serial of the first hand-over: past those of an earlier core of this instance
   bool prefix_cache{true};         ///< start with the KV blocks that already hold a sequence's first tokens
   hash_key prefix_seed;            ///< random, and this instance's secret
+  bool describe_steps{true}; ///< false: entries come without tokens and block tables, for a device that needs none
 };
 
 /// errc::reject with the first option that is out of range.

@@ -204,9 +204,11 @@ void core::add_entry(sequence& s, std::uint32_t count, draft& d) {
   const auto position = s.num_computed_tokens;
   step_entry e;
   e.key = s.spec.key;
-  e.tokens.assign(s.spec.tokens.begin() + position, s.spec.tokens.begin() + position + count);
   e.position = position;
-  e.block_table = s.blocks;
+  if (options_.describe_steps) {
+    e.tokens.assign(s.spec.tokens.begin() + position, s.spec.tokens.begin() + position + count);
+    e.block_table = s.blocks;
+  }
   e.sample = count == s.remaining();
   e.sampling = s.spec.sampling;
   e.output_index = s.spec.produced();

@@ -141,13 +141,75 @@ void ledger::take_off(const placed_request& p) {
   if (auto* at = find(p.decode)) {
     at->reserved_blocks -= p.decode_blocks;
     at->outstanding_tokens -= p.output_to_come;
-    at->decode_context -= p.request.tokens + (p.decodes ? at->decode_steps - p.steps_before : 0);
+    at->decode_context -= context_of(*at, p);
     --(p.decodes ? at->decoding : at->promised);
     --at->outstanding;
     at->overshoot_blocks = 0; // told again by the next report
     leave_tier(p, *at);
     if (at->decoding == 0) at->decode_steps = 0; // nobody's deadlines count from it
   }
+}
+
+instance_id ledger::begin_move(request_key key, instance_id to) {
+  auto found = view_.placed.find(key);
+  HFLEX_CHECK(found != view_.placed.end());
+  auto& p = found->second;
+  auto* there = find(to);
+  HFLEX_CHECK(p.decodes && !p.moving_to && p.decode != to && there && there->may_decode() && has_room(view_, *there));
+  const auto context = context_of(*find(p.decode), p);
+  p.moving_to = to;
+  p.moving_context = context;
+  p.moving_blocks =
+      std::min(blocks_for(*there, std::max<std::uint64_t>(context + 1, p.request.tokens + p.output_to_come)),
+          there->free_blocks());
+  ++there->outstanding;
+  ++there->promised;
+  there->reserved_blocks += p.moving_blocks;
+  there->outstanding_tokens += p.output_to_come;
+  there->decode_context += p.moving_context;
+  if (!p.best_effort) ++there->tiers[p.request.slo.tpot].members;
+  return p.decode;
+}
+
+// What begin_move has promised.
+void ledger::take_off_promise(placed_request& p) {
+  if (auto* there = find(p.moving_to)) {
+    --there->outstanding;
+    --there->promised;
+    there->reserved_blocks -= p.moving_blocks;
+    there->outstanding_tokens -= p.output_to_come;
+    there->decode_context -= p.moving_context;
+    if (!p.best_effort) {
+      auto tier = there->tiers.find(p.request.slo.tpot);
+      if (--tier->second.members == 0) there->tiers.erase(tier);
+    }
+  }
+  p.moving_to = {};
+}
+
+void ledger::end_move(request_key key, instance_id at) {
+  auto found = view_.placed.find(key);
+  if (found == view_.placed.end() || !found->second.moving_to) return;
+  auto& p = found->second;
+  if (at != p.moving_to) return take_off_promise(p);
+  auto& here = *find(p.decode);
+  auto* there = find(at);
+  HFLEX_CHECK(there);
+  const auto context = context_of(here, p);
+  const auto steps_here = here.decode_steps;
+  take_off(p);
+  there->decode_context += context - p.moving_context;
+  --there->promised;
+  ++there->decoding;
+  // Modulo 2^64 on purpose: only differences of steps count, and it has made steps elsewhere.
+  p.steps_before = there->decode_steps - (context - p.request.tokens);
+  p.decode = at;
+  p.decode_blocks = p.moving_blocks;
+  p.moving_to = {};
+  if (!p.binds) return;
+  p.anchor +=
+      p.request.slo.tpot * (static_cast<std::int64_t>(steps_here) - static_cast<std::int64_t>(there->decode_steps));
+  there->tiers[p.request.slo.tpot].anchors.insert(p.anchor);
 }
 
 bool ledger::end(request_key key, std::optional<std::uint32_t> output_tokens) {
@@ -160,6 +222,7 @@ bool ledger::end(request_key key, std::optional<std::uint32_t> output_tokens) {
   auto& p = found->second;
   if (output_tokens) lengths_.observe(p.request.slo_class, *output_tokens);
   if (auto* at = find(p.prefill); at && !p.decodes) leave_prefill(p, key, *at);
+  if (p.moving_to) take_off_promise(p);
   take_off(p);
   view_.placed.erase(found);
   return true;
@@ -179,6 +242,8 @@ void ledger::remove_instance(instance_id id) {
   for (const auto& [key, p] : view_.placed)
     if (p.decode == id || (p.prefill == id && !p.decodes)) lost.push_back(key);
   for (auto key : lost) end(key, std::nullopt);
+  for (auto& [key, p] : view_.placed)
+    if (p.moving_to == id) take_off_promise(p);
   view_.instances.erase(id);
 }
 

@@ -25,6 +25,10 @@ public:
   /// Moves a waiting request onto its instances. Breaking the rules of placement is a bug of the policy: checked.
   void place(request_key key, const placement& to, time_point now);
   void finish_prefill(request_key key, time_point now);
+  /// Reserves what a decoding request will need at `to`; returns where it is. Checked like place().
+  instance_id begin_move(request_key key, instance_id to);
+  /// It is at `at` now: what it held at the other end is free. Ignored when no move to there was under way.
+  void end_move(request_key key, instance_id at);
   /// Forgets a request wherever it is; false when it was not known.
   bool end(request_key key, std::optional<std::uint32_t> output_tokens);
 
@@ -37,6 +41,7 @@ public:
 private:
   instance_load* find(instance_id id);
   void take_off(const placed_request& p);
+  void take_off_promise(placed_request& p);
   void leave_prefill(placed_request& p, request_key key, instance_load& at);
   void leave_tier(const placed_request& p, instance_load& at);
   void credit_prefill(instance_load& at, std::uint64_t tokens);

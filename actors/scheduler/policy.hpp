@@ -24,6 +24,9 @@ public:
   virtual ~decisions() = default;
   virtual void dispatch(request_key key, placement to) = 0;
   virtual void shed(request_key key, std::string reason) = 0;
+  /// Move a request that decodes, live, to another instance that can decode and has the blocks: it goes on here until
+  /// its KV is there. At most one move of a request is under way (view: placed_request::moving_to).
+  virtual void migrate(request_key key, instance_id to, std::string why) = 0;
   /// Plan again at that time, if nothing happens before.
   virtual void wake(time_point when) = 0;
 };

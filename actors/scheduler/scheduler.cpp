@@ -20,6 +20,10 @@ public:
     books_.drop_waiting(key);
     out_.emplace_back(scheduler::shed{key, std::move(reason)});
   }
+  void migrate(request_key key, instance_id to, std::string why) override {
+    const auto from = books_.begin_move(key, to);
+    out_.emplace_back(scheduler::migrate{key, from, to, std::move(why)});
+  }
   void wake(time_point when) override {
     if (!wake_ || when < *wake_) wake_ = when;
   }
@@ -207,6 +211,11 @@ void core::on(const instance_role_changed& e, time_point now, std::vector<effect
 
 void core::on(const step_reported& e, time_point now, std::vector<effect>& out) {
   kept_->books.report(e, now);
+  plan(now, out);
+}
+
+void core::on(const moved& e, time_point now, std::vector<effect>& out) {
+  kept_->books.end_move(e.key, e.at);
   plan(now, out);
 }
 

@@ -28,13 +28,14 @@ namespace hflex::scheduler {
 /// attempt that is known already, or older than the known one, is ignored.
 struct request_arrived {
   request_key key;
-  time_point arrival;                ///< when the client submitted it (not when this attempt began)
-  std::uint32_t tokens{};            ///< prefill work: prompt + output tokens already produced; >= 1
-  std::uint32_t prompt_tokens{};     ///< how many of `tokens` are the client's prompt
-  std::uint32_t max_output_tokens{}; ///< over all attempts
-  std::uint32_t produced{};          ///< output tokens that earlier attempts delivered
-  slo_targets slo;                   ///< TTFT beyond a day and TPOT beyond 10 s count as that
-  std::string slo_class;             ///< output lengths are predicted per class
+  time_point arrival;                        ///< when the client submitted it (not when this attempt began)
+  std::uint32_t tokens{};                    ///< prefill work: prompt + output tokens already produced; >= 1
+  std::uint32_t prompt_tokens{};             ///< how many of `tokens` are the client's prompt
+  std::uint32_t max_output_tokens{};         ///< over all attempts
+  std::uint32_t produced{};                  ///< output tokens that earlier attempts delivered
+  slo_targets slo;                           ///< TTFT beyond a day and TPOT beyond 10 s count as that
+  std::string slo_class;                     ///< output lengths are predicted per class
+  std::optional<std::uint32_t> known_output; ///< simulator, for the oracle: output tokens over its whole life
 };
 
 /// Any terminal outcome, or the attempt was given up: frees everything that was accounted for it.
@@ -88,6 +89,12 @@ struct step_reported {
   std::uint64_t prefill_tokens{}; ///< of all those steps; 0 = the same as shape.prefill_tokens
 };
 
+/// A migration ended: the request decodes at `at`, which is where it was when the move came to nothing.
+struct moved {
+  request_key key;
+  instance_id at;
+};
+
 /// The time of an earlier wake_at has come. Harmless when it has not.
 struct tick {};
 
@@ -108,12 +115,20 @@ struct shed {
   std::string reason;
 };
 
+/// Move a decoding request to another instance. Answered by `moved`, unless it ends first.
+struct migrate {
+  request_key key;
+  instance_id from;
+  instance_id to;
+  std::string why;
+};
+
 /// Call on(tick{}, now) at that time. Only the earliest matters.
 struct wake_at {
   time_point when;
 };
 
-using effect = std::variant<dispatch, shed, wake_at>;
+using effect = std::variant<dispatch, shed, migrate, wake_at>;
 
 // --- options --------------------------------------------------------------------------------------------------------
 
@@ -159,6 +174,7 @@ public:
   void on(const instance_draining& e, time_point now, std::vector<effect>& out);
   void on(const instance_role_changed& e, time_point now, std::vector<effect>& out);
   void on(const step_reported& e, time_point now, std::vector<effect>& out);
+  void on(const moved& e, time_point now, std::vector<effect>& out);
   void on(const tick& e, time_point now, std::vector<effect>& out);
 
   /// The accounts, to read: for topology, metrics, tests.

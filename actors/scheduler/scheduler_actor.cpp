@@ -63,6 +63,9 @@ public:
     }));
   }
 
+  // No message carries it yet: the move comes to nothing.
+  void perform(migrate& e) { feed(moved{e.key, e.from}); }
+
   void perform(wake_at& e) { timer_.at(e.when); }
 
 private:

@@ -50,6 +50,10 @@ std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r) 
   return blocks_for(at, std::uint64_t{r.prompt_tokens} + std::max(r.max_output_tokens, r.produced + 1));
 }
 
+std::uint64_t context_of(const instance_load& decode, const placed_request& p) {
+  return p.request.tokens + (p.decodes ? decode.decode_steps - p.steps_before : 0);
+}
+
 bool has_room(const view& v, const instance_load& at) { return at.outstanding < v.opts->max_outstanding; }
 
 bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable) {

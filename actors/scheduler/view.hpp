@@ -28,11 +28,14 @@ struct placed_request {
       prefill_blocks{};         ///< reserved on `prefill` until its prefill is finished, when that is another instance
   std::uint32_t prefill_left{}; ///< tokens not yet reported as prefilled
   std::uint32_t output_to_come{};
-  bool best_effort{false};      ///< its targets bind nobody
-  bool decodes{false};          ///< prefill is finished
-  bool binds{false};            ///< its token deadlines are in the decode instance's book
-  std::uint64_t steps_before{}; ///< decode steps of the instance before its first one
-  time_point anchor;            ///< token deadlines: anchor + (decode steps of the instance) * TPOT
+  instance_id moving_to;          ///< it migrates: room is promised there too
+  std::uint32_t moving_blocks{};  ///< reserved there
+  std::uint64_t moving_context{}; ///< counted there
+  bool best_effort{false};        ///< its targets bind nobody
+  bool decodes{false};            ///< prefill is finished
+  bool binds{false};              ///< its token deadlines are in the decode instance's book
+  std::uint64_t steps_before{};   ///< decode steps of the instance before its first one
+  time_point anchor;              ///< token deadlines: anchor + (decode steps of the instance) * TPOT
 };
 
 /// Residents and promised residents of one instance that share a TPOT target and still count for attainment.
@@ -90,6 +93,8 @@ struct view {
 std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens);
 /// KV blocks of the request at its end: the whole prompt and all the output that it may produce.
 std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r);
+/// Tokens of a placed request that its decode instance holds by now.
+std::uint64_t context_of(const instance_load& decode, const placed_request& p);
 /// Whether one more request may be given to it at all.
 bool has_room(const view& v, const instance_load& at);
 /// Whether `p` and `d` may serve a request together: both roles fit, p == d only when mixed, mixed only with itself for

@@ -214,6 +214,16 @@ private:
     check_accounts();
   }
 
+  void check(const migrate& m) {
+    trace_ += fmt::format("{}~{};", to_string(m.key), m.to.value);
+    REQUIRE(placed_.count(m.key) == 1);
+    REQUIRE(instances_.count(m.to) == 1);
+    CHECK_FALSE(instances_.at(m.to).draining);
+    CHECK(can_decode(instances_.at(m.to).role));
+    CHECK(m.from != m.to);
+    CHECK_FALSE(m.why.empty());
+    moving_.emplace_back(m.key, m.to);
+  }
   void check(const dispatch& d) {
     trace_ += fmt::format("{}>{}/{}:{};", to_string(d.key), d.prefill.value, d.decode.value, d.reserved_blocks);
     REQUIRE(waiting_.count(d.key) == 1); // waits: neither dispatched before nor ended
@@ -265,6 +275,7 @@ private:
   std::map<instance_id, instance> instances_;
   std::map<request_key, request_arrived> waiting_;
   std::map<request_key, place> placed_;
+  std::vector<std::pair<request_key, instance_id>> moving_; ///< moves under way, or of requests that have ended
   std::vector<request_arrived> lost_;
   std::uint64_t next_request_{1};
   std::uint32_t next_instance_{1};

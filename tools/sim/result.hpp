@@ -1,0 +1,43 @@
+// What came of a simulated run. Made by the world, printed and plotted by the commands. Plain values.
+#pragma once
+#include "actors/common/metrics.hpp"
+#include "actors/common/request.hpp"
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace hflex::sim {
+
+/// The fleet at one time of the run.
+struct fleet_sample {
+  duration at{};
+  std::map<instance_role, std::uint32_t> instances;
+  std::uint32_t waiting{}; ///< requests in the scheduler's queue
+  std::uint32_t running{}; ///< placed and not ended
+};
+
+/// One policy over one workload.
+struct result {
+  std::string policy;
+  std::string mode;    ///< collocated or disaggregated
+  std::string scaling; ///< name of the scaling policy
+  slo_report report;
+  std::vector<request_record> records; ///< in the order of the workload
+  std::vector<fleet_sample> fleet;     ///< at even distances
+  double cost_instance_s{};
+  double cost_device_s{};
+  std::uint32_t peak_instances{};
+  std::uint64_t steps{};
+  std::uint64_t preemptions{};
+  std::uint64_t migrations{};
+  std::uint64_t role_flips{};
+  std::uint64_t scale_outs{};
+  std::uint64_t scale_ins{};
+  std::uint64_t cached_prompt_tokens{};
+  std::uint64_t kv_bytes_moved{};
+  duration simulated{}; ///< start to the last end
+  duration wall{};      ///< of this process; the only value that differs between equal runs
+};
+
+} // namespace hflex::sim
