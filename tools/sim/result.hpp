@@ -18,7 +18,7 @@ struct fleet_sample {
 };
 
 /// One policy over one workload.
-struct result {
+struct run_result {
   std::string policy;
   std::string mode;    ///< collocated or disaggregated
   std::string scaling; ///< name of the scaling policy
