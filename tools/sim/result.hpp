@@ -28,6 +28,7 @@ struct run_result {
   double cost_instance_s{};
   double cost_device_s{};
   std::uint32_t peak_instances{};
+  std::uint64_t refused{}; ///< by the router: longer than the model's context; failed in the report
   std::uint64_t steps{};
   std::uint64_t preemptions{};
   std::uint64_t migrations{};
