@@ -10,10 +10,15 @@
 
 namespace hflex {
 
-/// How an instance sizes its steps: a fixed token budget (max_batched_tokens), or the largest prefill chunk that keeps
-/// the slack of the sequences it decodes. A scheduling policy says which one goes with it; the instance's batcher takes
-/// it.
-enum class step_policy : std::uint8_t { fixed_budget, slack_budget };
+/// How an instance plans its steps: who is in one, in which order, and how many prefill tokens. A scheduling policy
+/// says which one goes with it; the instance's batcher takes it.
+enum class step_policy : std::uint8_t {
+  fixed_budget,     ///< first come, first served; every decode, then prefill up to max_batched_tokens
+  slack_budget,     ///< earliest deadline first; the prefill chunk is the largest that keeps the decodes' slack
+  hybrid_priority,  ///< as slack_budget, but ordered by deadline + a time per prefill token left, the late ones last
+  credits,          ///< a decode takes part in tightest / own TPOT target of the steps, none longer than the tightest
+  token_allocation, ///< decodes that another step still serves in time leave this one to prefill, the late ones last
+};
 
 /// What one step works on. `ctx_before` is a chunk's position when it starts: Q grows by n*(ctx_before + n/2).
 struct step_shape {

@@ -17,6 +17,7 @@ result<void> check(const options& o) {
   if (o.max_sequences == 0) return bad("max_sequences", "at least 1");
   if (o.max_batched_tokens <= o.max_sequences) return bad("max_batched_tokens", "more than max_sequences");
   if (o.min_chunk == 0) return bad("min_chunk", "at least 1");
+  if (o.prefill_weight < duration{0}) return bad("prefill_weight", "0 or more");
   if (!(o.safety >= 0.0 && o.safety < 1.0)) return bad("safety", "a share in [0, 1)");
   if (o.transfer_lease <= duration::zero()) return bad("transfer_lease", "more than 0");
   return {};

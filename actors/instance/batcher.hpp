@@ -62,10 +62,11 @@ struct options {
   std::uint32_t max_offers{256};          ///< offers waiting for blocks; one beyond is refused with errc::retry
   std::uint32_t watermark_blocks{0}; ///< kept free for running sequences to grow when others are admitted beside them
   step_policy policy{step_policy::slack_budget};
-  step_predictor predict;                            ///< empty: slack_budget sizes its chunks as fixed_budget does
-  double safety{0.1};                                ///< share of the slack left unplanned, [0, 1)
-  std::uint32_t min_chunk{16};                       ///< prefill tokens a step takes however tight the slack; >= 1
-  duration transfer_lease{std::chrono::seconds{60}}; ///< offer to acknowledgement; covers the prefill
+  step_predictor predict;                                ///< empty: chunks are sized as fixed_budget does
+  duration prefill_weight{std::chrono::microseconds{8}}; ///< hybrid_priority: per prefill token left; >= 0
+  double safety{0.1};                                    ///< share of the slack left unplanned, [0, 1)
+  std::uint32_t min_chunk{16};                           ///< prefill tokens a step takes however tight the slack; >= 1
+  duration transfer_lease{std::chrono::seconds{60}};     ///< offer to acknowledgement; covers the prefill
   std::uint32_t first_transfer{1}; ///< serial of the first hand-over: past those of an earlier core of this instance
   bool prefix_cache{true};         ///< start with the KV blocks that already hold a sequence's first tokens
   hash_key prefix_seed;            ///< random, and this instance's secret
@@ -366,7 +367,11 @@ private:
 
   // batcher_plan.cpp: the next step
   void plan_step(time_point now, effects& out);
-  void plan_decodes(draft& d, effects& out);
+  void plan_decodes(draft& d, time_point now, effects& out);
+  void grant(draft& d);
+  bool sits_out(sequence& s) const;
+  bool may_defer(const sequence& s, const draft& d, time_point now) const;
+  void relegate(draft& d, time_point now);
   void plan_prefills(draft& d, time_point now, effects& out);
   std::optional<duration> step_limit(const draft& d, time_point now) const;
   bool lost(const sequence& s, time_point now, duration decode_only) const;

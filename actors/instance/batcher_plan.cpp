@@ -1,5 +1,6 @@
-// The next step: every decode that has a block for its token, then prefill in what is left of the token budget and,
-// under slack_budget, of the tightest resident's time. One pass over the residents, plus the sequences started.
+// The next step: every decode that has a block for its token (and, where the step policy shares steps out, is due for
+// one), then prefill in what is left of the token budget and of the tightest resident's time. One pass over the
+// residents, plus the sequences started. Which step policy does what: actors/common/step_time.hpp.
 #include "actors/common/check.hpp"
 #include "actors/instance/batcher.hpp"
 #include <algorithm>
@@ -16,6 +17,8 @@ struct core::draft {
   std::vector<flying_entry> flying;
   std::vector<const sequence*> decodes; ///< in the plan
   std::vector<ranked> prefills;         ///< residents with more than one token to compute, in order
+  std::optional<duration> tightest;     ///< TPOT target of those that decode here; for policies that share steps out
+  std::vector<sequence*> deferred;      ///< could decode, and leave the step to prefill if there is any
 };
 
 /// How many prefill tokens still fit in a step.
@@ -54,8 +57,12 @@ void core::plan_step(time_point now, effects& out) {
   if (flying_ || (running_.empty() && waiting_.empty())) return;
   draft d;
   d.plan.id = next_step_;
-  plan_decodes(d, out);
+  grant(d);
+  plan_decodes(d, now, out);
+  relegate(d, now);
   plan_prefills(d, now, out);
+  if (d.plan.shape.prefill_tokens == 0)
+    for (auto* s : d.deferred) add_entry(*s, 1, d);
   if (d.plan.entries.empty()) return;
   ++next_step_;
   flying_ = flying_step{d.plan.id, d.plan.shape, std::move(d.flying)};
@@ -65,7 +72,7 @@ void core::plan_step(time_point now, effects& out) {
 /// Decodes in order of rank; when blocks run out, the last in that order gives way. A hand-over is never a victim: its
 /// blocks may be read by the transport. It never needs a block either, so whoever lacks one can at worst give way
 /// itself.
-void core::plan_decodes(draft& d, effects& out) {
+void core::plan_decodes(draft& d, time_point now, effects& out) {
   std::vector<draft::ranked> order;
   order.reserve(running_.size());
   for (auto& [_, s] : running_) order.push_back({rank_of(*s), s});
@@ -88,6 +95,11 @@ void core::plan_decodes(draft& d, effects& out) {
     if (!s) continue;
     if (s->remaining() > 1) {
       d.prefills.push_back(order[i]);
+      continue;
+    }
+    if (sits_out(*s)) continue;
+    if (may_defer(*s, d, now)) {
+      d.deferred.push_back(s);
       continue;
     }
     d.decodes.push_back(s);
@@ -120,14 +132,69 @@ void core::plan_prefills(draft& d, time_point now, effects& out) {
   }
 }
 
-/// tau * (1 - safety) of scheduling.md section 3, tau being the least slack of the decodes in the plan; none: nobody to
-/// wait for.
+/// The tightest target of those that decode here, and what each has earned of the steps that it sets the pace of.
+void core::grant(draft& d) {
+  if (options_.policy != step_policy::credits && options_.policy != step_policy::token_allocation) return;
+  const auto decodes = [](const sequence& s) { return s.remaining() == 1 && s.spec.produced() > 0; };
+  for (const auto& [_, s] : running_)
+    if (decodes(*s)) d.tightest = std::min(d.tightest.value_or(duration::max()), s->spec.slo.tpot);
+  if (options_.policy != step_policy::credits) return;
+  for (auto& [_, s] : running_)
+    if (decodes(*s))
+      s->credit += static_cast<double>(d.tightest->count()) /
+                   static_cast<double>(std::max<std::int64_t>(1, s->spec.slo.tpot.count()));
+}
+
+/// Whether a sequence that could decode has not earned this step. The tightest has earned every one.
+bool core::sits_out(sequence& s) const {
+  if (options_.policy != step_policy::credits || s.spec.produced() == 0) return false;
+  if (s.credit < 1.0 - 1e-9) return true;
+  s.credit -= 1.0;
+  return false;
+}
+
+/// Whether the step after this one still makes its token in time.
+bool core::may_defer(const sequence& s, const draft& d, time_point now) const {
+  return options_.policy == step_policy::token_allocation && options_.predict && s.spec.produced() > 0 &&
+         due(s) > now + 2 * *d.tightest;
+}
+
+/// Those that cannot have their first token in time any more go behind those that can, for good. Of the waiting ones
+/// only the first in order is looked at: the others are when their turn comes.
+void core::relegate(draft& d, time_point now) {
+  const bool wanted =
+      options_.policy == step_policy::hybrid_priority || options_.policy == step_policy::token_allocation;
+  if (!wanted || !options_.predict) return;
+  const auto is_late = [&](const sequence& s) {
+    if (s.relegated || s.spec.produced() > 0) return false;
+    step_shape rest;
+    rest.add_prefill(s.remaining(), s.num_computed_tokens);
+    return now + options_.predict(rest) > s.spec.arrival + s.spec.slo.ttft;
+  };
+  for (auto& p : d.prefills) {
+    p.s->relegated = p.s->relegated || is_late(*p.s);
+    p.place = rank_of(*p.s);
+  }
+  std::sort(d.prefills.begin(), d.prefills.end(), [](const auto& a, const auto& b) { return a.place < b.place; });
+  while (!waiting_.empty() && is_late(*waiting_.begin()->second)) {
+    auto& s = *waiting_.begin()->second;
+    waiting_.erase(waiting_.begin());
+    s.relegated = true;
+    s.place = rank_of(s);
+    waiting_.emplace(s.place, &s);
+  }
+}
+
+/// tau * (1 - safety) of scheduling.md section 3, tau being the least slack of the decodes in the plan, and where steps
+/// are shared out at most the tightest target; none: nobody to wait for.
 std::optional<duration> core::step_limit(const draft& d, time_point now) const {
-  if (options_.policy != step_policy::slack_budget || !options_.predict || d.decodes.empty()) return std::nullopt;
-  const auto decode_only = options_.predict(d.plan.shape);
-  std::optional<duration> tau;
-  for (const auto* s : d.decodes)
-    if (!lost(*s, now, decode_only)) tau = std::min(tau.value_or(duration::max()), due(*s) - now);
+  if (options_.policy == step_policy::fixed_budget || !options_.predict) return std::nullopt;
+  auto tau = d.tightest;
+  if (options_.policy != step_policy::credits && !d.decodes.empty()) {
+    const auto decode_only = options_.predict(d.plan.shape);
+    for (const auto* s : d.decodes)
+      if (!lost(*s, now, decode_only)) tau = std::min(tau.value_or(duration::max()), due(*s) - now);
+  }
   if (!tau) return std::nullopt;
   return duration{static_cast<duration::rep>(static_cast<double>(tau->count()) * (1.0 - options_.safety))};
 }
@@ -154,8 +221,12 @@ time_point core::due(const sequence& s) const {
 }
 
 rank core::rank_of(const sequence& s) const {
+  constexpr auto behind_all = std::chrono::hours{24 * 365};
   if (options_.policy == step_policy::fixed_budget) return {false, time_point{}, s.serial};
-  return {s.spec.produced() == 0, due(s), s.serial};
+  const bool fresh = s.spec.produced() == 0;
+  auto when = due(s) + (s.relegated ? behind_all : duration{0});
+  if (fresh && options_.policy == step_policy::hybrid_priority) when += options_.prefill_weight * s.remaining();
+  return {fresh, when, s.serial};
 }
 
 /// Beside others, some blocks stay free for them to grow; alone, a sequence may have all.

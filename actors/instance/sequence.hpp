@@ -56,6 +56,8 @@ struct sequence {
   std::optional<time_point> first_token_at; ///< known when this attempt made it
   bool started{false};                      ///< had blocks once: waiting again means preempted
   bool in_step{false};                      ///< part of the step in flight
+  bool relegated{false};                    ///< its first token is late for certain: behind those with a chance
+  double credit{0.0};                       ///< steps that it may decode in, under step_policy::credits
   std::optional<handover> transfer;
   transfer_id came_by; ///< decode side: the transfer that brought it, for a late abort
 

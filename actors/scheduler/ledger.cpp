@@ -207,10 +207,10 @@ void ledger::end_move(request_key key, instance_id at) {
   auto found = view_.placed.find(key);
   if (found == view_.placed.end() || !found->second.moving_to) return;
   auto& p = found->second;
-  if (at != p.moving_to) return take_off_promise(p);
   auto& here = *find(p.decode);
   auto* there = find(at);
-  HFLEX_CHECK(there);
+  // Moved to one that is gone by now: it is lost there, and the router's next attempt takes its place.
+  if (at != p.moving_to || !there) return take_off_promise(p);
   const auto context = context_of(here, p);
   const auto steps_here = here.decode_steps;
   take_off(p);
@@ -258,8 +258,8 @@ void ledger::remove_instance(instance_id id) {
   for (const auto& [key, p] : view_.placed)
     if (p.decode == id || (p.prefill == id && !p.decodes)) lost.push_back(key);
   for (auto key : lost) end(key, std::nullopt);
-  for (auto& [key, p] : view_.placed)
-    if (p.moving_to == id) take_off_promise(p);
+  // Moves to it are still answered from the other end: until then they count as under way, so that a late answer is not
+  // taken for that of a later move.
   view_.instances.erase(id);
 }
 

@@ -40,21 +40,39 @@ public:
   /// Called after every event, when requests wait. Deterministic: a function of the view, `now` and what it was told
   /// before.
   virtual void plan(const view& v, time_point now, decisions& d) = 0;
+  /// Called after every event, after plan(), whether requests wait or not: for those who move what is placed already.
+  virtual void balance(const view&, time_point, decisions&) {}
+};
+
+/// A number of a policy that may be tuned.
+struct knob {
+  std::string_view name; ///< "policy.knob"
+  double value;          ///< unless options::knobs says otherwise
+  double least;          ///< its range, both ends included
+  double most;
+  std::string_view meaning; ///< with its unit
+
+  double of(const options& opts) const;
 };
 
 using policy_factory = std::unique_ptr<policy>(const options& opts);
+using knob_list = std::span<const knob>();
 
 struct policy_entry {
   std::string_view name;
   std::string_view description;
-  step_policy steps; ///< how the instances' batchers size their steps under this policy
+  step_policy steps; ///< how the instances' batchers plan their steps under this policy
   policy_factory* make;
+  knob_list* knobs{}; ///< none: nothing to tune
 };
 
 /// By name.
 std::span<const policy_entry> policies();
 /// errc::reject for an unknown name; the message lists the known ones.
 result<policy_entry> find_policy(std::string_view name);
+/// errc::reject for an unknown policy or knob, or a knob out of its range.
 result<std::unique_ptr<policy>> make_policy(const options& opts);
+/// What hybrid_priority instances add to a deadline per prefill token left, as the policy's knob says.
+duration prefill_weight_of(const options& opts);
 
 } // namespace hflex::scheduler

@@ -152,6 +152,7 @@ void core::plan(time_point now, std::vector<effect>& out) {
     // Whatever happens or does not happen outside, there is a next look.
     if (!state().waiting.empty()) d.wake(now + kept_->books.opts().replan_every);
   }
+  kept_->books.chooser().balance(state(), now, d);
   const auto wake = d.wanted_wake();
   if (!wake || (kept_->armed && *kept_->armed <= *wake)) return;
   kept_->armed = wake;

@@ -15,6 +15,7 @@
 #include "actors/common/result.hpp"
 #include "actors/common/slo.hpp"
 #include "actors/common/step_time.hpp"
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -149,6 +150,9 @@ struct options {
   double length_quantile{0.9};   ///< of a class's output lengths: what is reserved
   std::uint32_t plan_depth{512}; ///< waiting requests that one plan looks at, at most
   corrector_options corrector;
+  /// Numbers of the policies that may be tuned, "policy.knob" -> value: those of policies() (policy.hpp), which know
+  /// their defaults and ranges. A run that compares policies may set knobs of all of them.
+  std::map<std::string, double> knobs;
   /// For instances that bring no model of their own; corrected by their steps like any other.
   step_time_model unmeasured_model{unmeasured_step_time};
 };
@@ -161,7 +165,7 @@ class decisions;
 
 class core {
 public:
-  /// errc::reject for an unknown policy (the message lists the known ones) or an option out of range.
+  /// errc::reject for an unknown policy or knob (the message lists the known ones) or an option out of range.
   static result<core> make(const options& opts);
   core(core&&) noexcept;
   core& operator=(core&&) noexcept;

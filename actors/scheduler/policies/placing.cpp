@@ -1,0 +1,76 @@
+#include "actors/scheduler/policies/placing.hpp"
+#include <algorithm>
+
+namespace hflex::scheduler {
+
+time_point due_of(const request_arrived& r) { return token_deadline(r.arrival, r.slo, r.produced); }
+
+bool has_space(const place& at, const request_arrived& r, std::uint32_t blocks) {
+  const auto& d = *at.decode;
+  if (d.sequences() >= d.is.max_sequences || blocks > d.free_blocks()) return false;
+  return at.together() || blocks_for(*at.prefill, r.tokens) <= at.prefill->free_blocks();
+}
+
+std::uint32_t blocks_with_output(const instance_load& d, const request_arrived& r, double output) {
+  const auto most = std::uint64_t{r.prompt_tokens} + std::max(r.max_output_tokens, r.produced + 1);
+  return blocks_for(d, std::min(most, r.tokens + static_cast<std::uint64_t>(std::max(output, 1.0))));
+}
+
+std::uint32_t output_to_come(const waiting_request& w) {
+  if (!w.request.known_output) return w.output_to_come;
+  return *w.request.known_output > w.request.produced ? *w.request.known_output - w.request.produced : 1;
+}
+
+duration fixed_step(const instance_load& at, std::uint64_t work) {
+  auto shape = at.decode_shape();
+  const auto cap = at.is.max_batched_tokens - std::min(at.is.max_batched_tokens - 1, shape.decode_seqs);
+  shape.add_prefill(static_cast<std::uint32_t>(std::min<std::uint64_t>(work, cap)), 0);
+  return at.model().plan_ahead(shape);
+}
+
+duration fixed_prefill_time(const instance_load& at, std::uint32_t tokens) {
+  const auto work = at.pending_prefill + tokens;
+  const auto decodes = at.decode_shape().decode_seqs;
+  const auto cap = at.is.max_batched_tokens - std::min(at.is.max_batched_tokens - 1, decodes);
+  auto total = fixed_step(at, work) * static_cast<std::int64_t>(work / cap);
+  if (work % cap > 0) total += fixed_step(at, work % cap);
+  // Chunks of a long prompt read what came before them.
+  const double pairs = 0.5 * tokens * static_cast<double>(tokens > cap ? tokens - cap : 0);
+  return total + from_ms(at.model().c2_ms * pairs * at.model().safety);
+}
+
+bool is_lost(const view& v, const request_arrived& r, time_point now) {
+  std::optional<duration> prefill, step;
+  for (const auto& [id, at] : v.instances) {
+    if (!at.measured) return now > due_of(r);
+    step_shape alone;
+    alone.add_decode(r.tokens);
+    if (can_prefill(at.is.role)) prefill = std::min(prefill.value_or(duration::max()), fastest_prefill(at, r.tokens));
+    if (can_decode(at.is.role)) step = std::min(step.value_or(duration::max()), at.model().predict(alone));
+  }
+  if (step && *step > r.slo.tpot && r.max_output_tokens > 1) return true;
+  return now + prefill.value_or(duration{0}) > due_of(r);
+}
+
+bool has_aged(const waiting_request& w, time_point now, const options& opts) {
+  const auto bound = std::max(opts.ageing_floor,
+      duration{static_cast<std::int64_t>(opts.ageing_factor * static_cast<double>(w.request.slo.ttft.count()))});
+  return now > w.request.arrival + bound;
+}
+
+std::optional<place> place_for_lost(const view& v, const waiting_request& w, time_point now) {
+  const bool aged = has_aged(w, now, *v.opts);
+  using score = std::tuple<std::uint64_t, std::uint64_t>;
+  return best_place(v, w.request, [&](const place& at) -> std::optional<score> {
+    const auto& p = *at.prefill;
+    const auto& d = *at.decode;
+    if (!has_space(at, w.request, blocks_with_output(d, w.request, output_to_come(w)))) return std::nullopt;
+    const bool silent = now - p.last_heard > v.opts->report_timeout;
+    if (!silent && p.pending_prefill > p.is.max_batched_tokens / 2) return std::nullopt;
+    const auto limit = d.tightest_tpot();
+    if (!aged && limit && decode_step_with(d, w.request.tokens) > *limit) return std::nullopt;
+    return score{p.pending_prefill, d.outstanding_tokens};
+  });
+}
+
+} // namespace hflex::scheduler
