@@ -31,8 +31,9 @@ prefill_budget estimate_prefill(const instance_load& at, double lost_after) {
   return budget;
 }
 
-std::optional<duration> prefill_time(const instance_load& at, const prefill_budget& budget, std::uint32_t tokens) {
-  std::uint64_t work = at.pending_prefill + tokens;
+std::optional<duration> prefill_time(
+    const instance_load& at, const prefill_budget& budget, std::uint64_t ahead, std::uint32_t tokens) {
+  std::uint64_t work = ahead + tokens;
   if (budget.next_step > 0 && work <= budget.next_step)
     return step_with(at, static_cast<std::uint32_t>(work), tokens / 2);
   const auto context = tokens / 2;
