@@ -287,15 +287,18 @@ std::string render(const area_chart& chart, const plot_size& size) {
     tops.push_back(std::move(top));
   }
   for (double x : chart.at) xs.take(x);
+  plot_axis x_axis = chart.x;
+  // The last value holds as long as the one before did, and the plot ends there.
+  if (!x_axis.max && n > 1) x_axis.max = chart.at[n - 1] + (chart.at[n - 1] - chart.at[n - 2]);
   for (double y : tops.back()) ys.take(y);
   plot_axis y_axis = chart.y;
   y_axis.scale = axis_scale::linear;
   y_axis.min = 0;
-  canvas on(size, chart.title, chart.x, y_axis, xs, ys, names);
+  canvas on(size, chart.title, x_axis, y_axis, xs, ys, names);
   on.open_plot();
   for (std::size_t l = 0; n > 0 && l < chart.layers.size(); ++l) {
     std::string outline;
-    for (std::size_t i = 0; i < n; ++i) { // along the top; the last value holds to the frame
+    for (std::size_t i = 0; i < n; ++i) { // along the top
       const double x = on.x()(chart.at[i]);
       const double next = i + 1 < n ? on.x()(chart.at[i + 1]) : on.right();
       const double y = on.y()(tops[l + 1][i]);
