@@ -347,7 +347,8 @@ std::vector<double> round_ticks(double low, double high, axis_scale scale, std::
     if (low <= 0) return out;
     const double decades = std::log10(high / low);
     const double every = std::max(1.0, std::ceil(decades / static_cast<double>(std::max<std::size_t>(about, 1))));
-    for (double e = std::floor(std::log10(low)); e <= std::ceil(std::log10(high)); e += every)
+    const auto last = static_cast<int>(std::ceil(std::log10(high)));
+    for (int e = static_cast<int>(std::floor(std::log10(low))); e <= last; e += static_cast<int>(every))
       for (double m : {1.0, 2.0, 5.0}) {
         const double t = m * std::pow(10, e);
         if ((m == 1 || decades <= 2.5) && t >= low * (1 - 1e-9) && t <= high * (1 + 1e-9)) out.push_back(t);
@@ -360,8 +361,9 @@ std::vector<double> round_ticks(double low, double high, axis_scale scale, std::
   for (double m : {1.0, 2.0, 5.0, 10.0})
     if (power * m <= raw * 1.0001 || m == 1) step = power * m;
   if (raw / step > 1.5) step = step >= power * 5 ? power * 10 : step >= power * 2 ? power * 5 : power * 2;
-  for (double k = std::ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k += 1)
-    out.push_back(k == 0 ? 0 : k * step);
+  const double first = std::ceil(low / step - 1e-9);
+  const auto ticks = static_cast<int>(std::floor(high / step + 1e-9) - first);
+  for (int i = 0; i <= ticks; ++i) out.push_back(first + i == 0 ? 0 : (first + i) * step);
   return out;
 }
 
