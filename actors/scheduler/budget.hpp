@@ -20,6 +20,10 @@ prefill_budget estimate_prefill(const instance_load& at, double lost_after);
 /// report, planned with the safety quantile. Nothing when its residents leave no room for prefill.
 std::optional<duration> prefill_time(const instance_load& at, const prefill_budget& budget, std::uint32_t tokens);
 
+/// When `work` prefill tokens would be done if they went before everything else; `context`: where their chunks start.
+std::optional<duration> work_time(
+    const instance_load& at, const prefill_budget& budget, std::uint64_t work, std::uint32_t context);
+
 /// The prefill time of a request on that instance if it had nothing else to do: no plan can be faster.
 duration fastest_prefill(const instance_load& at, std::uint32_t tokens);
 
