@@ -2,44 +2,12 @@
 #include "actors/common/nearest.hpp"
 #include "config/schema.hpp"
 #include "config/validate.hpp"
-#include <filesystem>
+#include "config/yaml_file.hpp"
 #include <fmt/format.h>
-#include <fstream>
-#include <optional>
 
 namespace hflex::config {
 
 namespace {
-
-/// A file's text, or nothing and a fault. Reads one byte beyond the bound, so that a device file without end ends too.
-std::optional<std::string> read_file(const std::string& file, fault_list& faults) {
-  const origin where{layer::file, file, 0, 0};
-  std::error_code ignored;
-  if (std::filesystem::is_directory(file, ignored)) {
-    faults.add({where, "", "a file", "a folder", ""});
-    return std::nullopt;
-  }
-  std::ifstream stream(file, std::ios::binary);
-  std::string text(yaml::limits{}.max_bytes + 1, '\0');
-  if (!stream || (!stream.read(text.data(), static_cast<std::streamsize>(text.size())) && stream.bad())) {
-    faults.add({where, "", "a file that can be read", "none", ""});
-    return std::nullopt;
-  }
-  text.resize(static_cast<std::size_t>(stream.gcount()));
-  return text;
-}
-
-std::optional<yaml::node> parse(const std::string& text, const reading& in) {
-  auto tree = yaml::parse(text);
-  if (tree) return std::move(*tree);
-  in.faults.add({in.at(tree.error().at), "", tree.error().expected, tree.error().found, ""});
-  return std::nullopt;
-}
-
-std::string folder_of(const std::string& file) {
-  const std::string folder = std::filesystem::path{file}.parent_path().string();
-  return folder.empty() ? "." : folder;
-}
 
 void read_environment(const sources& from, fault_list& faults, loaded_config& out) {
   std::vector<std::string_view> names;
@@ -130,7 +98,7 @@ load_result read_config(const std::string& text, const sources& from) {
   fault_list faults;
   loaded_config out;
   reading in{layer::file, from.file, folder_of(from.file), faults, out.origins};
-  if (const auto tree = parse(text, in)) read_cluster(in, *tree, out.config);
+  if (const auto tree = parse_yaml(text, in)) read_cluster(in, *tree, out.config);
   return finish(from, faults, std::move(out));
 }
 
@@ -153,7 +121,7 @@ tl::expected<std::vector<slo_class>, std::vector<fault>> load_slo_classes(const 
   std::vector<slo_class> classes;
   reading in{layer::file, file, folder_of(file), faults, origins};
   if (const auto text = read_file(file, faults))
-    if (const auto tree = parse(*text, in)) read_class_file(in, *tree, classes);
+    if (const auto tree = parse_yaml(*text, in)) read_class_file(in, *tree, classes);
   if (!faults.empty()) return tl::unexpected(faults.take());
   return classes;
 }
@@ -164,7 +132,7 @@ tl::expected<step_profile, std::vector<fault>> load_profile(const std::string& f
   step_profile profile;
   reading in{layer::file, file, folder_of(file), faults, origins};
   if (const auto text = read_file(file, faults))
-    if (const auto tree = parse(*text, in)) read_profile_file(in, *tree, profile);
+    if (const auto tree = parse_yaml(*text, in)) read_profile_file(in, *tree, profile);
   if (!faults.empty()) return tl::unexpected(faults.take());
   return profile;
 }

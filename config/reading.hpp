@@ -1,5 +1,5 @@
 // How tables of keys are read from a YAML tree into structs: the part of the loader that knows rows, but not which
-// rows. Used by config/schema.cpp only.
+// rows. Used by config/schema.cpp and by tables of other files (config/rows.hpp).
 #pragma once
 #include "actors/common/nearest.hpp"
 #include "config/fault.hpp"
@@ -55,6 +55,7 @@ inline void assign(duration& field, value&& v) { field = v.span; }
 inline void assign(std::optional<duration>& field, value&& v) { field = v.span; }
 inline void assign(std::uint16_t& field, value&& v) { field = static_cast<std::uint16_t>(v.whole); }
 inline void assign(std::uint32_t& field, value&& v) { field = static_cast<std::uint32_t>(v.whole); }
+inline void assign(std::uint64_t& field, value&& v) { field = v.whole; }
 /// Enumerators and words are in the same order.
 template <class Enum>
 requires std::is_enum_v<Enum>
@@ -71,6 +72,7 @@ inline std::string written(const std::optional<duration>& field, const rule& r) 
 }
 inline std::string written(std::uint16_t field, const rule&) { return fmt::format("{}", field); }
 inline std::string written(std::uint32_t field, const rule&) { return fmt::format("{}", field); }
+inline std::string written(std::uint64_t field, const rule&) { return fmt::format("{}", field); }
 template <class Enum>
 requires std::is_enum_v<Enum> std::string written(Enum field, const rule& r) {
   return std::string{r.words[static_cast<std::size_t>(field)]};

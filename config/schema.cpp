@@ -1,4 +1,5 @@
 #include "config/schema.hpp"
+#include "config/rows.hpp"
 #include <algorithm>
 #include <array>
 #include <fmt/ranges.h>
@@ -8,6 +9,11 @@ namespace hflex::config {
 namespace {
 
 using std::string_view;
+using namespace rules;
+
+#define RULE(r) [] { return r; }
+#define FIELD(f)                                                                                                       \
+  [](auto& of) -> auto& { return of.f; } // NOLINT(bugprone-macro-parentheses)
 
 // ---- words, in the order of their enumerators ----
 constexpr std::array role_words{string_view{"prefill"}, string_view{"decode"}, string_view{"mixed"}};
@@ -18,39 +24,6 @@ constexpr std::array isa_words{
     string_view{"portable"}, string_view{"avx2"}, string_view{"avx512"}, string_view{"avx512_bf16"}};
 constexpr std::array log_words{string_view{"trace"}, string_view{"debug"}, string_view{"info"}, string_view{"warning"},
     string_view{"error"}, string_view{"off"}};
-
-// ---- rules ----
-rule words(std::span<const string_view> allowed) { return {value_type::word, 0, 0, allowed}; }
-rule or_empty(rule r) {
-  r.may_be_empty = true;
-  return r;
-}
-constexpr rule text{value_type::text};
-constexpr rule name{value_type::name};
-constexpr rule path{value_type::path};
-constexpr rule device{value_type::device};
-constexpr rule boolean{value_type::boolean};
-constexpr rule whole(double min, double max) { return {value_type::whole, min, max}; }
-constexpr rule real(double min, double max) { return {value_type::real, min, max}; }
-constexpr rule ms(double min, double max) {
-  return {value_type::real, min, max, {}, {"milliseconds", std::chrono::milliseconds{1}}};
-}
-constexpr rule seconds(double min, double max) {
-  return {value_type::real, min, max, {}, {"seconds", std::chrono::seconds{1}}};
-}
-constexpr double hour_ms = 3'600'000;
-constexpr double day_s = 86'400;
-
-/// A scalar row: `Ref` is a captureless lambda from a T to its field. `accepts` is made again where `get` needs it,
-/// because a function pointer carries no state.
-template <class T, class Rule, class Ref>
-row<T> scalar(string_view key, Rule, Ref, string_view doc, bool required = false) {
-  return {key, Rule{}(), doc, [](T& to, value&& v) { assign(Ref{}(to), std::move(v)); },
-      [](const T& from) { return written(Ref{}(from), Rule{}()); }, nullptr, required};
-}
-#define RULE(r) [] { return r; }
-#define FIELD(f)                                                                                                       \
-  [](auto& of) -> auto& { return of.f; } // NOLINT(bugprone-macro-parentheses)
 
 // ---- fleet ----
 const std::vector<row<fleet_entry>>& fleet_rows() {
@@ -267,30 +240,8 @@ const std::vector<cluster_row>& cluster_rows() {
 
 // ---- step-time profiles ----
 const std::vector<row<step_profile>>& profile_rows() {
-  static const std::vector<row<step_profile>> rows{
-      scalar<step_profile>("device", RULE(or_empty(text)), FIELD(device), "What was measured."),
-      scalar<step_profile>("isa", RULE(or_empty(text)), FIELD(isa), "Its kernels."),
-      scalar<step_profile>("threads", RULE(whole(0, 4096)), FIELD(threads), "Compute threads; 0 on a GPU."),
-      scalar<step_profile>("model", RULE(or_empty(text)), FIELD(model), "What it ran."),
-      scalar<step_profile>("compute", RULE(or_empty(text)), FIELD(compute), "Arithmetic of activations."),
-      scalar<step_profile>("steps", RULE(whole(0, 1e9)), FIELD(steps), "Steps that were measured."),
-      scalar<step_profile>("mean_error", RULE(real(0, 1e6)), FIELD(mean_error), "Relative, on held-out steps."),
-      scalar<step_profile>("p95_error", RULE(real(0, 1e6)), FIELD(p95_error), "Its 95th percentile."),
-      scalar<step_profile>("step_time.c0_ms", RULE(real(0, 1e6)), FIELD(step_time.c0_ms), "Per step.", true),
-      scalar<step_profile>(
-          "step_time.c1_ms", RULE(real(0, 1e6)), FIELD(step_time.c1_ms), "Per token beyond the knee.", true),
-      scalar<step_profile>("step_time.m0", RULE(whole(0, 1e6)), FIELD(step_time.m0), "The knee, in tokens.", true),
-      scalar<step_profile>("step_time.c2_ms", RULE(real(0, 1e6)), FIELD(step_time.c2_ms),
-          "Per query-key pair of the prefill chunks.", true),
-      scalar<step_profile>(
-          "step_time.c3_ms", RULE(real(0, 1e6)), FIELD(step_time.c3_ms), "Per decoding sequence.", true),
-      scalar<step_profile>("step_time.c4_ms", RULE(real(0, 1e6)), FIELD(step_time.c4_ms),
-          "Per token of context of the decoding sequences.", true),
-      scalar<step_profile>("step_time.c5_ms", RULE(real(0, 1e6)), FIELD(step_time.c5_ms),
-          "The same again in a step that also prefills."),
-      scalar<step_profile>("step_time.safety", RULE(real(1, 99)), FIELD(step_time.safety),
-          "Measured/predicted at the quantile to plan with."),
-  };
+  static const auto rows = step_profile_rows<step_profile>(
+      [](auto& of) -> auto& { return of; }, true);
   return rows;
 }
 

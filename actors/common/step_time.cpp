@@ -54,24 +54,13 @@ std::uint32_t max_prefill_tokens(const step_time_model& model, duration tau, con
 
 step_time_corrector::step_time_corrector(const step_time_model& prior, corrector_options opts)
     : opts_(opts), model_(prior), log_quantile_(std::log(std::max(1.0, prior.safety))) {
-  reset_covariance();
-}
-
-void step_time_corrector::reset_covariance() {
-  const vec now{model_.c0_ms, model_.c1_ms, model_.c2_ms, model_.c3_ms, model_.c4_ms, model_.c5_ms};
-  covariance_ = {};
+  const vec given{prior.c0_ms, prior.c1_ms, prior.c2_ms, prior.c3_ms, prior.c4_ms, prior.c5_ms};
   for (std::size_t i = 0; i < terms; ++i) {
-    // Trust the prior to about a third, and leave a coefficient that is zero room to grow.
-    const double spread = 0.3 * now[i] * typical[i] + 0.1 * model_.c0_ms + 1e-3;
-    covariance_[i][i] = spread * spread;
+    theta_[i] = prior_[i] = given[i] * typical[i];
+    // Trust what is given to about a third, and leave a coefficient that is zero room to grow.
+    const double spread = 0.3 * prior_[i] + 0.1 * prior.c0_ms + 1e-3;
+    spring_[i] = 1.0 / (spread * spread);
   }
-  initial_trace_ = trace();
-}
-
-double step_time_corrector::trace() const {
-  double sum = 0;
-  for (std::size_t i = 0; i < terms; ++i) sum += covariance_[i][i];
-  return sum;
 }
 
 step_time_corrector::vec step_time_corrector::features(const step_shape& s) const {
@@ -96,45 +85,34 @@ void step_time_corrector::observe(const step_shape& shape, duration elapsed) {
   ++observed_;
 }
 
-// Recursive least squares on (measured - x.theta)/measured: a long step must not outweigh a hundred short ones.
+// Each step counts by its relative error: a long one must not outweigh a hundred short ones.
 void step_time_corrector::learn(const vec& features_of_step, double measured_ms) {
   vec x = features_of_step;
   for (auto& v : x) v /= measured_ms;
-  vec theta{model_.c0_ms, model_.c1_ms, model_.c2_ms, model_.c3_ms, model_.c4_ms, model_.c5_ms};
-  vec px{};
-  double predicted = 0;
-  double xpx = 0;
   for (std::size_t i = 0; i < terms; ++i) {
-    for (std::size_t j = 0; j < terms; ++j) px[i] += covariance_[i][j] * x[j];
-    predicted += theta[i] * typical[i] * x[i];
-    xpx += x[i] * px[i];
+    for (std::size_t j = 0; j < terms; ++j) squares_[i][j] = opts_.forgetting * squares_[i][j] + x[i] * x[j] / noise;
+    products_[i] = opts_.forgetting * products_[i] + x[i] / noise;
   }
-  // Forgetting inflates what is not excited without limit (wind-up): stop once as unsure as at the start.
-  const double lambda = trace() < initial_trace_ ? opts_.forgetting : 1.0;
-  const double denominator = lambda * noise + xpx;
-  bool sound = std::isfinite(denominator);
-  for (std::size_t i = 0; i < terms; ++i) {
-    theta[i] = std::max(0.0, theta[i] + px[i] / denominator * (1.0 - predicted) / typical[i]);
-    sound = sound && std::isfinite(theta[i]);
-  }
-  if (!sound) return reset_covariance();
-  set_coefficients(theta);
-  for (std::size_t i = 0; i < terms; ++i)
-    for (std::size_t j = 0; j <= i; ++j) {
-      const double p = (covariance_[i][j] - px[i] * px[j] / denominator) / lambda;
-      covariance_[i][j] = covariance_[j][i] = p;
-      sound = sound && std::isfinite(p) && (i != j || p > 0);
-    }
-  if (!sound) reset_covariance();
+  solve();
+  model_.c0_ms = theta_[0] / typical[0];
+  model_.c1_ms = theta_[1] / typical[1];
+  model_.c2_ms = theta_[2] / typical[2];
+  model_.c3_ms = theta_[3] / typical[3];
+  model_.c4_ms = theta_[4] / typical[4];
+  model_.c5_ms = theta_[5] / typical[5];
 }
 
-void step_time_corrector::set_coefficients(const vec& theta) {
-  model_.c0_ms = theta[0];
-  model_.c1_ms = theta[1];
-  model_.c2_ms = theta[2];
-  model_.c3_ms = theta[3];
-  model_.c4_ms = theta[4];
-  model_.c5_ms = theta[5];
+// The minimum of sum (1 - x.theta)^2 / noise + sum spring * (theta - prior)^2 over theta >= 0, by coordinate descent
+// from where it was: the sum is strictly convex, so every sweep comes closer and none can run away.
+void step_time_corrector::solve() {
+  constexpr int sweeps = 3;
+  for (int sweep = 0; sweep < sweeps; ++sweep)
+    for (std::size_t i = 0; i < terms; ++i) {
+      double rest = products_[i] + spring_[i] * prior_[i];
+      for (std::size_t j = 0; j < terms; ++j)
+        if (j != i) rest -= squares_[i][j] * theta_[j];
+      theta_[i] = std::max(0.0, rest / (squares_[i][i] + spring_[i]));
+    }
 }
 
 // Stochastic approximation of a quantile: up by p, down by 1 - p; it rests where a share p of the errors lies below.

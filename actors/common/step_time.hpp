@@ -73,8 +73,10 @@ struct corrector_options {
   double outlier{8.0};          ///< a step this many times longer or shorter than predicted trains nothing
 };
 
-/// Keeps a model true to the steps that really ran: recursive least squares with forgetting on the relative error,
-/// coefficients clamped to >= 0, plus a running quantile of measured/predicted. The knee m0 is not learned.
+/// Keeps a model true to the steps that really ran: least squares on the relative error with forgetting, drawn to the
+/// model it began with by a spring, coefficients kept >= 0, plus a running quantile of measured/predicted. What lately
+/// ran says little about (prefill, while only decodes run) goes back to the beginning's value instead of adrift. The
+/// knee m0 is not learned.
 class step_time_corrector {
 public:
   explicit step_time_corrector(const step_time_model& prior, corrector_options opts = {});
@@ -90,15 +92,16 @@ private:
   using vec = std::array<double, terms>;
   vec features(const step_shape& shape) const;
   void learn(const vec& features_of_step, double measured_ms);
-  void set_coefficients(const vec& theta);
-  void reset_covariance();
-  double trace() const;
+  void solve();
   void track_error(double ratio);
 
   corrector_options opts_;
   step_time_model model_;
-  std::array<vec, terms> covariance_{}; ///< of the coefficients times their typical sizes
-  double initial_trace_{};
+  vec prior_;                        ///< coefficients times their typical sizes: ms
+  vec spring_;                       ///< how surely each is known beforehand: 1 / variance
+  vec theta_;                        ///< now
+  std::array<vec, terms> squares_{}; ///< of what ran, forgetting: sum of x x^T / noise
+  vec products_{};                   ///< likewise: sum of x / noise
   std::uint64_t observed_{};
   std::uint32_t outliers_in_a_row_{};
   double log_quantile_{}; ///< of measured/predicted

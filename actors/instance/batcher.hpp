@@ -80,7 +80,8 @@ result<void> check(const options& o);
 
 struct step_entry {
   request_key key;
-  std::vector<token_id> tokens;           ///< at least one, to compute at [position, position + tokens.size())
+  std::vector<token_id> tokens;           ///< to compute at [position, position + count)
+  std::uint32_t count{};                  ///< of tokens, >= 1
   std::uint32_t position{};               ///< num_computed_tokens before the step
   std::vector<std::uint32_t> block_table; ///< covers position + tokens.size() tokens
   bool sample{false};                     ///< pick a token from the last position's logits

@@ -275,6 +275,7 @@ void core::add_entry(sequence& s, std::uint32_t count, draft& d) {
   const auto position = s.num_computed_tokens;
   step_entry e;
   e.key = s.spec.key;
+  e.count = count;
   e.position = position;
   if (options_.describe_steps) {
     e.tokens.assign(s.spec.tokens.begin() + position, s.spec.tokens.begin() + position + count);

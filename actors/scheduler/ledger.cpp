@@ -93,6 +93,21 @@ void ledger::place(request_key key, const placement& to, time_point now) {
   drop_waiting(key);
 }
 
+// Work is credited in the order of dispatch, and an instance may have done it in another: what a finished one was not
+// credited with went to others, who still have it to do.
+void ledger::return_credit(const placed_request& finished, request_key key, instance_load& at) {
+  auto wrong = finished.prefill_left;
+  for (auto it = at.prefilling.begin(); wrong > 0 && it != at.prefilling.end(); ++it) {
+    if (*it == key) continue;
+    auto& other = view_.placed.at(*it);
+    const auto back = std::min(wrong, other.request.tokens - other.prefill_left);
+    other.prefill_left += back;
+    wrong -= back;
+    at.pending_prefill += back;
+    at.outstanding_tokens += back;
+  }
+}
+
 void ledger::leave_prefill(placed_request& p, request_key key, instance_load& at) {
   at.pending_prefill -= p.prefill_left;
   at.outstanding_tokens -= p.prefill_left;
@@ -107,6 +122,7 @@ void ledger::finish_prefill(request_key key, time_point now) {
   auto found = view_.placed.find(key);
   if (found == view_.placed.end() || found->second.decodes) return;
   auto& p = found->second;
+  return_credit(p, key, *find(p.prefill));
   leave_prefill(p, key, *find(p.prefill));
   auto& at = *find(p.decode);
   p.decodes = true;

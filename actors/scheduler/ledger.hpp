@@ -43,6 +43,7 @@ private:
   void take_off(const placed_request& p);
   void take_off_promise(placed_request& p);
   void leave_prefill(placed_request& p, request_key key, instance_load& at);
+  void return_credit(const placed_request& finished, request_key key, instance_load& at);
   void leave_tier(const placed_request& p, instance_load& at);
   void credit_prefill(instance_load& at, std::uint64_t tokens);
 

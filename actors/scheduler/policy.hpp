@@ -15,7 +15,7 @@ struct placement {
   instance_id decode;              ///< the same when collocated
   std::uint32_t reserved_blocks{}; ///< on `decode`, at most its free_blocks(); 0 = none
   bool best_effort{false};         ///< its targets are lost: they bind nobody
-  std::string why;
+  explanation why;
 };
 
 /// What a plan may do. Each takes effect at once: the view that the policy reads is up to date after it.
@@ -26,7 +26,7 @@ public:
   virtual void shed(request_key key, std::string reason) = 0;
   /// Move a request that decodes, live, to another instance that can decode and has the blocks: it goes on here until
   /// its KV is there. At most one move of a request is under way (view: placed_request::moving_to).
-  virtual void migrate(request_key key, instance_id to, std::string why) = 0;
+  virtual void migrate(request_key key, instance_id to, explanation why) = 0;
   /// Plan again at that time, if nothing happens before.
   virtual void wake(time_point when) = 0;
 };

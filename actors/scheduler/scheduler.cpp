@@ -20,7 +20,7 @@ public:
     books_.drop_waiting(key);
     out_.emplace_back(scheduler::shed{key, std::move(reason)});
   }
-  void migrate(request_key key, instance_id to, std::string why) override {
+  void migrate(request_key key, instance_id to, explanation why) override {
     const auto from = books_.begin_move(key, to);
     out_.emplace_back(scheduler::migrate{key, from, to, std::move(why)});
   }

@@ -9,6 +9,7 @@
 // Every request_arrived is answered by at most one dispatch or shed, later or at once; none when request_ended comes
 // first.
 #pragma once
+#include "actors/common/explanation.hpp"
 #include "actors/common/ids.hpp"
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
@@ -107,7 +108,7 @@ struct dispatch {
   instance_id prefill;
   instance_id decode;
   std::uint32_t reserved_blocks{}; ///< KV blocks for prompt and predicted output, on `decode`; 0 = none reserved
-  std::string why;                 ///< for people: `hflex explain`
+  explanation why;                 ///< for people: `hflex explain`
 };
 
 /// Terminal: the request is turned away.
@@ -121,7 +122,7 @@ struct migrate {
   request_key key;
   instance_id from;
   instance_id to;
-  std::string why;
+  explanation why;
 };
 
 /// Call on(tick{}, now) at that time. Only the earliest matters.

@@ -46,13 +46,14 @@ public:
   }
 
   void perform(dispatch& e) {
-    spdlog::debug("scheduler: {} -> prefill {}, decode {}: {}", to_string(e.key), to_string(e.prefill),
-        to_string(e.decode), e.why);
+    const auto why = e.why.text();
+    spdlog::debug(
+        "scheduler: {} -> prefill {}, decode {}: {}", to_string(e.key), to_string(e.prefill), to_string(e.decode), why);
     wire::tell(self_, router_, msg<s::Placed>::make([&](s::Placed::Builder out) {
       wire::write(out.initKey(), e.key);
       out.setPrefillInstance(e.prefill.value);
       out.setDecodeInstance(e.decode.value);
-      out.setWhy(e.why);
+      out.setWhy(why);
     }));
   }
 

@@ -18,7 +18,7 @@ struct fleet_sample {
 };
 
 /// One policy over one workload.
-struct result {
+struct run_result {
   std::string policy;
   std::string mode;    ///< collocated or disaggregated
   std::string scaling; ///< name of the scaling policy
@@ -28,6 +28,7 @@ struct result {
   double cost_instance_s{};
   double cost_device_s{};
   std::uint32_t peak_instances{};
+  std::uint64_t refused{}; ///< by the router: longer than the model's context; failed in the report
   std::uint64_t steps{};
   std::uint64_t preemptions{};
   std::uint64_t migrations{};

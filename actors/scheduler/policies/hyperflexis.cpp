@@ -189,15 +189,6 @@ private:
     return limit;
   }
 
-  // How far its TPOT target is from those served there, in doublings: unequal neighbours cost one of them its budget.
-  static int tier_distance(const instance_load& d, const waiting_request& w) {
-    const auto tightest = d.tightest_tpot();
-    if (!tightest) return 1; // an empty one is second choice only to neighbours of the same tier
-    const auto own = static_cast<double>(std::max(w.request.slo.tpot, duration{1}).count());
-    const auto there = static_cast<double>(std::max(*tightest, duration{1}).count());
-    return 2 * static_cast<int>(std::lround(std::abs(std::log2(own / there))));
-  }
-
   attempt serve(
       const view& v, const waiting_request& w, time_point now, claim how, std::string_view band, decisions& d) {
     std::optional<candidate> in_time, soonest;
@@ -228,7 +219,7 @@ private:
       const auto limit = step_limit(d, w, how);
       const bool over = limit && step > *limit;
       if (over && how != claim::by_right) return;
-      auto c = scored(p, d, w, over ? std::nullopt : limit, step);
+      auto c = scored(p, d, w, step);
       if (over) std::get<0>(c.score) += 1000; // by right, but only when nobody has room
       if (!best || c.score < best->score) best = c;
     };
@@ -239,19 +230,15 @@ private:
     return best;
   }
 
-  candidate scored(const instance_load& p, const instance_load& d, const waiting_request& w,
-      std::optional<duration> limit, duration step) {
+  // What it costs to serve it there, in ms: its own time to the end, and the time that its neighbours lose by it.
+  candidate scored(const instance_load& p, const instance_load& d, const waiting_request& w, duration step) {
     candidate c{&p, &d, prefill_time(p, budget_of(p), w.request.tokens).value_or(duration::max()), {}};
-    if (&p == &d) {
-      // Best fit: the least to spare under the limit, so that the roomy instances stay roomy for those who need it.
-      const double spare = limit ? to_ms(*limit - step) : 0.0;
-      c.score = {tier_distance(d, w), spare, c.finish, d.is.instance};
-    } else {
-      // Of pairs: a decode instance of the tier, near by, whose step grows least; then the shorter step.
-      const auto rise = to_ms(step - d.model().plan_ahead(d.decode_shape()));
-      const double far = p.is.node == d.is.node ? 0.0 : 0.5;
-      c.score = {tier_distance(d, w), far + std::round(rise * 1e3), step, d.is.instance};
-    }
+    const double own = w.output_to_come * to_ms(step);
+    const double slower = to_ms(step - d.model().plan_ahead(d.decode_shape()));
+    const double others = d.sequences() * slower * w.output_to_come;
+    const double wait = c.finish < duration::max() ? to_ms(c.finish) : 1e9;
+    const double far = p.is.node == d.is.node ? 0.0 : 0.5;
+    c.score = {0, own + others + wait + far, c.finish, d.is.instance};
     return c;
   }
 

@@ -106,7 +106,7 @@ TEST_CASE("a late request is shed with a reason when its class says so and serve
   CHECK(desk.shed_reason(3).empty());
   work_off(desk);
   CHECK(desk.order() == ids{1, 3});
-  CHECK(desk.dispatches.back().why.find("best effort") == 0);
+  CHECK(desk.dispatches.back().why.text().find("best effort") == 0);
 }
 
 TEST_CASE("a TPOT target below the fastest step is shed at once") {

@@ -155,3 +155,23 @@ TEST_CASE("hours of the same decode step do not unlearn prefill") {
   auto prefill = shape_of(2000, 0, 0);
   CHECK(to_ms(corrector.model().predict(prefill)) == Approx(to_ms(h100.predict(prefill))).epsilon(0.1));
 }
+
+TEST_CASE("a long time of steps that are all alike leaves the model where it was") {
+  const step_time_model truth{.c0_ms = 8.6, .c1_ms = 0.02, .m0 = 224, .c2_ms = 1.1e-6, .c3_ms = 0.005, .c4_ms = 4.3e-5};
+  step_time_corrector corrector(truth);
+  std::uint64_t bits = 1;
+  const auto noise = [&] { // 3 %, even; a few decodes with a little context, then now and then a prefill
+    bits = bits * 6364136223846793005ULL + 1442695040888963407ULL;
+    return 0.97 + 0.06 * static_cast<double>(bits >> 40U) / static_cast<double>(1U << 24U);
+  };
+  for (int i = 0; i < 50'000; ++i) {
+    step_shape shape;
+    for (int d = 0; d <= i / 1000 % 4; ++d) shape.add_decode(300 + i % 1000);
+    if (i % 2'000 == 0) shape.add_prefill(100, 0);
+    corrector.observe(shape, from_ms(to_ms(truth.predict(shape)) * noise()));
+  }
+  step_shape large;
+  large.add_prefill(2000, 0);
+  for (int d = 0; d < 60; ++d) large.add_decode(1500);
+  CHECK(to_ms(corrector.model().predict(large)) == Approx(to_ms(truth.predict(large))).epsilon(0.15));
+}

@@ -1,0 +1,39 @@
+// A whole cluster in virtual time: the cores of router, scheduler, scaler and instances, unchanged, between simulated
+// clients, devices and links (design/scheduling.md). The same inputs give the same result, but for its wall time.
+// One thread; several worlds may run side by side.
+#pragma once
+#include "actors/common/result.hpp"
+#include "actors/instance/batcher.hpp"
+#include "actors/scheduler/scheduler.hpp"
+#include "tools/sim/cluster.hpp"
+#include "tools/sim/result.hpp"
+#include "tools/sim/workload.hpp"
+#include <functional>
+
+namespace hflex::sim {
+
+struct progress {
+  std::uint64_t requests_ended{};
+  std::uint64_t requests{};
+  duration simulated{};
+};
+
+struct run_options {
+  scheduler::options scheduler; ///< its policy; limits on queues are lifted, as everything is counted
+  std::string scaling{"fixed"};
+  bool disaggregated{false};
+  std::vector<fleet_group> fleet; ///< instead of the cluster's own for that mode
+  std::uint64_t seed{1};          ///< of the noise of step times
+  bool prefix_cache{true};
+  /// What clients ask for as the longest answer: per class, the smallest power of two that no answer of the workload
+  /// exceeds, times this.
+  std::uint32_t max_tokens_factor{1};
+  bool noisy{true};                                      ///< false: every step takes its expected time
+  std::function<void(instance::options&)> tune_instance; ///< a last word on each instance's options
+  std::function<bool(const progress&)> on_progress;      ///< now and then; false ends the run with an error
+};
+
+/// errc::reject for an unknown policy or a fleet that cannot serve; errc::fatal when stopped by on_progress.
+hflex::result<run_result> run(const cluster& hardware, const workload& load, const run_options& options);
+
+} // namespace hflex::sim
