@@ -31,12 +31,13 @@ prefill_budget estimate_prefill(const instance_load& at, double lost_after) {
   return budget;
 }
 
-std::optional<duration> prefill_time(
-    const instance_load& at, const prefill_budget& budget, std::uint64_t ahead, std::uint32_t tokens) {
-  std::uint64_t work = ahead + tokens;
-  if (budget.next_step > 0 && work <= budget.next_step)
-    return step_with(at, static_cast<std::uint32_t>(work), tokens / 2);
-  const auto context = tokens / 2;
+std::optional<duration> prefill_time(const instance_load& at, const prefill_budget& budget, std::uint32_t tokens) {
+  return work_time(at, budget, at.pending_prefill + tokens, tokens / 2);
+}
+
+std::optional<duration> work_time(
+    const instance_load& at, const prefill_budget& budget, std::uint64_t work, std::uint32_t context) {
+  if (budget.next_step > 0 && work <= budget.next_step) return step_with(at, static_cast<std::uint32_t>(work), context);
   duration total{0};
   // First steps of full size, as long as the bank lasts; what a step takes beyond a steady one is drawn from the bank.
   if (budget.next_step > budget.steady_step) {

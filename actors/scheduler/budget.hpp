@@ -16,16 +16,14 @@ struct prefill_budget {
 /// Residents that are late by more than `lost_after` token times do not shrink it.
 prefill_budget estimate_prefill(const instance_load& at, double lost_after);
 
-/// When `tokens` more prefill tokens, behind `ahead` that go before them, would be done: time from the end of the step
+/// When `tokens` more prefill tokens, behind all that is pending there, would be done: time from the end of the step
 /// under way, planned with the safety quantile. Nothing when its residents leave no room for prefill.
-std::optional<duration> prefill_time(
-    const instance_load& at, const prefill_budget& budget, std::uint64_t ahead, std::uint32_t tokens);
+std::optional<duration> prefill_time(const instance_load& at, const prefill_budget& budget, std::uint32_t tokens);
 
-/// The same behind all that is pending there.
-inline std::optional<duration> prefill_time(
-    const instance_load& at, const prefill_budget& budget, std::uint32_t tokens) {
-  return prefill_time(at, budget, at.pending_prefill, tokens);
-}
+/// When `work` prefill tokens would be done if they went before everything else, likewise; `context`: where their
+/// chunks start.
+std::optional<duration> work_time(
+    const instance_load& at, const prefill_budget& budget, std::uint64_t work, std::uint32_t context);
 
 /// The prefill time of a request on that instance if it had nothing else to do: no plan can be faster.
 duration fastest_prefill(const instance_load& at, std::uint32_t tokens);

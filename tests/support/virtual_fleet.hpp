@@ -1,6 +1,6 @@
 // A fleet of simulated instances in virtual time under the real scheduler core: for tests that compare policies. An
-// instance runs steps whose time a step_time_model gives; its batcher is the plain one that the policy's step_policy
-// asks for. No clock, no threads; the same inputs give the same records. (tools/sim is the full simulator; this one
+// instance runs steps whose time a step_time_model gives; its batcher is a plain one, which knows fixed_budget and takes
+// every other step policy for slack_budget. No clock, no threads; the same inputs give the same records. (tools/sim is the full simulator; this one
 // fits a test.)
 #pragma once
 #include "actors/common/metrics.hpp"
@@ -33,7 +33,9 @@ public:
   std::vector<request_record> run(const std::vector<trace_request>& trace) {
     for (const auto& t : trace) {
       sequences_.emplace(t.request.key, sequence{t, {}, 0, {}, 0, {}});
-      at(t.request.arrival, [this, r = t.request] { send(r); });
+      auto r = t.request;
+      r.known_output = t.output_tokens; // for the oracle
+      at(r.arrival, [this, r] { send(r); });
     }
     for (std::uint64_t n = 0; !events_.empty(); ++n) {
       REQUIRE(n < 20'000'000); // a policy that wakes up for ever
@@ -146,7 +148,7 @@ private:
 
   std::vector<request_key> prefill_order(const simulated& i) const {
     std::vector<request_key> order(i.waiting.begin(), i.waiting.end());
-    if (steps_ == step_policy::slack_budget)
+    if (steps_ != step_policy::fixed_budget)
       std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return due(a) < due(b); });
     return order;
   }

@@ -11,7 +11,8 @@
 // Here: (a) and (c) are for chunked prefill in a fixed budget, the engine's default of today: a stall is what its mixed
 // steps take beyond S2. (d) reserves the blocks. Adding instances is the scaler's; in a full fleet a request waits, in
 // order of arrival, until it fits, and is served for its own sake (place_for_lost) when its targets are lost. P/D, the
-// paper's split-phase mode: (a) on the prefill instance, (b) and (d) on the decode instance, both packed best-fit.
+// paper's split-phase mode: (a) on the prefill instance, (b) and (d) on the decode instance, both packed best-fit; a
+// request is bound when its prefill is about to start, because the paper packs decodes after the prefill.
 //
 // Left out: choosing the number of GPUs of an instance (all are alike here). The re-balancing of prediction errors
 // comes with the accounts: what was placed before counts with what it really holds.
@@ -24,12 +25,13 @@ namespace {
 
 constexpr knob gamma_knob{"aladdin.gamma", 0.5, 0, 1, "share of the predicted output that a request is packed with"};
 constexpr knob theta{"aladdin.theta", 0.95, 0.5, 1.5, "share of the targets that the predicted times may take"};
-constexpr std::array knobs{gamma_knob, theta};
+constexpr knob window{"aladdin.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
+constexpr std::array knobs{gamma_knob, theta, window};
 
 class aladdin final : public policy {
 public:
   explicit aladdin(const options& opts)
-      : gamma_(gamma_knob.of(opts)), theta_(theta.of(opts)), lost_after_(opts.lost_after) {}
+      : gamma_(gamma_knob.of(opts)), theta_(theta.of(opts)), window_(window.of(opts)), lost_after_(opts.lost_after) {}
 
   void plan(const view& v, time_point now, decisions& d) override {
     std::vector<request_key> lost;
@@ -43,7 +45,7 @@ public:
         lost.push_back(key);
         continue;
       }
-      const auto best = best_place(v, w.request, [&](const place& at) { return fullness(at, w, now); });
+      const auto best = best_place(v, w.request, [&](const place& at) { return fullness(v, at, w, now); });
       failed = best ? 0 : failed + 1;
       if (best) d.dispatch(key, best->with(blocks_of(*best->decode, w), false, "best fit: the fullest that will do"));
     }
@@ -65,12 +67,13 @@ private:
   }
 
   // Smallest for the fullest bin; nothing when it does not fit.
-  std::optional<double> fullness(const place& at, const waiting_request& w, time_point now) const {
+  std::optional<double> fullness(const view& v, const place& at, const waiting_request& w, time_point now) const {
     const auto& p = *at.prefill;
     const auto& d = *at.decode;
     const auto& r = w.request;
     const auto blocks = blocks_of(d, w);
     if (!has_space(at, r, blocks)) return std::nullopt;
+    if (!at.together() && !starts_soon(v, p, r.tokens, p.is.max_batched_tokens, window_, now)) return std::nullopt;
     const auto prefill = fixed_prefill_time(p, r.tokens);
     if (now + prefill > r.arrival + (r.produced == 0 ? share(r.slo.ttft) : due_of(r) - r.arrival)) return std::nullopt;
     const auto tightest = d.tightest_tpot();
@@ -99,6 +102,7 @@ private:
 
   double gamma_;
   double theta_;
+  double window_;
   double lost_after_;
 };
 

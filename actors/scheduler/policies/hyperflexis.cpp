@@ -244,7 +244,7 @@ private:
   candidate scored(const view& v, const instance_load& p, const instance_load& d, const waiting_request& w,
       time_point now, duration step) {
     candidate c{&p, &d, duration::max(), {}};
-    if (const auto alone = prefill_time(p, budget_of(p), ahead_of(v, p, w), w.request.tokens)) {
+    if (const auto alone = work_time(p, budget_of(p), ahead_of(v, p, w) + w.request.tokens, w.request.tokens / 2)) {
       // The step under way ends first.
       auto rest = duration{0};
       if (p.pending_prefill > 0) {

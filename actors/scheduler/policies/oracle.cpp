@@ -135,8 +135,8 @@ private:
     using score = std::tuple<int, double, duration>;
     const auto best = best_place(v, w.request, [&](const place& at) -> std::optional<score> {
       const auto& p = *at.prefill;
-      if (!has_space(at, w.request, blocks_of(*at.decode, w)) || !takes_now(p, w, now)) return std::nullopt;
-      const auto first = prefill_time(p, budget_of(p), w.request.tokens);
+      if (!has_space(at, w.request, blocks_of(*at.decode, w)) || !takes_now(v, p, w, now)) return std::nullopt;
+      const auto first = prefill_by_deadline(v, p, budget_of(p), w.request, now);
       if (!first) return std::nullopt;
       const auto left = left_with(at, w);
       if (left < 1.0 - margin_) return std::nullopt;
@@ -165,11 +165,9 @@ private:
     d.dispatch(w.request.key, at.with(blocks_of(*at.decode, w), best_effort, std::move(why)));
   }
 
-  bool takes_now(const instance_load& p, const waiting_request& w, time_point now) {
-    if (now - p.last_heard > opts_.report_timeout) return true;
+  bool takes_now(const view& v, const instance_load& p, const waiting_request& w, time_point now) {
     const auto& budget = budget_of(p);
-    const double step = std::max(budget.next_step, budget.steady_step);
-    return static_cast<double>(p.pending_prefill) + std::min<double>(w.request.tokens, step) <= window_ * step;
+    return starts_soon(v, p, w.request.tokens, std::max(budget.next_step, budget.steady_step), window_, now);
   }
 
   static life life_of_newcomer(const waiting_request& w, time_point now) {

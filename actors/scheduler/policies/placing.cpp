@@ -21,6 +21,12 @@ std::uint32_t output_to_come(const waiting_request& w) {
   return *w.request.known_output > w.request.produced ? *w.request.known_output - w.request.produced : 1;
 }
 
+bool starts_soon(
+    const view& v, const instance_load& p, std::uint32_t tokens, double step, double window, time_point now) {
+  if (now - p.last_heard > v.opts->report_timeout) return true;
+  return static_cast<double>(p.pending_prefill) + std::min<double>(tokens, step) <= window * step;
+}
+
 duration fixed_step(const instance_load& at, std::uint64_t work) {
   auto shape = at.decode_shape();
   const auto cap = at.is.max_batched_tokens - std::min(at.is.max_batched_tokens - 1, shape.decode_seqs);
@@ -37,6 +43,39 @@ duration fixed_prefill_time(const instance_load& at, std::uint32_t tokens) {
   // Chunks of a long prompt read what came before them.
   const double pairs = 0.5 * tokens * static_cast<double>(tokens > cap ? tokens - cap : 0);
   return total + from_ms(at.model().c2_ms * pairs * at.model().safety);
+}
+
+std::optional<duration> prefill_by_deadline(
+    const view& v, const instance_load& p, const prefill_budget& budget, const request_arrived& r, time_point now) {
+  struct job {
+    time_point due;
+    std::uint32_t tokens;
+    bool mine;
+  };
+  std::vector<job> jobs{{due_of(r), r.tokens, true}};
+  for (auto key : p.prefilling) {
+    const auto& other = v.placed.at(key);
+    jobs.push_back({other.best_effort ? time_point::max() : due_of(other.request), other.prefill_left, false});
+  }
+  std::stable_sort(jobs.begin(), jobs.end(), [](const job& a, const job& b) { return a.due < b.due; });
+  // The step under way ends first, whoever is in it.
+  const std::uint64_t flying =
+      std::min<std::uint64_t>(p.pending_prefill, std::max(budget.next_step, budget.steady_step));
+  std::uint64_t work = 0;
+  std::optional<duration> own;
+  for (const auto& j : jobs) {
+    const auto before = j.mine ? std::max(work, flying) : work;
+    work += j.tokens;
+    const auto time = work_time(p, budget, before + j.tokens, j.tokens / 2);
+    if (j.mine) {
+      if (!time) return std::nullopt;
+      own = time;
+    } else if (own && (!time || now + *time > j.due)) {
+      const auto without = work_time(p, budget, work - r.tokens, j.tokens / 2);
+      if (without && now + *without <= j.due) return std::nullopt;
+    }
+  }
+  return own;
 }
 
 bool is_lost(const view& v, const request_arrived& r, time_point now) {

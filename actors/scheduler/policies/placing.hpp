@@ -67,11 +67,22 @@ std::uint32_t blocks_with_output(const instance_load& d, const request_arrived& 
 /// Output tokens still to come: the true number when the simulator has told it, else the prediction.
 std::uint32_t output_to_come(const waiting_request& w);
 
+/// P/D: whether the prefill instance, at `step` tokens a step, has so little pending that the prefill would end within
+/// about `window` steps. Whoever binds a request earlier holds KV memory of a decode instance for nothing. An instance
+/// that has gone silent is believed to be done.
+bool starts_soon(
+    const view& v, const instance_load& p, std::uint32_t tokens, double step, double window, time_point now);
+
 /// The planned time of the pending prefill and `tokens` more in steps of max_batched_tokens, decodes included: what
 /// chunks of a fixed budget take. From the instance's last report.
 duration fixed_prefill_time(const instance_load& at, std::uint32_t tokens);
 /// How long one of those steps takes, for so much work.
 duration fixed_step(const instance_load& at, std::uint64_t work);
+
+/// When the prefill of the request would be done there if pending prefills ran by earliest deadline: time from now.
+/// Nothing when that is never, or when one of those pending, in time without it, would be late.
+std::optional<duration> prefill_by_deadline(
+    const view& v, const instance_load& p, const prefill_budget& budget, const request_arrived& r, time_point now);
 
 /// Whether no instance can bring its first token in time any more, or its TPOT target is below a step of its own: it is
 /// served for its own sake only. Instances whose model is a guess prove nothing.

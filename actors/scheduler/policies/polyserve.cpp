@@ -3,16 +3,18 @@
 //
 // What the paper does: requests are binned by TPOT, and each bin (tier) has instances of its own. Of a tier's instances
 // a request goes to the most loaded one that still attains everybody's targets, by profiled step times: its first token
-// within S1 (chunks as they will be), the second within S1 + S2, and the decode step of the grown batch at the KV that
-// it will have within S2. So load forms a gradient, and the last instance of a tier runs empty and can go back to the
-// pool. When a tier cannot take a request, a tighter tier may (lazy promotion, the nearest first); when that cannot
-// either, the tier gets an instance from the pool. Chunks are dynamic; requests wait in deadline order.
+// within S1 (chunks as they will be, pending prefills by deadline), the second within S1 + S2, and the decode step of
+// the grown batch at the KV that it will have within S2. So load forms a gradient, and the last instance of a tier runs
+// empty and can go back to the pool. When a tier cannot take a request, a tighter tier may (lazy promotion, the nearest
+// first); when that cannot either, the tier gets an instance from the pool. Chunks are dynamic; requests wait in
+// deadline order.
 //
 // Here: the pool is what is idle of the fleet that there is (adding instances beyond is the scaler's). `promote_first`
 // says whether promotion comes before taking an idle instance: as in the paper 1, which saves instances; 0 attains more
 // when they are there anyway. When the pool is empty and a request would be late, its tier takes over the least loaded
 // instance of a looser one, at most one each `retier_ms`; the residents there count as promoted. Dynamic chunks are the
 // step policy slack_budget. P/D: prefill instances have no tier (the most loaded that attains S1), decode instances do.
+// The paper places a decode after the prefill; here a request is bound when its prefill is about to start.
 //
 // Left out: nothing is sent away; who has lost its targets is served where it does least harm (place_for_lost).
 #include "actors/scheduler/policies/placing.hpp"
@@ -30,14 +32,15 @@ constexpr knob headroom{"polyserve.headroom", 0.95, 0.3, 1.5, "share of the targ
 constexpr knob growth{"polyserve.growth", 0.5, 0, 1, "share of the predicted output by which a context is to grow"};
 constexpr knob promote_first{"polyserve.promote_first", 0, 0, 1, "1: promotion before an idle instance; 0: after"};
 constexpr knob retier{"polyserve.retier_ms", 1000, 1, 1e6, "between two take-overs of a looser tier's instance, ms"};
-constexpr std::array knobs{edge_1, edge_2, edge_3, edge_4, headroom, growth, promote_first, retier};
+constexpr knob window{"polyserve.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in steps"};
+constexpr std::array knobs{edge_1, edge_2, edge_3, edge_4, headroom, growth, promote_first, retier, window};
 
 class polyserve final : public policy {
 public:
   explicit polyserve(const options& opts)
       : edges_{from_ms(edge_1.of(opts)), from_ms(edge_2.of(opts)), from_ms(edge_3.of(opts)), from_ms(edge_4.of(opts))},
         headroom_(headroom.of(opts)), growth_(growth.of(opts)), promote_first_(promote_first.of(opts) > 0.5),
-        retier_every_(from_ms(retier.of(opts))), lost_after_(opts.lost_after) {}
+        retier_every_(from_ms(retier.of(opts))), window_(window.of(opts)), lost_after_(opts.lost_after) {}
 
   void queued(const view&, const waiting_request& w) override { order_.add(w); }
   void unqueued(const view&, const waiting_request& w) override { order_.remove(w); }
@@ -102,7 +105,7 @@ private:
       decisions& d) {
     using score = std::tuple<std::int64_t, std::int64_t>; // most loaded first
     const auto best = best_place(v, w.request, [&](const place& at) -> std::optional<score> {
-      if (tier_at(*at.decode) != tier || !attains(at, w, now)) return std::nullopt;
+      if (tier_at(*at.decode) != tier || !attains(v, at, w, now)) return std::nullopt;
       return score{-static_cast<std::int64_t>(at.decode->outstanding_tokens),
           -static_cast<std::int64_t>(at.prefill->pending_prefill)};
     });
@@ -143,14 +146,16 @@ private:
     return duration{static_cast<std::int64_t>(headroom_ * static_cast<double>(target.count()))};
   }
 
-  bool attains(const place& at, const waiting_request& w, time_point now) {
+  bool attains(const view& v, const place& at, const waiting_request& w, time_point now) {
     const auto& r = w.request;
     const auto& d = *at.decode;
     if (!has_space(at, r, blocks_of(d, w))) return false;
     const auto step = decode_step_with(d, r.tokens + static_cast<std::uint32_t>(growth_ * output_to_come(w)));
     const auto tightest = std::min(r.slo.tpot, d.tightest_tpot().value_or(duration::max()));
     if (step > share(tightest)) return false;
-    const auto first = prefill_time(*at.prefill, budget_of(*at.prefill), r.tokens);
+    const auto& budget = budget_of(*at.prefill);
+    if (!at.together() && !starts_soon(v, *at.prefill, r.tokens, budget.next_step, window_, now)) return false;
+    const auto first = prefill_by_deadline(v, *at.prefill, budget, r, now);
     if (!first) return false;
     const auto laxity = due_of(r) - now;
     return *first <= laxity - (r.slo.ttft - share(r.slo.ttft)) && *first + step <= laxity + r.slo.tpot;
@@ -161,6 +166,7 @@ private:
   double growth_;
   bool promote_first_;
   duration retier_every_;
+  double window_;
   double lost_after_;
   due_order order_;
   std::map<instance_id, int> tiers_; ///< of instances that decode and are not in the pool

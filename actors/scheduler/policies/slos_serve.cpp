@@ -12,7 +12,8 @@
 // are the instances' step policy `token_allocation`. Best-effort requests stay in the scheduler's queue, in deadline
 // order, and go where there is about half a step's work, so that they never stand before guaranteed ones; they may
 // still come in time. P/D, which the paper does not have: the program runs on the prefill instance without decodes; the
-// decode instance is the first in turn whose step stays within all targets.
+// decode instance is the first in turn whose step stays within all targets. It decides when the prefill could start
+// within about a step: admitted earlier, a request would hold memory of a decode instance for nothing.
 //
 // Left out: speculative decoding (no draft models here), and taking a best-effort request's KV memory back for a
 // guaranteed one.
@@ -28,22 +29,24 @@ constexpr knob margin{"slos_serve.margin", 0.9, 0.3, 1.5, "share of the targets 
 constexpr knob step{"slos_serve.longest_step_ms", 100, 1, 10000, "prefill step when nobody decodes, ms"};
 constexpr knob growth{"slos_serve.growth", 1.0, 0, 1, "share of the predicted output that memory is reserved for"};
 constexpr knob together{"slos_serve.together", 12, 1, 64, "new requests that are decided at once, at most"};
-constexpr std::array knobs{margin, step, growth, together};
+constexpr knob window{
+    "slos_serve.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
+constexpr std::array knobs{margin, step, growth, together, window};
 
 class slos_serve final : public policy {
 public:
   explicit slos_serve(const options& opts)
       : settings_{margin.of(opts), from_ms(step.of(opts)), true}, growth_(growth.of(opts)),
-        together_(static_cast<std::size_t>(together.of(opts))) {}
+        together_(static_cast<std::size_t>(together.of(opts))), window_(window.of(opts)) {}
 
-  void queued(const view&, const waiting_request& w) override { fresh_.emplace(w.order, w.request.key); }
+  void queued(const view&, const waiting_request& w) override { fresh_.add(w); }
   void unqueued(const view&, const waiting_request& w) override {
-    fresh_.erase(w.order);
+    fresh_.remove(w);
     best_effort_.remove(w);
   }
 
   void plan(const view& v, time_point now, decisions& d) override {
-    while (!fresh_.empty()) admit_some(v, now, d);
+    while (!fresh_.slots.empty() && admit_some(v, now, d)) continue;
     for (auto it = best_effort_.slots.begin(); it != best_effort_.slots.end();) {
       const auto& w = v.waiting.at(std::get<2>(*it++));
       const auto best = place_for_lost(v, w, now);
@@ -53,21 +56,30 @@ public:
   }
 
 private:
-  // The first requests of the queue around the replicas; nobody of them is new after that.
-  void admit_some(const view& v, time_point now, decisions& d) {
+  // Offers the most urgent new ones around the replicas; nobody of them is new after that. False: no replica is ready
+  // to decide.
+  bool admit_some(const view& v, time_point now, decisions& d) {
     std::vector<request_key> batch;
-    for (auto it = fresh_.begin(); it != fresh_.end() && batch.size() < together_; ++it) batch.push_back(it->second);
+    for (auto it = fresh_.slots.begin(); it != fresh_.slots.end() && batch.size() < together_; ++it)
+      batch.push_back(std::get<2>(*it));
     const auto count = v.instances.size();
+    bool decided = false;
     for (std::size_t turn = 0; turn < count && !batch.empty(); ++turn) {
       const auto& at = std::next(v.instances.begin(), static_cast<std::ptrdiff_t>((first_ + turn) % count))->second;
-      if (at.may_prefill() && has_room(v, at)) offer(v, at, batch, now, d);
+      if (!at.may_prefill()) continue;
+      if (at.is.role != instance_role::mixed && !starts_soon(v, at, 0, at.is.max_batched_tokens, window_ - 1, now))
+        continue;
+      decided = true;
+      if (has_room(v, at)) offer(v, at, batch, now, d);
     }
+    if (!decided) return false;
     ++first_;
     for (auto key : batch) {
       const auto& w = v.waiting.at(key);
-      fresh_.erase(w.order);
+      fresh_.remove(w);
       best_effort_.add(w);
     }
+    return true;
   }
 
   // Takes those that it admits out of the batch.
@@ -128,7 +140,8 @@ private:
   slos_serve_settings settings_;
   double growth_;
   std::size_t together_;
-  std::map<std::uint64_t, request_key> fresh_; ///< not offered yet, first come first
+  double window_;
+  due_order fresh_; ///< not offered yet
   due_order best_effort_;
   std::size_t first_{};
 };
