@@ -28,6 +28,7 @@ constexpr command table[] = {
     {"model", "What a checkpoint is, and whether it will load", hflex::commands::add_model},
     {"devices", "What this machine offers as devices", hflex::commands::add_devices},
     {"bench", "Measure this machine: the numbers behind claims about speed", hflex::commands::add_bench},
+    {"simulate", "Run a cluster in virtual time: policies compared on traces", hflex::commands::add_simulate},
     {"profile", "Measure how long steps take here with a model, for head and simulator", hflex::commands::add_profile},
 };
 

@@ -4,6 +4,7 @@
 #include "actors/common/request.hpp"
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,10 @@ struct fleet_sample {
 /// One policy over one workload.
 struct run_result {
   std::string policy;
-  std::string mode;    ///< collocated or disaggregated
-  std::string scaling; ///< name of the scaling policy
+  std::string mode;           ///< collocated or disaggregated
+  std::string scaling;        ///< name of the scaling policy
+  double rate_scale{1};       ///< of the workload's arrivals
+  std::optional<double> load; ///< offered, as a share of what the fleet can do at most; when that was measured
   slo_report report;
   std::vector<request_record> records; ///< in the order of the workload
   std::vector<fleet_sample> fleet;     ///< at even distances

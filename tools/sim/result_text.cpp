@@ -23,16 +23,21 @@ std::string shown_ms(const distribution& d, double distribution::*which) {
 
 std::string shown_share(const std::optional<double>& share) { return share ? cli::human_percent(*share) : "-"; }
 
-/// How runs are told apart: by policy, and by mode and scaling where they differ.
+/// How runs are told apart: by policy, and by mode, scaling and load where they differ.
 std::vector<std::string> labels(std::span<const run_result> runs) {
   const auto differ = [&](auto of) {
     return std::any_of(runs.begin(), runs.end(), [&](const run_result& r) { return of(r) != of(runs.front()); });
   };
   const bool modes = differ([](const run_result& r) -> const std::string& { return r.mode; });
   const bool scalings = differ([](const run_result& r) -> const std::string& { return r.scaling; });
+  const bool rates = differ([](const run_result& r) { return r.rate_scale; });
+  const auto rate = [](const run_result& r) {
+    return r.load ? fmt::format(" @ {:.2f}", *r.load) : fmt::format(" x {:.4g}", r.rate_scale);
+  };
   std::vector<std::string> out;
   for (const run_result& r : runs)
-    out.push_back(r.policy + (modes ? " / " + r.mode : "") + (scalings ? " / " + r.scaling : ""));
+    out.push_back(
+        r.policy + (modes ? " / " + r.mode : "") + (scalings ? " / " + r.scaling : "") + (rates ? rate(r) : ""));
   return out;
 }
 
@@ -143,6 +148,8 @@ ordered_json to_json(const run_result& r) {
   j["preemptions"] = r.preemptions;
   j["cached_prompt_tokens"] = r.cached_prompt_tokens;
   j["kv_bytes_moved"] = r.kv_bytes_moved;
+  j["rate_scale"] = r.rate_scale;
+  j["load"] = r.load ? ordered_json(*r.load) : ordered_json(nullptr);
   return j;
 }
 
@@ -163,8 +170,9 @@ std::string csv_cell(std::string text) {
 constexpr std::size_t run_columns = 12; ///< the last ones of the header
 
 std::string csv_header() {
-  std::string out = "policy,mode,scaling,class,requests,finished,shed,cancelled,failed,unfinished,attained,"
-                    "attainment,weighted_attainment,strict_attainment,goodput_rps,output_tokens";
+  std::string out =
+      "policy,mode,scaling,rate_scale,load,class,requests,finished,shed,cancelled,failed,unfinished,attained,"
+      "attainment,weighted_attainment,strict_attainment,goodput_rps,output_tokens";
   for (const char* figure : {"ttft", "tpot", "itl", "e2e"})
     for (const char* part : {"mean", "p50", "p90", "p99"}) out += fmt::format(",{}_ms_{}", figure, part);
   return out + ",cost_instance_s,cost_device_s,peak_instances,steps,preemptions,migrations,role_flips,scale_outs,"
@@ -172,8 +180,8 @@ std::string csv_header() {
 }
 
 std::string csv_line(const run_result& r, const slo_summary& s, bool whole_run) {
-  std::string out = fmt::format("{},{},{},{}", csv_cell(r.policy), csv_cell(r.mode), csv_cell(r.scaling),
-      whole_run ? "(all)" : csv_cell(s.slo_class));
+  std::string out = fmt::format("{},{},{},{},{},{}", csv_cell(r.policy), csv_cell(r.mode), csv_cell(r.scaling),
+      r.rate_scale, r.load ? fmt::format("{}", *r.load) : "", whole_run ? "(all)" : csv_cell(s.slo_class));
   out += fmt::format(",{},{},{},{},{},{},{},{},{},{},{},{}", s.requests, s.finished, s.shed, s.cancelled, s.failed,
       s.unfinished, s.attained, s.attainment, s.weighted_attainment,
       s.strict_attainment ? fmt::format("{}", *s.strict_attainment) : "", s.goodput_per_s, s.output_tokens);
