@@ -123,7 +123,7 @@ private:
     bool all = true;
     for (auto it = band.begin(); it != band.end() && failed < patience;) {
       const auto& w = v.waiting.at((it++)->key);
-      const bool served = lost ? serve_lost(v, w, now, d) : serve(v, w, now, d);
+      const bool served = lost ? serve_lost(v, w, now, false, d) : serve(v, w, now, d);
       failed = served ? 0 : failed + 1;
       all = all && served;
     }
@@ -133,7 +133,7 @@ private:
   void serve_aged(const view& v, time_point now, decisions& d) {
     const auto& spare = queue_.spare();
     while (!spare.empty() && spare.begin()->when <= now)
-      if (!serve_lost(v, v.waiting.at(spare.begin()->key), now, d)) return;
+      if (!serve_lost(v, v.waiting.at(spare.begin()->key), now, !queue_.planned().empty(), d)) return;
   }
 
   bool serve(const view& v, const waiting_request& w, time_point now, decisions& d) {
@@ -153,8 +153,8 @@ private:
     return true;
   }
 
-  bool serve_lost(const view& v, const waiting_request& w, time_point now, decisions& d) {
-    const auto best = place_for_lost(v, w, now);
+  bool serve_lost(const view& v, const waiting_request& w, time_point now, bool others_wait, decisions& d) {
+    const auto best = place_for_lost(v, w, now, others_wait);
     if (!best) return false;
     dispatch(w, *best, now, true, "best effort", d);
     return true;

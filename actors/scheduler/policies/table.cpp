@@ -22,7 +22,7 @@ std::span<const policy_entry> policies() {
       policy_entry{"oracle", "knows the output lengths (simulator only): an upper bound", step_policy::slack_budget,
           make_oracle, oracle_knobs},
       policy_entry{"polyserve", "instances by TPOT tier, the most loaded that stays within the targets",
-          step_policy::slack_budget, make_polyserve, polyserve_knobs},
+          step_policy::token_allocation, make_polyserve, polyserve_knobs},
       policy_entry{"power_of_two", "first come, first served, to the shorter queue of two random instances",
           step_policy::fixed_budget, make_power_of_two, power_of_two_knobs},
       policy_entry{"qoserve", "least loaded; inside: deadline and remaining prefill in one priority, the late behind",
