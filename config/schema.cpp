@@ -311,16 +311,16 @@ void read_profile_file(reading& in, const yaml::node& root, step_profile& out) {
 }
 
 std::string written_profile(const step_profile& profile) {
-  std::string text = "# Step times of one device with one model, measured by `hflex profile`.\n";
+  std::string file = "# Step times of one device with one model, measured by `hflex profile`.\n";
   bool inside = false;
   for (const auto& r : profile_rows()) {
     const auto dot = r.key.find('.');
-    if (dot != r.key.npos && !inside) text += fmt::format("{}:\n", r.key.substr(0, dot));
+    if (dot != r.key.npos && !inside) file += fmt::format("{}:\n", r.key.substr(0, dot));
     inside = dot != r.key.npos;
-    text += fmt::format(
+    file += fmt::format(
         "{}{}: {} # {}\n", inside ? "  " : "", inside ? r.key.substr(dot + 1) : r.key, r.get(profile), r.doc);
   }
-  return text;
+  return file;
 }
 
 } // namespace hflex::config

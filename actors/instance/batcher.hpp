@@ -64,7 +64,7 @@ struct options {
   step_policy policy{step_policy::slack_budget};
   step_predictor predict;                                ///< empty: chunks are sized as fixed_budget does
   duration prefill_weight{std::chrono::microseconds{8}}; ///< hybrid_priority: per prefill token left; >= 0
-  double safety{0.1};                                    ///< share of the slack left unplanned, [0, 1)
+  double safety{0.03};                                   ///< share of the slack left unplanned, [0, 1)
   std::uint32_t min_chunk{16};                           ///< prefill tokens a step takes however tight the slack; >= 1
   duration transfer_lease{std::chrono::seconds{60}};     ///< offer to acknowledgement; covers the prefill
   std::uint32_t first_transfer{1}; ///< serial of the first hand-over: past those of an earlier core of this instance

@@ -16,11 +16,12 @@ struct prefill_budget {
 /// Residents that are late by more than `lost_after` token times do not shrink it.
 prefill_budget estimate_prefill(const instance_load& at, double lost_after);
 
-/// When `tokens` more prefill tokens, behind all that is pending there, would be done: time from the instance's last
-/// report, planned with the safety quantile. Nothing when its residents leave no room for prefill.
+/// When `tokens` more prefill tokens, behind all that is pending there, would be done: time from the end of the step
+/// under way, planned with the safety quantile. Nothing when its residents leave no room for prefill.
 std::optional<duration> prefill_time(const instance_load& at, const prefill_budget& budget, std::uint32_t tokens);
 
-/// When `work` prefill tokens would be done if they went before everything else; `context`: where their chunks start.
+/// When `work` prefill tokens would be done if they went before everything else, likewise; `context`: where their
+/// chunks start.
 std::optional<duration> work_time(
     const instance_load& at, const prefill_budget& budget, std::uint64_t work, std::uint32_t context);
 

@@ -147,7 +147,7 @@ struct options {
   double ageing_factor{10.0};
   double ageing_share{0.1};
   double lost_after{8.0};        ///< a resident this many token times late has lost its attainment and binds nobody
-  double length_quantile{0.9};   ///< of a class's output lengths: what is reserved
+  double length_quantile{0.7};   ///< of a class's output lengths: what is reserved
   std::uint32_t plan_depth{512}; ///< waiting requests that one plan looks at, at most
   corrector_options corrector;
   /// Numbers of the policies that may be tuned, "policy.knob" -> value: those of policies() (policy.hpp), which know

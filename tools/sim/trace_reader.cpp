@@ -39,7 +39,7 @@ std::int64_t days_since_epoch(std::int64_t year, std::int64_t month, std::int64_
   return y * 365 + leap_days + (month_from_march * 153 + 2) / 5 + day - 1 - from_year_0_to_epoch;
 }
 
-/// `width` digits at `at`.
+/// `width` digits at `at`, at most 18.
 std::optional<std::int64_t> digits(string_view text, std::size_t at, std::size_t width) {
   if (at + width > text.size()) return std::nullopt;
   std::int64_t n = 0;
@@ -65,8 +65,9 @@ std::optional<duration> stamp(string_view text) {
   std::int64_t fraction_ns = 0;
   if (text.size() > 19) {
     const string_view fraction = text.substr(20);
+    if (text[19] != '.' || fraction.empty() || fraction.size() > 9) return std::nullopt;
     const auto n = digits(text, 20, fraction.size());
-    if (text[19] != '.' || fraction.empty() || fraction.size() > 9 || !n) return std::nullopt;
+    if (!n) return std::nullopt;
     fraction_ns = *n;
     for (std::size_t i = fraction.size(); i < 9; ++i) fraction_ns *= 10;
   }

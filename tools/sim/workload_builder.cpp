@@ -21,8 +21,8 @@ using std::string_view;
 constexpr string_view synthetic_prefix = "synthetic:";
 constexpr std::size_t max_requests = 10'000'000;
 constexpr std::size_t max_prefix_blocks = std::size_t{1} << 27U; ///< of all requests: 1 GiB
-constexpr std::array file_keys{
-    string_view{"from"}, string_view{"duration"}, string_view{"session_rate"}, string_view{"block"}};
+constexpr std::array file_keys{string_view{"from"}, string_view{"duration"}, string_view{"session_rate"},
+    string_view{"block"}, string_view{"max_tokens"}};
 
 /// Independent streams of random numbers; the sources' own lie above.
 enum class stream : std::uint64_t { class_of_row = 100, sessions = 200 };
@@ -128,6 +128,8 @@ result<trace> read_file(const source& from, std::optional<duration> run_length, 
   if (!session_rate) return pass(session_rate.error());
   const auto block = given->whole("block", 1, 65536);
   if (!block) return pass(block.error());
+  const auto max_tokens = given->whole("max_tokens", 2, UINT32_MAX);
+  if (!max_tokens) return pass(max_tokens.error());
   if (*block && !std::has_single_bit(**block)) return tl::unexpected(given->wrong("block", "a power of two"));
   if (*session_rate && *start) return tl::unexpected(given->wrong("from", "either session_rate or from"));
 
@@ -136,6 +138,14 @@ result<trace> read_file(const source& from, std::optional<duration> run_length, 
   if (*session_rate) window = {};
   auto read = read_trace(from.where, window);
   if (!read) return read;
+  if (*max_tokens) {
+    auto& rows = read->rows;
+    const auto too_long = [&](const trace_row& r) {
+      return std::uint64_t{r.prompt_tokens} + r.output_tokens > **max_tokens;
+    };
+    rows.erase(std::remove_if(rows.begin(), rows.end(), too_long), rows.end());
+    if (rows.empty()) return tl::unexpected(given->wrong("max_tokens", "room for at least one request"));
+  }
   if (*block) read->prefix_block_tokens = static_cast<std::uint32_t>(**block);
   if (!*session_rate) return read;
   return overlay_sessions(from, std::move(*read), **session_rate, overlay_length, seed);

@@ -9,6 +9,7 @@
 //     session_rate=R             the file's arrivals count from the start of each session: sessions start as a Poisson
 //                                process with R per second, in random order, over again (as others, sharing nothing)
 //                                when all have been used; without duration each starts once
+//     max_tokens=N               leave out requests of more tokens, prompt and answer together (a model's context)
 //     block=N                    tokens per prefix block id, a power of two, when it is not what the reader takes it
 //     for
 //   synthetic:DESCRIPTION[@CLASS]  made-up requests (generator.hpp)

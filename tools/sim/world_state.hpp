@@ -34,8 +34,8 @@ private:
 
   /// One incarnation of an instance's core with its device.
   struct sim_instance {
-    sim_instance(instance_id id, std::uint32_t node, const device_profile& device, std::uint64_t seed)
-        : self(id), node(node), noise(seed), steps(device.steps) {}
+    sim_instance(instance_id id, std::uint32_t on_node, const device_profile& device, std::uint64_t seed)
+        : self(id), node(on_node), noise(seed), steps(device.steps) {}
     instance_id self;
     std::uint32_t node{};
     instance_role role{};

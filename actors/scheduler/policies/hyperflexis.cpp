@@ -90,14 +90,9 @@ private:
   void replan(const view& v, time_point now) {
     next_replan_ = now + opts_.replan_every;
     hyperflexis_queue::capacity fleet;
-    for (const auto& [id, at] : v.instances) {
-      if (!at.may_prefill()) continue;
-      const auto rate = prefill_rate(at, budget_of(at));
-      fleet.tokens_per_s += rate;
-      fleet.best_tokens_per_s = std::max(fleet.best_tokens_per_s, rate);
-      fleet.backlog += at.pending_prefill;
-    }
-    queue_.replan(now, fleet, opts_.plan_depth);
+    for (const auto& [id, at] : v.instances)
+      if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)));
+    queue_.replan(now, std::move(fleet), opts_.plan_depth);
   }
 
   void serve_resumed(const view& v, time_point now, decisions& d) {
@@ -159,14 +154,28 @@ private:
     return found->second;
   }
 
-  // Late binding: one step's work may run there and one step's work may wait. An instance that has gone silent is
-  // believed to be done; the ledger lets one request through per report_timeout.
-  bool takes_now(const instance_load& p, std::uint32_t tokens, time_point now, claim how) {
+  // Prefill there that goes before a request: an instance works by deadline, so a tight newcomer overtakes the rest.
+  static std::uint64_t ahead_of(const view& v, const instance_load& p, const waiting_request& w) {
+    const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
+    std::uint64_t tokens = 0;
+    for (auto key : p.prefilling) {
+      const auto& other = v.placed.at(key);
+      const auto& r = other.request;
+      if (r.produced > 0 || token_deadline(r.arrival, r.slo, 0) <= due) tokens += other.prefill_left;
+    }
+    return tokens;
+  }
+
+  // Late binding: what goes before it, the step under way included, and its own first chunk fill about one step. More
+  // would wait there where a tighter newcomer could not be told apart any more; less would let the device run dry. An
+  // instance that has gone silent is believed to be done; the ledger lets one request through per report_timeout.
+  bool takes_now(const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
+    constexpr double steps_ahead = 1.1;
     if (now - p.last_heard > opts_.report_timeout) return true;
     const auto& budget = budget_of(p);
-    const std::uint64_t step = std::max(budget.next_step, budget.steady_step);
+    const auto step = std::max(budget.next_step, budget.steady_step);
     if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
-    return p.pending_prefill + std::min<std::uint64_t>(tokens, step) <= 2 * step;
+    return static_cast<double>(ahead_of(v, p, w) + std::min(w.request.tokens, step)) <= steps_ahead * step;
   }
 
   static std::uint32_t blocks_wanted(const instance_load& d, const waiting_request& w) {
@@ -194,9 +203,9 @@ private:
     std::optional<candidate> in_time, soonest;
     bool all_busy = true;
     for (const auto& [id, p] : v.instances) {
-      if (!p.may_prefill() || !has_room(v, p) || !takes_now(p, w.request.tokens, now, how)) continue;
+      if (!p.may_prefill() || !has_room(v, p) || !takes_now(v, p, w, now, how)) continue;
       all_busy = false;
-      const auto c = best_with(v, p, w, how);
+      const auto c = best_with(v, p, w, now, how);
       if (!c) continue;
       const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
       const bool meets = c->finish < duration::max() && now + c->finish <= due;
@@ -210,7 +219,8 @@ private:
     return attempt::served;
   }
 
-  std::optional<candidate> best_with(const view& v, const instance_load& p, const waiting_request& w, claim how) {
+  std::optional<candidate> best_with(
+      const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
     std::optional<candidate> best;
     const auto consider = [&](const instance_load& d) {
       if (held_for_right_ == d.is.instance || !can_serve(p, d, w.request, true) || !has_space(v, d, w)) return;
@@ -219,7 +229,7 @@ private:
       const auto limit = step_limit(d, w, how);
       const bool over = limit && step > *limit;
       if (over && how != claim::by_right) return;
-      auto c = scored(p, d, w, step);
+      auto c = scored(v, p, d, w, now, step);
       if (over) std::get<0>(c.score) += 1000; // by right, but only when nobody has room
       if (!best || c.score < best->score) best = c;
     };
@@ -231,8 +241,20 @@ private:
   }
 
   // What it costs to serve it there, in ms: its own time to the end, and the time that its neighbours lose by it.
-  candidate scored(const instance_load& p, const instance_load& d, const waiting_request& w, duration step) {
-    candidate c{&p, &d, prefill_time(p, budget_of(p), w.request.tokens).value_or(duration::max()), {}};
+  candidate scored(const view& v, const instance_load& p, const instance_load& d, const waiting_request& w,
+      time_point now, duration step) {
+    candidate c{&p, &d, duration::max(), {}};
+    if (const auto alone = work_time(p, budget_of(p), ahead_of(v, p, w) + w.request.tokens, w.request.tokens / 2)) {
+      // The step under way ends first.
+      auto rest = duration{0};
+      if (p.pending_prefill > 0) {
+        auto running = p.decode_shape();
+        running.add_prefill(
+            static_cast<std::uint32_t>(std::min<std::uint64_t>(p.pending_prefill, budget_of(p).next_step)), 512);
+        rest = std::max(duration{0}, p.last_heard + p.model().predict(running) - now);
+      }
+      c.finish = *alone + rest;
+    }
     const double own = w.output_to_come * to_ms(step);
     const double slower = to_ms(step - d.model().plan_ahead(d.decode_shape()));
     const double others = d.sequences() * slower * w.output_to_come;

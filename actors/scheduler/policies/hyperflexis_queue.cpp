@@ -66,7 +66,17 @@ void hyperflexis_queue::set_demoted(entry& e, bool demoted) {
 // event constant on average.
 bool hyperflexis_queue::stale() const { return changes_ > hopeful_.size() / 8; }
 
-void hyperflexis_queue::replan(time_point now, const capacity& fleet, std::uint32_t depth) {
+void hyperflexis_queue::capacity::add(const view& v, const instance_load& at, double rate) {
+  tokens_per_s += rate;
+  best_tokens_per_s = std::max(best_tokens_per_s, rate);
+  for (auto key : at.prefilling) {
+    const auto& p = v.placed.at(key);
+    const auto due = token_deadline(p.request.arrival, p.request.slo, p.request.produced);
+    if (p.prefill_left > 0) backlog.emplace_back(due, p.prefill_left);
+  }
+}
+
+void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t depth) {
   changes_ = 0;
   if (!(fleet.tokens_per_s > 0)) return;
   struct job {
@@ -76,11 +86,15 @@ void hyperflexis_queue::replan(time_point now, const capacity& fleet, std::uint3
     bool operator<(const job& other) const { return std::tie(cost, order) < std::tie(other.cost, other.order); }
   };
   std::priority_queue<job> taken; // costliest on top
-  double tokens = static_cast<double>(fleet.backlog) + resumed_tokens_;
+  std::sort(fleet.backlog.begin(), fleet.backlog.end());
+  double tokens = resumed_tokens_;
+  auto dispatched = fleet.backlog.begin();
   std::uint32_t looked_at = 0;
   for (const auto& due : hopeful_) {
     if (++looked_at > depth) break;
     auto& e = entries_.at(due.key);
+    for (; dispatched != fleet.backlog.end() && dispatched->first <= due.when; ++dispatched)
+      tokens += dispatched->second;
     set_demoted(e, false); // hopeful_ is another set: this loop goes on undisturbed
     taken.push({e.tokens / e.weight, due.order, &e});
     tokens += e.tokens;

@@ -43,12 +43,14 @@ public:
   struct capacity {
     double tokens_per_s{};      ///< all instances together
     double best_tokens_per_s{}; ///< the fastest one alone
-    std::uint64_t backlog{};    ///< tokens dispatched and not yet done
+    /// Dispatched and not yet done, by deadline: tokens of prefill.
+    std::vector<std::pair<time_point, std::uint32_t>> backlog;
+    void add(const view& v, const instance_load& at, double rate);
   };
   /// Moore and Hodgson's rule over the first `depth` requests by deadline: whenever one would be late, the costliest
   /// (tokens per weight) of those before it, or itself, is demoted. Demoted ones that fit again return. O(depth log
   /// depth).
-  void replan(time_point now, const capacity& fleet, std::uint32_t depth);
+  void replan(time_point now, capacity fleet, std::uint32_t depth);
   /// Whether enough came or went since the last replan() that the plan should be made again.
   bool stale() const;
 

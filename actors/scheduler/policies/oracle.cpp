@@ -107,14 +107,9 @@ private:
   void replan(const view& v, time_point now) {
     next_replan_ = now + opts_.replan_every;
     hyperflexis_queue::capacity fleet;
-    for (const auto& [id, at] : v.instances) {
-      if (!at.may_prefill()) continue;
-      const auto rate = prefill_rate(at, budget_of(at));
-      fleet.tokens_per_s += rate;
-      fleet.best_tokens_per_s = std::max(fleet.best_tokens_per_s, rate);
-      fleet.backlog += at.pending_prefill;
-    }
-    queue_.replan(now, fleet, opts_.plan_depth);
+    for (const auto& [id, at] : v.instances)
+      if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)));
+    queue_.replan(now, std::move(fleet), opts_.plan_depth);
   }
 
   // False when somebody found no place.

@@ -151,8 +151,9 @@ TEST_CASE("texts without a row are refused") {
 
 TEST_CASE("wrong dates, runs and JSON are refused, not guessed") {
   const std::string azure = "TIMESTAMP,ContextTokens,GeneratedTokens\n";
-  for (const char* when : {"2023-13-16 18:17:03.97", "1023-11-16 18:17:03", "2023-11-16 25:17:03", "2023-11-16",
-           "2023-11-16 18:17:03.", "2023-11-16 18:17:03.1234567890", "2023-11-16 18:17:03x", ""})
+  for (const char* when :
+      {"2023-13-16 18:17:03.97", "1023-11-16 18:17:03", "2023-11-16 25:17:03", "2023-11-16", "2023-11-16 18:17:03.",
+          "2023-11-16 18:17:03.1234567890", "2023-11-16 18:17:03x", "2023-11-16 18:17:05.55555555555555555555555", ""})
     CHECK(says(refusal(azure + when + ",1,1\n"), "t.csv:2: expected a time"));
   const std::string blocks = "arrival_s,prompt_tokens,output_tokens,prefix_block_ids\n0,1,1,";
   for (const char* runs : {"5-3", "a", "1-", "-1", "1--2", "1;;2"})

@@ -149,6 +149,12 @@ TEST_CASE("a part of a trace begins at 0") {
   CHECK(w.requests[1].arrival == seconds{10});
 }
 
+TEST_CASE("requests that no model could hold can be left out") {
+  const scratch_file f("long.csv", header + "\n0,100,10\n1,101,10\n2,5,1\n");
+  CHECK(must_build(f.path + ",max_tokens=110", options_with({"only"})).requests.size() == 2);
+  CHECK(says(refusal(f.path + ",max_tokens=5"), "max_tokens: expected room for at least one request"));
+}
+
 TEST_CASE("sessions are overlaid with arrivals of their own") {
   const scratch_file f("sessions.csv", "session,arrival_s,prompt_tokens,output_tokens,prefix_block_ids\n"
                                        "a,0,100,1,1-2\na,5,164,1,1-2\nb,0,100,1,1-2\nb,7,164,1,1-2\n");
