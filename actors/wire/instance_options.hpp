@@ -21,7 +21,7 @@ struct instance_options {
   std::uint32_t max_waiting{256};
   step_policy steps{step_policy::slack_budget};
   duration prefill_weight{0}; ///< step_policy::hybrid_priority: per prefill token left, up to 10 s
-  double safety{0.1};      ///< share of that slack left unplanned
+  double safety{0.1};         ///< share of that slack left unplanned
   duration kv_lease{std::chrono::seconds{60}};
   step_time_model step_time{unmeasured_step_time}; ///< until its own steps say better
   bool prefix_cache{true};                         ///< keep and share the KV blocks of prompts that begin alike
