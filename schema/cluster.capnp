@@ -74,11 +74,21 @@ struct InstanceOptions {         # The head's settings for an instance.
   maxBatchedTokens @7 :UInt32;   # tokens in one step at most
   maxSequences @8 :UInt32;       # sequences that run at a time
   maxWaiting @9 :UInt32;         # sequences that wait inside it at most
-  slackBudget @10 :Bool;         # step policy: size prefill chunks by the residents' slack
+  slackBudget @10 :Bool;         # not read any more: see stepPolicy
   safety @11 :Float64;           # share of that slack left unplanned
   kvLeaseMs @12 :UInt32;         # a hand-over takes at most this long
   stepTime @13 :StepTime;        # what its steps are taken to last before they were measured
   prefixCache @14 :Bool = true;  # keep and share the KV blocks of prompts that begin alike
+  stepPolicy @15 :StepPolicy;    # how its steps are planned
+  prefillWeightUs @16 :Float64;  # hybridPriority: what a prefill token left adds to a deadline, microseconds, 0 to 10^7
+}
+
+enum StepPolicy {                # actors/common/step_time.hpp says what each does
+  fixedBudget @0;                # first come, first served, a fixed number of tokens
+  slackBudget @1;                # by deadline, chunks by the residents' slack
+  hybridPriority @2;             # by deadline and prefill left, the late behind
+  credits @3;                    # decodes by credits
+  tokenAllocation @4;            # decodes as their targets ask for, the late behind
 }
 
 struct StartInstance {           # scaler -> node agent

@@ -361,7 +361,8 @@ private:
     core.max_batched_tokens = o.max_batched_tokens;
     core.max_sequences = o.max_sequences;
     core.max_waiting = o.max_waiting;
-    core.policy = o.slack_budget ? step_policy::slack_budget : step_policy::fixed_budget;
+    core.policy = o.steps;
+    core.prefill_weight = o.prefill_weight;
     core.safety = o.safety;
     core.transfer_lease = o.kv_lease;
     core.prefix_cache = o.prefix_cache;

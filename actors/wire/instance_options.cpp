@@ -4,6 +4,14 @@
 
 namespace hflex::wire {
 
+// The wire has the order of the enumeration.
+static_assert(static_cast<int>(schema::StepPolicy::FIXED_BUDGET) == static_cast<int>(step_policy::fixed_budget));
+static_assert(static_cast<int>(schema::StepPolicy::SLACK_BUDGET) == static_cast<int>(step_policy::slack_budget));
+static_assert(static_cast<int>(schema::StepPolicy::HYBRID_PRIORITY) == static_cast<int>(step_policy::hybrid_priority));
+static_assert(static_cast<int>(schema::StepPolicy::CREDITS) == static_cast<int>(step_policy::credits));
+static_assert(
+    static_cast<int>(schema::StepPolicy::TOKEN_ALLOCATION) == static_cast<int>(step_policy::token_allocation));
+
 void write(schema::InstanceOptions::Builder out, const instance_options& o) {
   out.setModelDir(o.model_dir);
   out.setCompute(o.compute);
@@ -15,7 +23,8 @@ void write(schema::InstanceOptions::Builder out, const instance_options& o) {
   out.setMaxBatchedTokens(o.max_batched_tokens);
   out.setMaxSequences(o.max_sequences);
   out.setMaxWaiting(o.max_waiting);
-  out.setSlackBudget(o.slack_budget);
+  out.setStepPolicy(static_cast<schema::StepPolicy>(o.steps));
+  out.setPrefillWeightUs(to_ms(o.prefill_weight) * 1e3);
   out.setSafety(o.safety);
   out.setKvLeaseMs(static_cast<std::uint32_t>(to_ms(o.kv_lease)));
   write(out.initStepTime(), o.step_time);
@@ -34,7 +43,10 @@ instance_options read(schema::InstanceOptions::Reader in) {
   o.max_batched_tokens = in.getMaxBatchedTokens();
   o.max_sequences = in.getMaxSequences();
   o.max_waiting = in.getMaxWaiting();
-  o.slack_budget = in.getSlackBudget();
+  KJ_REQUIRE(in.getStepPolicy() <= schema::StepPolicy::TOKEN_ALLOCATION, "unknown step policy");
+  o.steps = static_cast<step_policy>(in.getStepPolicy());
+  KJ_REQUIRE(in.getPrefillWeightUs() >= 0 && in.getPrefillWeightUs() <= 1e7, "prefill weight out of range");
+  o.prefill_weight = from_ms(in.getPrefillWeightUs() * 1e-3);
   o.safety = in.getSafety();
   o.kv_lease = std::chrono::milliseconds{in.getKvLeaseMs()};
   o.step_time = read(in.getStepTime());

@@ -19,8 +19,9 @@ struct instance_options {
   std::uint32_t max_batched_tokens{2048};
   std::uint32_t max_sequences{64};
   std::uint32_t max_waiting{256};
-  bool slack_budget{true}; ///< size prefill chunks by the residents' slack
-  double safety{0.1};      ///< share of that slack left unplanned
+  step_policy steps{step_policy::slack_budget};
+  duration prefill_weight{0}; ///< step_policy::hybrid_priority: per prefill token left, up to 10 s
+  double safety{0.1};         ///< share of that slack left unplanned
   duration kv_lease{std::chrono::seconds{60}};
   step_time_model step_time{unmeasured_step_time}; ///< until its own steps say better
   bool prefix_cache{true};                         ///< keep and share the KV blocks of prompts that begin alike

@@ -1,7 +1,7 @@
 // A fleet of simulated instances in virtual time under the real scheduler core: for tests that compare policies. An
-// instance runs steps whose time a step_time_model gives; its batcher is a plain one, which knows fixed_budget and takes
-// every other step policy for slack_budget. No clock, no threads; the same inputs give the same records. (tools/sim is the full simulator; this one
-// fits a test.)
+// instance runs steps whose time a step_time_model gives; its batcher is a plain one, which knows fixed_budget and
+// takes every other step policy for slack_budget. No clock, no threads; the same inputs give the same records.
+// (tools/sim is the full simulator; this one fits a test.)
 #pragma once
 #include "actors/common/metrics.hpp"
 #include "actors/scheduler/policy.hpp"

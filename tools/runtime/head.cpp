@@ -22,7 +22,10 @@ wire::instance_options instance_options_of(const config::cluster_config& c, step
   o.max_batched_tokens = c.instance.max_batched_tokens;
   o.max_sequences = c.instance.max_sequences;
   o.max_waiting = c.instance.max_waiting;
-  o.slack_budget = steps == step_policy::slack_budget;
+  o.steps = steps;
+  scheduler::options policy;
+  policy.policy = c.scheduler.policy;
+  o.prefill_weight = scheduler::prefill_weight_of(policy);
   o.safety = c.scheduler.safety;
   o.step_time = c.instance.step_time;
   o.prefix_cache = c.instance.prefix_cache;

@@ -35,6 +35,7 @@ public:
 
   void plan(const view& v, time_point now, decisions& d) override {
     std::vector<request_key> lost;
+    bool others_wait = false;
     int failed = 0;
     std::uint32_t looked_at = 0;
     for (auto it = v.first_come.begin(); it != v.first_come.end() && failed < patience;) {
@@ -47,11 +48,12 @@ public:
       }
       const auto best = best_place(v, w.request, [&](const place& at) { return fullness(v, at, w, now); });
       failed = best ? 0 : failed + 1;
+      others_wait = others_wait || !best;
       if (best) d.dispatch(key, best->with(blocks_of(*best->decode, w), false, "best fit: the fullest that will do"));
     }
     for (auto key : lost) {
       const auto& w = v.waiting.at(key);
-      const auto best = place_for_lost(v, w, now);
+      const auto best = place_for_lost(v, w, now, others_wait);
       if (!best) return;
       d.dispatch(key, best->with(blocks_of(*best->decode, w), true, "its targets are lost"));
     }

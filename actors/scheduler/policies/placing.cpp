@@ -97,15 +97,16 @@ bool has_aged(const waiting_request& w, time_point now, const options& opts) {
   return now > w.request.arrival + bound;
 }
 
-std::optional<place> place_for_lost(const view& v, const waiting_request& w, time_point now) {
+std::optional<place> place_for_lost(const view& v, const waiting_request& w, time_point now, bool others_wait) {
   const bool aged = has_aged(w, now, *v.opts);
+  if (others_wait && !aged) return std::nullopt;
   using score = std::tuple<std::uint64_t, std::uint64_t>;
   return best_place(v, w.request, [&](const place& at) -> std::optional<score> {
     const auto& p = *at.prefill;
     const auto& d = *at.decode;
     if (!has_space(at, w.request, blocks_with_output(d, w.request, output_to_come(w)))) return std::nullopt;
     const bool silent = now - p.last_heard > v.opts->report_timeout;
-    if (!silent && p.pending_prefill > p.is.max_batched_tokens / 2) return std::nullopt;
+    if (!silent && p.pending_prefill > (others_wait ? 0 : p.is.max_batched_tokens / 2)) return std::nullopt;
     const auto limit = d.tightest_tpot();
     if (!aged && limit && decode_step_with(d, w.request.tokens) > *limit) return std::nullopt;
     return score{p.pending_prefill, d.outstanding_tokens};

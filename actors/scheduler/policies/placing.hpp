@@ -90,9 +90,10 @@ bool is_lost(const view& v, const request_arrived& r, time_point now);
 /// Whether it has waited so long that it is served whatever that costs others (options::ageing_*).
 bool has_aged(const waiting_request& w, time_point now, const options& opts);
 
-/// Where a lost request does least harm: about one step's work pending, a decode step that stays within the residents'
-/// targets, the least work. The targets of others do not hold an aged one back. Nothing: it goes on waiting.
-std::optional<place> place_for_lost(const view& v, const waiting_request& w, time_point now);
+/// Where a lost request does least harm: about half a step's work pending, a decode step that stays within the
+/// residents' targets, the least work. While others wait that have a chance (`others_wait`), only an aged one, and only
+/// where no prefill is pending. The targets of residents do not hold an aged one back. Nothing: it goes on waiting.
+std::optional<place> place_for_lost(const view& v, const waiting_request& w, time_point now, bool others_wait);
 
 /// How many requests in a row may find no place before a plan ends: a full fleet must not cost a walk through the
 /// queue.

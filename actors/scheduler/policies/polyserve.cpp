@@ -49,20 +49,24 @@ public:
     return_empty(v);
     budgets_.clear();
     std::vector<request_key> lost;
+    bool others_wait = false;
     int failed = 0;
     std::uint32_t looked_at = 0;
     for (auto it = order_.slots.begin(); it != order_.slots.end() && failed < patience;) {
       const auto key = std::get<2>(*it++);
       if (++looked_at > v.opts->plan_depth) break;
       const auto& w = v.waiting.at(key);
-      if (is_lost(v, w.request, now))
+      if (is_lost(v, w.request, now)) {
         lost.push_back(key);
-      else
-        failed = serve(v, w, now, d) ? 0 : failed + 1;
+        continue;
+      }
+      const bool served = serve(v, w, now, d);
+      failed = served ? 0 : failed + 1;
+      others_wait = others_wait || !served;
     }
     for (auto key : lost) {
       const auto& w = v.waiting.at(key);
-      const auto best = place_for_lost(v, w, now);
+      const auto best = place_for_lost(v, w, now, others_wait);
       if (!best) return;
       d.dispatch(key, best->with(blocks_of(*best->decode, w), true, "its targets are lost"));
     }

@@ -27,17 +27,19 @@ constexpr knob window{"scorpio.window", 1.0, 0.1, 16, "prefill that may be pendi
 constexpr knob growth{"scorpio.growth", 1.0, 0, 1, "share of the predicted output that KV memory is reserved for"};
 constexpr std::array knobs{reject, margin, window, growth};
 
+constexpr std::uint32_t typical_context = 512; // where a chunk starts
+
 class scorpio final : public policy {
 public:
   explicit scorpio(const options& opts)
-      : reject_(reject.of(opts) > 0.5), margin_(margin.of(opts)), window_(window.of(opts)), growth_(growth.of(opts)),
-        lost_after_(opts.lost_after) {}
+      : reject_(reject.of(opts) > 0.5), margin_(margin.of(opts)), window_(window.of(opts)), growth_(growth.of(opts)) {}
 
   void queued(const view&, const waiting_request& w) override { order_.add(w); }
   void unqueued(const view&, const waiting_request& w) override { order_.remove(w); }
 
   void plan(const view& v, time_point now, decisions& d) override {
     std::vector<request_key> lost;
+    bool others_wait = false;
     int failed = 0;
     std::uint32_t looked_at = 0;
     for (auto it = order_.slots.begin(); it != order_.slots.end() && failed < patience;) {
@@ -53,11 +55,12 @@ public:
       }
       const auto best = best_place(v, w.request, [&](const place& at) { return admit(at, w); });
       failed = best ? 0 : failed + 1;
+      others_wait = others_wait || !best;
       if (best) d.dispatch(key, best->with(blocks_of(*best->decode, w), false, "least deadline first"));
     }
     for (auto key : lost) {
       const auto& w = v.waiting.at(key);
-      const auto best = place_for_lost(v, w, now);
+      const auto best = place_for_lost(v, w, now, others_wait);
       if (!best) return;
       d.dispatch(key, best->with(blocks_of(*best->decode, w), true, "its targets are lost"));
     }
@@ -73,23 +76,37 @@ private:
     const auto& p = *at.prefill;
     const auto& d = *at.decode;
     if (!has_space(at, w.request, blocks_of(d, w))) return std::nullopt;
-    // Steps stay within the tightest target, whatever slack there is.
-    auto steps = estimate_prefill(p, lost_after_);
-    steps.next_step = steps.steady_step;
-    steps.bank = duration{0};
-    if (p.pending_prefill > 0 && static_cast<double>(p.pending_prefill) > window_ * steps.steady_step)
-      return std::nullopt;
-    const auto first = prefill_time(p, steps, w.request.tokens);
-    if (!first) return std::nullopt;
     const auto tightest = std::min(w.request.slo.tpot, d.tightest_tpot().value_or(duration::max()));
     const auto batch = virtual_batch(d, tightest) + ratio(tightest, w.request.slo.tpot);
-    // The step of the virtual batch at the mean context of the real one.
     const double context = static_cast<double>(d.decode_context + w.request.tokens) / (d.sequences() + 1.0);
+    if (to_ms(d.model().plan_ahead(shape_of(batch, context))) > margin_ * to_ms(tightest)) return std::nullopt;
+    const auto first = first_token(p, w.request.tokens);
+    if (!first) return std::nullopt;
+    return score{*first, batch};
+  }
+
+  // The time of the pending prefill and the request's, in steps that stay within the tightest target; nothing when too
+  // much is pending to bind one more.
+  std::optional<duration> first_token(const instance_load& p, std::uint32_t tokens) const {
+    const auto tightest = p.tightest_tpot();
     auto shape = step_shape{};
+    if (tightest && p.sequences() > 0)
+      shape = shape_of(virtual_batch(p, *tightest), static_cast<double>(p.decode_context) / p.sequences());
+    const auto cap = p.is.max_batched_tokens - std::min(p.is.max_batched_tokens - 1, shape.decode_seqs);
+    const auto step = tightest ? max_prefill_tokens(p.model(), *tightest, shape, typical_context, cap) : cap;
+    if (p.pending_prefill > 0 && static_cast<double>(p.pending_prefill) > window_ * step) return std::nullopt;
+    const auto work = p.pending_prefill + tokens;
+    const auto each = std::min<std::uint64_t>(work, std::max(step, 1U));
+    shape.add_prefill(static_cast<std::uint32_t>(each), typical_context);
+    return p.model().plan_ahead(shape) * static_cast<std::int64_t>((work + each - 1) / each);
+  }
+
+  // A step of the virtual batch at the mean context of the real one.
+  static step_shape shape_of(double batch, double context) {
+    step_shape shape;
     shape.decode_seqs = static_cast<std::uint32_t>(batch + 0.999);
     shape.decode_context = context * batch;
-    if (to_ms(d.model().plan_ahead(shape)) > margin_ * to_ms(tightest)) return std::nullopt;
-    return score{*first, batch};
+    return shape;
   }
 
   static double ratio(duration tightest, duration own) {
@@ -108,7 +125,6 @@ private:
   double margin_;
   double window_;
   double growth_;
-  double lost_after_;
   due_order order_;
 };
 

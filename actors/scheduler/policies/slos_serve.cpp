@@ -49,7 +49,7 @@ public:
     while (!fresh_.slots.empty() && admit_some(v, now, d)) continue;
     for (auto it = best_effort_.slots.begin(); it != best_effort_.slots.end();) {
       const auto& w = v.waiting.at(std::get<2>(*it++));
-      const auto best = place_for_lost(v, w, now);
+      const auto best = place_for_lost(v, w, now, false);
       if (!best) return;
       d.dispatch(w.request.key, best->with(blocks_of(*best->decode, w), true, "best effort: declined by all"));
     }
