@@ -154,8 +154,10 @@ private:
     return found->second;
   }
 
-  // Prefill there that goes before a request: an instance works by deadline, so a tight newcomer overtakes the rest.
-  static std::uint64_t ahead_of(const view& v, const instance_load& p, const waiting_request& w) {
+  // Prefill there that goes before a request: an instance works by deadline, so a tight newcomer overtakes the rest,
+  // and best effort comes last.
+  static std::uint64_t ahead_of(const view& v, const instance_load& p, const waiting_request& w, claim how) {
+    if (how == claim::left_over) return p.pending_prefill;
     const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
     std::uint64_t tokens = 0;
     for (auto key : p.prefilling) {
@@ -175,7 +177,7 @@ private:
     const auto& budget = budget_of(p);
     const auto step = std::max(budget.next_step, budget.steady_step);
     if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
-    return static_cast<double>(ahead_of(v, p, w) + std::min(w.request.tokens, step)) <= steps_ahead * step;
+    return static_cast<double>(ahead_of(v, p, w, how) + std::min(w.request.tokens, step)) <= steps_ahead * step;
   }
 
   static std::uint32_t blocks_wanted(const instance_load& d, const waiting_request& w) {
@@ -229,7 +231,7 @@ private:
       const auto limit = step_limit(d, w, how);
       const bool over = limit && step > *limit;
       if (over && how != claim::by_right) return;
-      auto c = scored(v, p, d, w, now, step);
+      auto c = scored(v, p, d, w, now, how, step);
       if (over) std::get<0>(c.score) += 1000; // by right, but only when nobody has room
       if (!best || c.score < best->score) best = c;
     };
@@ -242,9 +244,10 @@ private:
 
   // What it costs to serve it there, in ms: its own time to the end, and the time that its neighbours lose by it.
   candidate scored(const view& v, const instance_load& p, const instance_load& d, const waiting_request& w,
-      time_point now, duration step) {
+      time_point now, claim how, duration step) {
     candidate c{&p, &d, duration::max(), {}};
-    if (const auto alone = work_time(p, budget_of(p), ahead_of(v, p, w) + w.request.tokens, w.request.tokens / 2)) {
+    if (const auto alone =
+            work_time(p, budget_of(p), ahead_of(v, p, w, how) + w.request.tokens, w.request.tokens / 2)) {
       // The step under way ends first.
       auto rest = duration{0};
       if (p.pending_prefill > 0) {

@@ -8,11 +8,11 @@ namespace {
 
 constexpr double loose = 60000; // ms: no deadline that matters
 
-// An instance whose prefill is taken for a while: request 1 keeps more than two steps of work there.
+// An instance whose prefill is taken for a while: request 1 has three steps of work there, due before anything else.
 scheduler_desk busy_desk(scheduler::options opts = {}) {
   scheduler_desk desk(opts);
   desk.instance(1);
-  desk.arrive(1, 3000, loose, 1000);
+  desk.arrive(1, 3000, 400, 1000);
   REQUIRE(desk.place_of(1) == 1);
   return desk;
 }
@@ -44,13 +44,23 @@ TEST_CASE("late binding lets a newcomer with a tighter deadline overtake") {
   CHECK(desk.order() == ids{1, 3, 2});
 }
 
-TEST_CASE("an idle instance gets one step's work to run and one to wait, not more") {
+TEST_CASE("an idle instance gets about one step's work, not more") {
   scheduler_desk desk;
   desk.instance(1);
   for (std::uint64_t id = 1; id <= 6; ++id) desk.arrive(id, 490, loose, 1000);
-  CHECK(desk.dispatches.size() == 4);
+  CHECK(desk.dispatches.size() == 2);
   desk.step(1, 490);
-  CHECK(desk.dispatches.size() == 5);
+  CHECK(desk.dispatches.size() == 3);
+}
+
+TEST_CASE("a tighter newcomer need not wait for work that it overtakes on the instance") {
+  scheduler_desk desk;
+  desk.instance(1);
+  desk.arrive(1, 3000, loose, 1000);
+  desk.arrive(2, 900, 30000, 1000);
+  CHECK(desk.order() == ids{1, 2});
+  desk.arrive(3, 900, 40000, 1000); // behind 2, which fills the step
+  CHECK(desk.order() == ids{1, 2});
 }
 
 TEST_CASE("demotion picks the costliest request so that the others attain") {
@@ -96,11 +106,11 @@ TEST_CASE("a resumed request goes before new ones") {
 
 TEST_CASE("a late request is shed with a reason when its class says so and served late otherwise") {
   auto desk = busy_desk();
-  auto strict = scheduler_desk::request(2, 900, 150, 1000);
+  auto strict = scheduler_desk::request(2, 900, 450, 1000);
   strict.slo.when_late = late_action::shed;
   desk.arrive(strict);
-  desk.arrive(3, 900, 150, 1000);
-  desk.now += from_ms(200);
+  desk.arrive(3, 900, 450, 1000);
+  desk.now += from_ms(500);
   desk.on(scheduler::tick{});
   CHECK(desk.shed_reason(2).find("cannot be met") != std::string::npos);
   CHECK(desk.shed_reason(3).empty());
@@ -169,43 +179,29 @@ TEST_CASE("an early token is banked slack for the next step") {
   CHECK(to_ms(*at.slack(8.0)) == Approx(11 * 50 - 10 * 2.0).margin(0.01));
 }
 
-TEST_CASE("a request joins residents of its own TPOT tier") {
+TEST_CASE("a request goes where it adds the least time, its own and its neighbours'") {
   scheduler_desk desk;
   desk.instance(1);
   desk.instance(2);
-  desk.arrive(1, 10, loose, 20);
-  desk.settle(1);
-  desk.arrive(2, 10, loose, 200); // an empty instance rather than a tight neighbour
-  desk.settle(2);
-  REQUIRE(desk.place_of(1) != desk.place_of(2));
-  desk.arrive(3, 10, loose, 200);
-  desk.arrive(4, 10, loose, 20);
-  CHECK(desk.place_of(3) == desk.place_of(2));
-  CHECK(desk.place_of(4) == desk.place_of(1));
-}
-
-TEST_CASE("best fit takes the fullest instance that still keeps everybody's budget") {
-  scheduler_desk desk;
-  desk.instance(1);
-  desk.instance(2);
-  const double tpot = 5.05; // 1 + 4: four sequences
-  const auto settle_on = [&](std::uint64_t id, std::uint32_t other) {
-    desk.on(scheduler::instance_draining{{other}});
-    desk.arrive(id, 10, loose, tpot);
-    desk.settle(id);
-    desk.on(scheduler::instance_role_changed{{other}, instance_role::mixed});
-  };
-  settle_on(1, 2);
-  for (std::uint64_t id = 2; id <= 3; ++id) settle_on(id, 1);
-  for (std::uint64_t id = 4; id <= 6; ++id) {
-    desk.arrive(id, 10, loose, tpot);
+  for (std::uint64_t id = 1; id <= 6; ++id) {
+    desk.arrive(id, 10, loose, 100);
     desk.settle(id);
   }
-  CHECK(desk.place_of(1) == 1);
-  CHECK(desk.place_of(3) == 2);
-  CHECK(desk.place_of(4) == 2); // the third there rather than the second on the other one
-  CHECK(desk.place_of(5) == 2);
-  CHECK(desk.place_of(6) == 1); // 2 is full
+  const auto& fleet = desk.core.state().instances;
+  CHECK(fleet.at({1}).decoding == 3);
+  CHECK(fleet.at({2}).decoding == 3);
+}
+
+TEST_CASE("a full instance takes nobody whose step would break a resident's target") {
+  scheduler_desk desk;
+  desk.instance(1);
+  for (std::uint64_t id = 1; id <= 6; ++id) {
+    desk.arrive(id, 10, loose, 5.05); // 1 + 4: four sequences
+    if (id <= 4) desk.settle(id);
+  }
+  CHECK(desk.order() == ids{1, 2, 3, 4});
+  desk.end(2);
+  CHECK(desk.order() == ids{1, 2, 3, 4, 5});
 }
 
 TEST_CASE("KV blocks of prompt and predicted output are reserved before prefill") {
@@ -266,6 +262,7 @@ TEST_CASE("a request that waited its age out gets its share although others stil
   opts.ageing_factor = 1.0;
   auto desk = busy_desk(opts);
   desk.arrive(2, 4000, 100, 1000); // lost from the start: best effort
+  desk.arrive(3, 3000, 500, 1000); // keeps the instance busy
   std::uint64_t id = 10;
   double served_at = 0;
   const auto start = desk.now;
