@@ -250,7 +250,7 @@ void core::give_up(sequence& s, const error& why, effects& out) {
 }
 
 void core::end_well(sequence& s, stop_cause cause, effects& out) {
-  out.push_back(ended{s.spec.key, cause, s.cached_prompt_tokens});
+  out.push_back(ended{s.spec.key, cause, s.cached_prompt_tokens, s.spec.produced()});
   const error why{errc::reroute, "the request ended"};
   drop(s, &why, out);
 }

@@ -227,6 +227,7 @@ struct ended {
   request_key key;
   stop_cause cause{};
   std::uint32_t cached_prompt_tokens{}; ///< as in token: it may end before it has one
+  std::uint32_t output_tokens{};        ///< over all attempts and instances
 };
 
 /// To the router: this attempt is over. retry: busy; reroute: try elsewhere with the tokens so far; reject: the request
