@@ -16,7 +16,7 @@ class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::instance_actor::pointer self, shell_settings settings)
       : self_(self), set_(std::move(settings)), steps_(std::make_shared<step_time_corrector>(set_.step_time)),
-        core_(completed(set_.core, steps_)), timer_(self) {}
+        core_(completed(set_, steps_)), timer_(self) {}
 
   ~shell() {
     // Also on a crash: blocks must not be written by a transfer whose owner is gone.
@@ -264,7 +264,10 @@ private:
     return std::uint64_t{random()} << 32U | random();
   }
 
-  static options completed(options core, std::shared_ptr<const step_time_corrector> steps) {
+  static options completed(const shell_settings& set, std::shared_ptr<const step_time_corrector> steps) {
+    auto core = set.core;
+    const auto& kv = set.context->kv();
+    core.kv_row_time = from_s(static_cast<double>(kv.layers * kv.token_layer_bytes()) / set.migration_bytes_per_s);
     core.prefix_seed = {random_word(), random_word()};
     core.predict = [steps = std::move(steps)](const step_shape& shape) { return steps->model().plan_ahead(shape); };
     return core;
