@@ -14,7 +14,10 @@ json job_of(const cluster& c, const std::string& id) {
 } // namespace
 
 TEST_CASE("a long job that is moved midway has the text of the undisturbed one") {
-  cluster c{{"collocated", "f32", {"a", "b"}, {}, {}}};
+  cluster c;
+  const auto flipped = instance_of_role(c.topology(), "prefill")["id"].get<std::string>();
+  REQUIRE(c.run({"role", flipped, "mixed"}).code == 0); // now both decode
+  c.until("the instance mixed", [&](const json& t) { return instance_of_role(t, "mixed")["id"] == flipped; });
   const std::vector<std::string> words{
       "submit", "--detach", "-p", "Emma Woodhouse, handsome, clever, and rich", "--max-tokens", "900", "--ignore-eos"};
   auto finish = [&](const std::string& id) {
