@@ -43,6 +43,20 @@ struct SequenceEnded {           # instance -> router: well
   instance @1 :UInt32;           # instance id
   cause @2 :StopCause;           # how it ended well
   cachedPromptTokens @3 :UInt32; # as in ProducedTokens
+  outputTokens @4 :UInt32;       # over all attempts and instances; 0 = not known
+}
+
+struct MigrateSequence {         # router -> instance: hand it over while it goes on decoding
+  key @0 :RequestKey;            # request and attempt
+  to @1 :UInt32;                 # instance id
+}
+
+struct MigrationEnded {          # instance -> router: answers MigrateSequence, unless the attempt ends here first
+  key @0 :RequestKey;            # request and attempt
+  instance @1 :UInt32;           # instance id of the sender
+  to @2 :UInt32;                 # instance id
+  failed @3 :Bool;               # false: it decodes at `to`; true: it goes on at `instance`
+  reason @4 :Text;               # why it failed, for people
 }
 
 struct HandedBack {              # instance -> router: not here; try elsewhere or give up, by the code

@@ -1,4 +1,5 @@
-# The hand-over of KV blocks from a prefill to a decode instance. The bytes go by the transport, never in these.
+# The hand-over of KV blocks from a prefill to a decode instance, or between two that decode while the sequence goes on
+# (migration). The bytes go by the transport, never in these.
 @0xf36d25edaba5fd10;
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("hflex::wire::schema");
@@ -10,7 +11,7 @@ struct KvOffer {                 # prefill -> decode, before prefill starts: tak
   transfer @0 :UInt64;           # unique among the prefill instance's transfers
   from @1 :UInt32;               # prefill instance
   spec @2 :SequenceSpec;         # the sequence to run
-  tokensToSend @3 :UInt32;       # rows per layer
+  tokensToSend @3 :UInt32;       # rows per layer; more than the spec has tokens: a migration, with rows yet to come
   leaseMs @4 :UInt32;            # both sides let go after this
 }
 
@@ -28,11 +29,17 @@ struct KvRefuse {                # decode -> prefill
   reason @3 :Text;               # why, for people
 }
 
-struct KvCommit {                # prefill -> decode: prefill is done, this was the first token; go on with the next
+struct KvCommit {                # prefill -> decode: the last row is computed, this was the token then; go on with the next
   transfer @0 :UInt64;           # KV transfer id
   from @1 :UInt32;               # prefill instance id
   firstIndex @2 :UInt32;         # output index of `token`
-  token @3 :Int32;               # the first token sampled
+  token @3 :Int32;               # the last token sampled: the first, unless it is a migration
+  earlier @4 :List(Int32);       # migration: the tokens between those offered and `token`
+}
+
+struct KvTaken {                 # sink of a migration -> source: decodes it from now on
+  transfer @0 :UInt64;           # KV transfer id
+  instance @1 :UInt32;           # the sink
 }
 
 struct KvAbort {                 # either side: this hand-over is off

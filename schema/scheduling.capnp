@@ -37,6 +37,24 @@ struct Shed {                    # scheduler -> router
   reason @1 :Text;               # why, for people
 }
 
+struct Migrate {                 # scheduler -> router: move a decoding request; answered by Moved, unless it ends first
+  key @0 :RequestKey;            # request and attempt
+  from @1 :UInt32;               # instance that decodes it
+  to @2 :UInt32;                 # instance that is to decode it
+  why @3 :Text;                  # for people
+}
+
+struct Moved {                   # router -> scheduler: a migration is over
+  key @0 :RequestKey;            # request and attempt
+  at @1 :UInt32;                 # instance that decodes it now
+  reason @2 :Text;               # why it stayed, for people; empty: it moved
+}
+
+struct MigrateRequest {          # client -> scheduler: move it now; answered when it has moved or stays
+  id @0 :UInt64;                 # request id
+  to @1 :UInt32;                 # instance id
+}
+
 struct InstanceUp {              # cluster -> router, scheduler, scaler: may be used from now on
   instance @0 :UInt32;           # instance id
   node @1 :UInt32;               # node id

@@ -21,6 +21,7 @@ constexpr command table[] = {
     {"jobs", "List jobs, or show one", hflex::commands::add_jobs},
     {"cancel", "Cancel a job", hflex::commands::add_cancel},
     {"wait", "Wait for a job to end and print its result", hflex::commands::add_wait},
+    {"migrate", "Move a job that decodes to another instance while it goes on", hflex::commands::add_migrate},
     {"topology", "Show the live actor topology", hflex::commands::add_topology},
     {"ready", "Wait until instances are ready", hflex::commands::add_ready},
     {"role", "Change an instance's role without reloading weights", hflex::commands::add_role},

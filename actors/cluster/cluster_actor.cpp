@@ -277,9 +277,9 @@ private:
       if (!out && !in) continue;
       introduce(me, other_id, other);
       introduce(other, id, me);
-      auto from = instance_ref(out ? id : other_id);
-      auto to = instance_ref(out ? other_id : id);
-      feed(link_opened{from, to, link_kind::kv, transport_between(me.node, other.node)});
+      auto transport = transport_between(me.node, other.node);
+      if (out) feed(link_opened{instance_ref(id), instance_ref(other_id), link_kind::kv, transport});
+      if (in) feed(link_opened{instance_ref(other_id), instance_ref(id), link_kind::kv, transport});
     }
   }
 

@@ -4,9 +4,7 @@
 
 namespace hflex::cluster {
 
-/// A prefill instance hands its sequences to every instance that decodes; decode and mixed instances hand nothing on.
-constexpr bool wants_kv_link(instance_role from, instance_role to) {
-  return from == instance_role::prefill && can_decode(to);
-}
+/// A prefill instance hands its sequences to every instance that decodes; those move sequences among each other.
+constexpr bool wants_kv_link(instance_role, instance_role to) { return can_decode(to); }
 
 } // namespace hflex::cluster

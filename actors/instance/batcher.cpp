@@ -20,6 +20,10 @@ result<void> check(const options& o) {
   if (o.prefill_weight < duration{0}) return bad("prefill_weight", "0 or more");
   if (!(o.safety >= 0.0 && o.safety < 1.0)) return bad("safety", "a share in [0, 1)");
   if (o.transfer_lease <= duration::zero()) return bad("transfer_lease", "more than 0");
+  if (o.migration_lease <= duration::zero()) return bad("migration_lease", "more than 0");
+  if (o.kv_row_time < duration::zero()) return bad("kv_row_time", "0 or more");
+  if (o.min_ahead == 0) return bad("min_ahead", "at least 1");
+  if (o.max_ahead < o.min_ahead) return bad("max_ahead", "at least min_ahead");
   return {};
 }
 
@@ -236,16 +240,18 @@ void core::hand_back(sequence& s, const error& why, effects& out) {
 }
 
 /// This instance decides not to go on with a sequence. While rows arrive, it cannot know whether the prefill side has
-/// been told already that all did: it speaks up, at worst as the second to do so.
+/// been told already that all did: it speaks up, at worst as the second to do so. A migration's source is told, and
+/// goes on with it.
 void core::give_up(sequence& s, const error& why, effects& out) {
-  if (s.at == stage::offered)
+  const bool answered_for = s.transfer && !s.transfer->outbound && (s.transfer->live() || s.at == stage::offered);
+  if (answered_for)
     drop(s, &why, out);
   else
     hand_back(s, why, out);
 }
 
 void core::end_well(sequence& s, stop_cause cause, effects& out) {
-  out.push_back(ended{s.spec.key, cause, s.cached_prompt_tokens});
+  out.push_back(ended{s.spec.key, cause, s.cached_prompt_tokens, s.spec.produced()});
   const error why{errc::reroute, "the request ended"};
   drop(s, &why, out);
 }
@@ -279,7 +285,10 @@ void core::take_token(sequence& s, token_id id, time_point now, effects& out) {
   out.push_back(token{s.spec.key, index, id, s.cached_prompt_tokens});
   if (s.spec.produced() >= s.spec.max_output_tokens) return end_well(s, stop_cause::max_tokens, out);
   if (s.length() >= context_limit_) return end_well(s, stop_cause::context_full, out);
-  if (s.transfer) commit_first(s, id, out);
+  if (s.transfer && s.transfer->live())
+    stop_if_due(s, out);
+  else if (s.transfer)
+    commit_first(s, id, out);
 }
 
 bool core::valid(token_id id) const { return id >= 0 && static_cast<std::uint32_t>(id) < options_.vocab_size; }

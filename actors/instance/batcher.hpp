@@ -19,6 +19,8 @@
 // know what the other has heard, it speaks: two words for one attempt are settled at the router by its number, silence
 // never is.
 //
+// A migration is a hand-over of a sequence that decodes, and goes on decoding meanwhile: see batcher_migration.cpp.
+//
 // Prefix cache: a full block of computed tokens can be found by its text until it is evicted, and a sequence starts,
 // also after preemption or elsewhere, with what is found of its tokens; at least the last one is computed, whose logits
 // it needs. What a hand-over brings is found as well. The cache ends with the core: after a role flip the KV memory is
@@ -68,9 +70,13 @@ struct options {
   std::uint32_t min_chunk{16};                           ///< prefill tokens a step takes however tight the slack; >= 1
   duration transfer_lease{std::chrono::seconds{60}};     ///< offer to acknowledgement; covers the prefill
   std::uint32_t first_transfer{1}; ///< serial of the first hand-over: past those of an earlier core of this instance
-  bool prefix_cache{true};         ///< start with the KV blocks that already hold a sequence's first tokens
-  hash_key prefix_seed;            ///< random, and this instance's secret
-  bool describe_steps{true}; ///< false: entries come without tokens and block tables, for a device that needs none
+  duration migration_lease{std::chrono::seconds{10}}; ///< offer to the sink's last word; after it the source goes on
+  duration kv_row_time{};                             ///< to move the KV of one token to another instance; 0: no time
+  std::uint32_t min_ahead{4};  ///< rows that a migration brings beyond those of the tokens offered; >= 1
+  std::uint32_t max_ahead{32}; ///< the same when the data plane is slow; >= min_ahead
+  bool prefix_cache{true};     ///< start with the KV blocks that already hold a sequence's first tokens
+  hash_key prefix_seed;        ///< random, and this instance's secret
+  bool describe_steps{true};   ///< false: entries come without tokens and block tables, for a device that needs none
 };
 
 /// errc::reject with the first option that is out of range.
@@ -132,6 +138,13 @@ struct retire {
   duration grace{};
 };
 
+/// Move this sequence, which decodes here, to the decode instance `to`, and go on meanwhile. Answered by one `migrated`
+/// or `migration_failed`, unless the attempt is over here first (ended, handed_back, cancel).
+struct migrate {
+  request_key key;
+  instance_id to;
+};
+
 /// Time passed: see wake_at.
 struct tick {};
 
@@ -141,20 +154,22 @@ struct peer_lost {
 };
 
 /// Decode side, from the prefill instance `from`: hold blocks for spec.tokens. `lease` counts from arrival here,
-/// and is no longer than this instance's own.
+/// and is no longer than this instance's own. `ahead`: see offer_kv.
 struct offer {
   transfer_id transfer;
   sequence_spec spec;
   instance_id from;
   duration lease{};
+  std::uint32_t ahead{};
 };
 
-/// Decode side, from the prefill instance: the first token sampled and its output index. May come before or after
-/// kv_landed.
+/// Decode side, from the prefill instance: the last token sampled, whose row is not among those sent, and its output
+/// index. May come before or after kv_landed.
 struct kv_committed {
   transfer_id transfer;
   std::uint32_t index{};
   token_id token{};
+  std::vector<token_id> earlier{}; ///< migration: the `ahead` tokens between those offered and `token`
 };
 
 /// Decode side, from the prefill instance: it gave the hand-over up (or finished the request by itself).
@@ -180,6 +195,11 @@ struct offer_refused {
 
 /// Prefill side, from the data plane: acknowledged by the sink.
 struct kv_delivered {
+  transfer_id transfer;
+};
+
+/// Source of a migration, from its sink: it decodes the sequence now.
+struct kv_taken {
   transfer_id transfer;
 };
 
@@ -209,6 +229,7 @@ struct ended {
   request_key key;
   stop_cause cause{};
   std::uint32_t cached_prompt_tokens{}; ///< as in token: it may end before it has one
+  std::uint32_t output_tokens{};        ///< over all attempts and instances
 };
 
 /// To the router: this attempt is over. retry: busy; reroute: try elsewhere with the tokens so far; reject: the request
@@ -218,12 +239,27 @@ struct handed_back {
   error why;
 };
 
-/// Prefill side, to instance `to`: offer.
+/// To the router: the sequence decodes at `to` now; nothing more of it comes from here.
+struct migrated {
+  request_key key;
+  instance_id to;
+};
+
+/// To the router: the sequence did not leave for `to`. It goes on here, if it is here.
+struct migration_failed {
+  request_key key;
+  instance_id to;
+  error why;
+};
+
+/// Prefill side, to instance `to`: offer. `ahead` > 0: a migration, and the rows of so many tokens beyond those of
+/// `spec` will come as well.
 struct offer_kv {
   transfer_id transfer;
   instance_id to;
   sequence_spec spec;
   duration lease{};
+  std::uint32_t ahead{};
 };
 
 /// Prefill side, to the transport: open(). `tokens` rows will be sent from the front of `block_table`.
@@ -238,8 +274,7 @@ struct open_push {
 /// Prefill side, to the transport: push rows [begin, begin + count) of every layer.
 struct push_rows {
   transfer_id transfer;
-  std::uint32_t begin{};
-  std::uint32_t count{};
+  std::uint32_t begin{}, count{};
 };
 
 /// Prefill side, to instance `to`: kv_committed.
@@ -249,6 +284,7 @@ struct commit_kv {
   request_key key;
   std::uint32_t index{};
   token_id token{};
+  std::vector<token_id> earlier{};
 };
 
 /// Prefill side, to instance `to`: transfer_aborted.
@@ -276,21 +312,26 @@ struct refuse_offer {
   error why;
 };
 
+/// Sink of a migration, to instance `to`, its source: kv_taken.
+struct take_over {
+  transfer_id transfer;
+  instance_id to;
+  request_key key;
+};
+
 /// To the transport: close(). Its blocks may be used again by any effect after this one.
 struct close_transfer {
   transfer_id transfer;
 };
 
-/// Send tick at this time.
 struct wake_at {
-  time_point at;
+  time_point at; ///< send tick then
 };
+struct retired {}; ///< nothing is left here and nothing will be taken: the shell may end
 
-/// Nothing is left here and nothing will be taken: the shell may end.
-struct retired {};
-
-using effect = std::variant<run_step, token, ended, handed_back, offer_kv, open_push, push_rows, commit_kv,
-    abort_transfer, accept_offer, refuse_offer, close_transfer, wake_at, retired>;
+using effect =
+    std::variant<run_step, token, ended, handed_back, offer_kv, open_push, push_rows, commit_kv, abort_transfer,
+        accept_offer, refuse_offer, close_transfer, wake_at, retired, migrated, migration_failed, take_over>;
 
 /// What reports carry.
 struct snapshot {
@@ -334,6 +375,8 @@ public:
   void on(const offer_refused& e, time_point now, std::vector<effect>& out);
   void on(const kv_delivered& e, time_point now, std::vector<effect>& out);
   void on(const kv_failed& e, time_point now, std::vector<effect>& out);
+  void on(const migrate& e, time_point now, std::vector<effect>& out);
+  void on(const kv_taken& e, time_point now, std::vector<effect>& out);
 
   snapshot report() const;
   /// Every sequence that is here, in whatever stage, in the order they came.
@@ -399,7 +442,15 @@ private:
   void accept_offers(time_point now, effects& out);
   void begin_decode(sequence& s, effects& out);
   void expire_leases(time_point now, effects& out);
+  bool lasts(const sequence_spec& spec, std::uint32_t count) const;
   result<void> check_commit(const sequence& s, const kv_committed& e) const;
+  // batcher_migration.cpp: a hand-over while decoding goes on
+  result<void> may_migrate(const sequence& s, instance_id to) const;
+  std::uint32_t steps_ahead(const sequence& s) const;
+  void stop_if_due(sequence& s, effects& out);
+  void stay(sequence& s, const error& why, bool tell_peer, effects& out);
+  void recall(sequence& s, const error& why, effects& out);
+
   sequence* find_outbound(transfer_id id);
   sequence* find_inbound(transfer_id id);
 

@@ -26,7 +26,7 @@ void core::end_transfer(sequence& s, const error* tell_peer, effects& out) {
   const auto& h = *s.transfer;
   if (tell_peer && h.outbound)
     out.push_back(abort_transfer{h.id, h.peer, s.spec.key});
-  else if (tell_peer && !h.landed)
+  else if (tell_peer && (!h.landed || h.live()))
     out.push_back(refuse_offer{h.id, h.peer, *tell_peer});
   unlink(s, out);
 }
@@ -45,7 +45,10 @@ void core::expire_leases(time_point now, effects& out) {
   while (!leases_.empty() && leases_.begin()->first <= now) {
     auto& s = *by_transfer_.at(leases_.begin()->second);
     const error why{errc::reroute, fmt::format("hand-over of {} took longer than its lease", to_string(s.spec.key))};
-    give_up(s, why, out);
+    if (s.transfer->outbound && s.transfer->live())
+      recall(s, why, out);
+    else
+      give_up(s, why, out);
   }
 }
 
@@ -53,20 +56,31 @@ void core::on(const peer_lost& e, time_point now, effects& out) {
   std::vector<sequence*> leaving;
   for (auto& [_, s] : by_transfer_)
     if (s->transfer->peer == e.peer) leaving.push_back(s);
-  // The survivor answers for the request: the other side cannot.
+  // The survivor answers for the request: the other side cannot. A migration's source has it still; its sink was not
+  // asked for it by the router.
   for (auto* s : leaving) {
-    out.push_back(
-        handed_back{s->spec.key, {errc::reroute, fmt::format("lost {} during hand-over", to_string(e.peer))}});
+    const error why{errc::reroute, fmt::format("lost {} during hand-over", to_string(e.peer))};
+    if (s->transfer->live() && s->transfer->outbound) {
+      stay(*s, why, false, out);
+      continue;
+    }
+    if (!s->transfer->live()) out.push_back(handed_back{s->spec.key, why});
     drop(*s, nullptr, out);
   }
   settle(now, out);
 }
 
 void core::on(const kv_failed& e, time_point now, effects& out) {
-  if (auto* s = find_outbound(e.transfer); s && !s->transfer->delivered)
-    hand_back(*s, {errc::reroute, fmt::format("KV transfer failed: {}", e.why.message)}, out);
-  else if (auto* t = find_inbound(e.transfer); t && !t->transfer->landed)
-    drop(*t, nullptr, out); // the prefill side is told by the data plane, and answers for the request
+  const error why{errc::reroute, fmt::format("KV transfer failed: {}", e.why.message)};
+  if (auto* s = find_outbound(e.transfer); s && !s->transfer->delivered) {
+    if (s->transfer->live())
+      recall(*s, why, out);
+    else
+      hand_back(*s, why, out);
+  } else if (auto* t = find_inbound(e.transfer); t && !t->transfer->landed) {
+    // The prefill side is told by the data plane, and answers for the request. A migration's may wait for a word.
+    drop(*t, t->transfer->live() ? &why : nullptr, out);
+  }
   settle(now, out);
 }
 
@@ -80,13 +94,13 @@ void core::offer_handover(sequence& s, time_point now, effects& out) {
   h.lease_until = now + options_.transfer_lease;
   h.rows = s.length();
   h.outbound = true;
-  out.push_back(offer_kv{h.id, h.peer, s.spec, options_.transfer_lease});
+  out.push_back(offer_kv{h.id, h.peer, s.spec, options_.transfer_lease, 0});
   link(s, h);
 }
 
 void core::on(const offer_accepted& e, time_point now, effects& out) {
   auto* s = find_outbound(e.transfer);
-  if (!s || s->transfer->open) return;
+  if (!s || s->transfer->open || s->transfer->committed) return;
   auto& h = *s->transfer;
   h.open = true;
   out.push_back(open_push{h.id, s->spec.key, s->blocks, h.rows, h.lease_until - now});
@@ -99,8 +113,12 @@ void core::on(const offer_refused& e, time_point now, effects& out) {
   if (!s) return;
   const error why{
       errc::reroute, fmt::format("{} refused the hand-over: {}", to_string(s->transfer->peer), e.why.message)};
-  out.push_back(handed_back{s->spec.key, why});
-  drop(*s, nullptr, out);
+  if (s->transfer->live()) {
+    stay(*s, why, false, out);
+  } else {
+    out.push_back(handed_back{s->spec.key, why});
+    drop(*s, nullptr, out);
+  }
   settle(now, out);
 }
 
@@ -124,7 +142,7 @@ void core::push_computed(sequence& s, effects& out) {
 
 void core::commit_first(sequence& s, token_id first, effects& out) {
   const auto& h = *s.transfer;
-  out.push_back(commit_kv{h.id, h.peer, s.spec.key, s.spec.produced() - 1, first});
+  out.push_back(commit_kv{h.id, h.peer, s.spec.key, s.spec.produced() - 1, first, {}});
   if (h.delivered)
     drop(s, nullptr, out);
   else
@@ -142,13 +160,20 @@ void core::on(const offer& e, time_point now, effects& out) {
   if (by_key_.contains(e.spec.key))
     return refuse({errc::reroute, fmt::format("{} is here already", to_string(e.spec.key))});
   if (auto ok = admissible(e.spec); !ok) return refuse(ok.error());
+  if (e.ahead > 0 && !lasts(e.spec, e.ahead + 1))
+    return refuse({errc::reroute, fmt::format("{} may end within {} tokens", to_string(e.spec.key), e.ahead + 1)});
   if (offered_.size() >= options_.max_offers)
     return refuse({errc::retry, fmt::format("{} has {} offers waiting", to_string(options_.self), offered_.size())});
   handover h;
   h.id = e.transfer;
   h.peer = e.from;
   h.lease_until = now + std::clamp(e.lease, duration::zero(), options_.transfer_lease);
-  link(insert(e.spec, stage::offered), h);
+  h.ahead = e.ahead;
+  auto& s = insert(e.spec, stage::offered);
+  link(s, h);
+  accept_offers(now, out);
+  // The source has the sequence in hand and goes on: better elsewhere at once than here later.
+  if (h.live() && s.at == stage::offered) give_up(s, {errc::retry, "no room for another sequence"}, out);
   settle(now, out);
 }
 
@@ -162,7 +187,7 @@ void core::accept_offers(time_point now, effects& out) {
     move_to(s, stage::receiving);
     auto& h = *s.transfer;
     h.open = true;
-    h.rows = s.length();
+    h.rows = s.to_hold();
     out.push_back(accept_offer{h.id, h.peer, s.spec.key, s.blocks, h.rows, h.lease_until - now});
   }
 }
@@ -182,16 +207,25 @@ void core::on(const kv_committed& e, time_point now, effects& out) {
     give_up(*s, ok.error(), out);
   } else {
     s->transfer->first = e.token;
+    s->transfer->earlier = e.earlier;
     if (e.index == 0) s->first_token_at = now;
     if (s->transfer->landed) begin_decode(*s, out);
   }
   settle(now, out);
 }
 
+/// Whether a sequence goes on after `count` more tokens, unless its text ends.
+bool core::lasts(const sequence_spec& spec, std::uint32_t count) const {
+  return std::uint64_t{spec.produced()} + count < spec.max_output_tokens &&
+         std::uint64_t{spec.tokens.size()} + count < context_limit_;
+}
+
 /// A token that the prefill side should have ended the request with, or one out of place, would break the stream.
 result<void> core::check_commit(const sequence& s, const kv_committed& e) const {
-  const bool sound = e.index == s.spec.produced() && valid(e.token) && e.index + 1 < s.spec.max_output_tokens &&
-                     s.length() + 1 < context_limit_;
+  const auto& earlier = e.earlier;
+  const bool sound = earlier.size() == s.transfer->ahead && e.index == s.spec.produced() + earlier.size() &&
+                     valid(e.token) && std::all_of(earlier.begin(), earlier.end(), [&](auto t) { return valid(t); }) &&
+                     lasts(s.spec, s.transfer->ahead + 1);
   if (!sound)
     return fail(
         errc::reroute, "{}: cannot go on after token {} at output index {}", to_string(s.spec.key), e.token, e.index);
@@ -199,13 +233,19 @@ result<void> core::check_commit(const sequence& s, const kv_committed& e) const 
 }
 
 void core::begin_decode(sequence& s, effects& out) {
-  s.came_by = s.transfer->id;
-  s.num_computed_tokens = s.length();
-  s.spec.tokens.push_back(*s.transfer->first);
+  const auto& h = *s.transfer;
+  s.num_computed_tokens = h.rows;
+  s.spec.tokens.insert(s.spec.tokens.end(), h.earlier.begin(), h.earlier.end());
+  s.spec.tokens.push_back(*h.first);
   s.started = true;
+  if (h.live()) { // from this word on the source is out of it, whatever else it says
+    out.push_back(take_over{h.id, h.peer, s.spec.key});
+  } else {
+    s.came_by = h.id;
+    arrived_.emplace(s.came_by, &s);
+  }
   unlink(s, out);
   publish(s);
-  arrived_.emplace(s.came_by, &s);
   move_to(s, stage::running);
 }
 
@@ -213,7 +253,8 @@ void core::on(const transfer_aborted& e, time_point now, effects& out) {
   auto* s = find_inbound(e.transfer);
   if (auto late = arrived_.find(e.transfer); late != arrived_.end()) s = late->second;
   if (!s) return;
-  drop(*s, nullptr, out);
+  const error aborted{errc::reroute, "as its source wants it"};
+  drop(*s, s->transfer && s->transfer->live() ? &aborted : nullptr, out);
   settle(now, out);
 }
 

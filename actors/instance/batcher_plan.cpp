@@ -88,6 +88,7 @@ void core::plan_decodes(draft& d, time_point now, effects& out) {
   };
   for (std::size_t i = 0; i < order.size(); ++i) {
     auto* s = order[i].s;
+    if (s && s->paused()) continue;
     while (s && s->blocks.size() < blocks_for(s->length(), options_.block_size) && !pool_.allocate(1, s->blocks)) {
       preempt(*last_to_give_way(i), out);
       s = order[i].s;
@@ -233,14 +234,14 @@ rank core::rank_of(const sequence& s) const {
 bool core::room_for(const sequence& s, const prefix_hit& hit) const {
   if (running_.size() + receiving_ >= options_.max_sequences) return false;
   const auto spare = running_.empty() && receiving_ == 0 ? 0U : options_.watermark_blocks;
-  const auto fresh = blocks_for(s.length(), options_.block_size) - hit.blocks;
+  const auto fresh = blocks_for(s.to_hold(), options_.block_size) - hit.blocks;
   return std::uint64_t{fresh} + spare <= pool_.free() - hit.idle;
 }
 
 /// What was found first: taking new ones may evict.
 void core::take_blocks(sequence& s, const prefix_hit& hit) {
   pool_.share(chain_of(s, hit.blocks), s.blocks);
-  const bool taken = pool_.allocate(blocks_for(s.length(), options_.block_size) - hit.blocks, s.blocks);
+  const bool taken = pool_.allocate(blocks_for(s.to_hold(), options_.block_size) - hit.blocks, s.blocks);
   HFLEX_CHECK(taken);
   s.published = hit.blocks;
   s.num_computed_tokens = hit.blocks * options_.block_size;
@@ -284,7 +285,7 @@ void core::add_entry(sequence& s, std::uint32_t count, draft& d) {
   e.sample = count == s.remaining();
   e.sampling = s.spec.sampling;
   e.output_index = s.spec.produced();
-  e.push_kv = s.transfer && s.transfer->open;
+  e.push_kv = s.transfer && s.transfer->open && !s.transfer->live(); // a single row goes after its step
   if (e.push_kv) e.transfer = s.transfer->id;
   // One token after a cached context costs what a decode costs, whatever it is for.
   if (count == 1 && position > 0 && e.sample)

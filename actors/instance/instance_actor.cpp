@@ -1,5 +1,6 @@
 #include "actors/instance/instance_actor.hpp"
 #include "actors/common/check.hpp"
+#include "actors/instance/device_plan_actor.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/shell.hpp"
 #include <deque>
@@ -11,18 +12,11 @@ namespace {
 namespace s = wire::schema;
 using wire::msg;
 
-/// One row range that a device thread sends when a layer is in the pool.
-struct push_range {
-  transfer_id transfer;
-  std::uint32_t begin;
-  std::uint32_t count;
-};
-
 class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::instance_actor::pointer self, shell_settings settings)
       : self_(self), set_(std::move(settings)), steps_(std::make_shared<step_time_corrector>(set_.step_time)),
-        core_(completed(set_.core, steps_)), timer_(self) {}
+        core_(completed(set_, steps_)), timer_(self) {}
 
   ~shell() {
     // Also on a crash: blocks must not be written by a transfer whose owner is gone.
@@ -98,31 +92,7 @@ public:
   // ---- effects ----
 
   void perform(run_step& e) {
-    gpu::step_plan plan;
-    plan.id = e.plan.id;
-    std::vector<std::pair<std::uint64_t, push_range>> pushes;
-    for (auto& entry : e.plan.entries) {
-      gpu::step_item item;
-      item.tag = plan.items.size();
-      item.tokens = std::move(entry.tokens);
-      item.position = entry.position;
-      item.block_table = std::move(entry.block_table);
-      item.sample = entry.sample;
-      item.sampling = entry.sampling;
-      item.output_index = entry.output_index;
-      item.wants_layers = entry.push_kv;
-      if (entry.push_kv)
-        pushes.emplace_back(
-            item.tag, push_range{entry.transfer, item.position, static_cast<std::uint32_t>(item.tokens.size())});
-      plan.items.push_back(std::move(item));
-    }
-    if (!pushes.empty()) {
-      plan.on_layer = [transport = set_.transport, pushes = std::move(pushes)](std::uint64_t tag, std::uint32_t layer) {
-        for (const auto& [wanted, rows] : pushes)
-          if (wanted == tag) transport->push(rows.transfer, layer, rows.begin, rows.count);
-      };
-    }
-    set_.context->submit(std::move(plan), [to = wire::instance_actor{self_}](gpu::step_result r) {
+    set_.context->submit(device_plan(e.plan, set_.transport), [to = wire::instance_actor{self_}](gpu::step_result r) {
       wire::tell_from_outside(
           to, msg<s::StepDone>::make(
                   [&](s::StepDone::Builder out) {
@@ -149,8 +119,12 @@ public:
       out.setInstance(set_.core.self.value);
       out.setCause(wire::to_wire(e.cause));
       out.setCachedPromptTokens(e.cached_prompt_tokens);
+      out.setOutputTokens(e.output_tokens);
     }));
   }
+
+  void perform(migrated& e) { say_migration_ended(e.key, e.to, nullptr); }
+  void perform(migration_failed& e) { say_migration_ended(e.key, e.to, &e.why); }
 
   void perform(handed_back& e) {
     flush_tokens();
@@ -175,7 +149,7 @@ public:
               out.setTransfer(e.transfer.value);
               out.setFrom(set_.core.self.value);
               wire::write(out.initSpec(), e.spec, wire::now(self_));
-              out.setTokensToSend(static_cast<std::uint32_t>(e.spec.tokens.size()));
+              out.setTokensToSend(static_cast<std::uint32_t>(e.spec.tokens.size()) + e.ahead);
               out.setLeaseMs(static_cast<std::uint32_t>(to_ms(e.lease)));
             },
             64 + e.spec.tokens.size() / 2));
@@ -200,6 +174,15 @@ public:
         out.setFrom(set_.core.self.value);
         out.setFirstIndex(e.index);
         out.setToken(e.token);
+        wire::write(out.initEarlier(static_cast<unsigned>(e.earlier.size())), e.earlier);
+      }));
+  }
+
+  void perform(take_over& e) {
+    if (auto* peer = find_peer(e.to))
+      wire::tell(self_, *peer, msg<s::KvTaken>::make([&](s::KvTaken::Builder out) {
+        out.setTransfer(e.transfer.value);
+        out.setInstance(set_.core.self.value);
       }));
   }
 
@@ -281,7 +264,10 @@ private:
     return std::uint64_t{random()} << 32U | random();
   }
 
-  static options completed(options core, std::shared_ptr<const step_time_corrector> steps) {
+  static options completed(const shell_settings& set, std::shared_ptr<const step_time_corrector> steps) {
+    auto core = set.core;
+    const auto& kv = set.context->kv();
+    core.kv_row_time = from_s(static_cast<double>(kv.layers * kv.token_layer_bytes()) / set.migration_bytes_per_s);
     core.prefix_seed = {random_word(), random_word()};
     core.predict = [steps = std::move(steps)](const step_shape& shape) { return steps->model().plan_ahead(shape); };
     return core;
@@ -310,6 +296,17 @@ private:
         out.setBytes(stats.bytes_total);
       }));
     };
+  }
+
+  void say_migration_ended(request_key key, instance_id to, const error* why) {
+    flush_tokens();
+    wire::tell(self_, set_.router, msg<s::MigrationEnded>::make([&](s::MigrationEnded::Builder out) {
+      wire::write(out.initKey(), key);
+      out.setInstance(set_.core.self.value);
+      out.setTo(to.value);
+      out.setFailed(why != nullptr);
+      if (why) out.setReason(why->message);
+    }));
   }
 
   const wire::kv_peer_actor* find_peer(instance_id id) const {
@@ -436,23 +433,33 @@ private:
   bool was_idle_{true};
 };
 
+offer read_offer(s::KvOffer::Reader in, time_point now) {
+  auto spec = wire::read(in.getSpec(), now);
+  const auto tokens = static_cast<std::uint32_t>(spec.tokens.size()), rows = in.getTokensToSend();
+  KJ_REQUIRE(rows >= tokens && rows <= wire::max_sequence_tokens, "rows out of range", rows, tokens);
+  return {transfer_id{in.getTransfer()}, std::move(spec), instance_id{in.getFrom()},
+      std::chrono::milliseconds{in.getLeaseMs()}, rows - tokens};
+}
+
 } // namespace
 
 wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer self, shell_settings settings) {
   auto sh = std::make_shared<shell>(self, std::move(settings));
   using wire::on;
   return {
-      on<s::KvOffer>([sh, self](s::KvOffer::Reader in) {
-        sh->feed(offer{transfer_id{in.getTransfer()}, wire::read(in.getSpec(), wire::now(self)),
-            instance_id{in.getFrom()}, std::chrono::milliseconds{in.getLeaseMs()}});
-      }),
+      on<s::KvOffer>([sh, self](s::KvOffer::Reader in) { sh->feed(read_offer(in, wire::now(self))); }),
       on<s::KvAccept>([sh](s::KvAccept::Reader in) { sh->kv_accept(in); }),
       on<s::KvRefuse>([sh](s::KvRefuse::Reader in) {
         sh->feed(offer_refused{
             transfer_id{in.getTransfer()}, error{wire::from_wire(in.getCode()), wire::read(in.getReason())}});
       }),
       on<s::KvCommit>([sh](s::KvCommit::Reader in) {
-        sh->feed(kv_committed{transfer_id{in.getTransfer()}, in.getFirstIndex(), in.getToken()});
+        sh->feed(kv_committed{
+            transfer_id{in.getTransfer()}, in.getFirstIndex(), in.getToken(), wire::read(in.getEarlier())});
+      }),
+      on<s::KvTaken>([sh](s::KvTaken::Reader in) { sh->feed(kv_taken{transfer_id{in.getTransfer()}}); }),
+      on<s::MigrateSequence>([sh](s::MigrateSequence::Reader in) {
+        sh->feed(migrate{wire::read(in.getKey()), instance_id{in.getTo()}});
       }),
       on<s::KvAbort>([sh](s::KvAbort::Reader in) { sh->feed(transfer_aborted{transfer_id{in.getTransfer()}}); }),
       wire::on_ask<msg<s::Ack>, s::StartSequence>([sh, self](s::StartSequence::Reader in) {

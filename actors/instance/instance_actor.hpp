@@ -26,6 +26,8 @@ struct shell_settings {
   duration report_every{
       std::chrono::milliseconds{100}}; ///< status to the cluster at most this often (the scheduler gets each step)
   step_time_model step_time{unmeasured_step_time}; ///< what its steps are taken to last; measured ones correct it
+  double migration_bytes_per_s{1e9}; ///< what a migration is taken to move its rows at: too slow a guess makes it take
+                                     ///< longer, too fast a guess makes the sequence stand still at its end
   duration sign_every{std::chrono::seconds{1}}; ///< what is alive here to the router at most this often; well below its
                                                 ///< stage_timeout
 };

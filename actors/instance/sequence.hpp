@@ -23,15 +23,20 @@ struct handover {
   transfer_id id;
   instance_id peer;
   time_point lease_until;
+  std::uint32_t ahead{}; ///< migration: rows beyond those of the tokens offered; 0: no migration
   // prefill side
-  std::uint32_t rows{};        ///< to be sent: the tokens it came with
+  std::uint32_t rows{};        ///< to be sent: of the tokens offered, and `ahead`
   std::uint32_t rows_pushed{}; ///< from the front
   bool outbound{false};
   bool open{false}; ///< accepted, open at the transport
   bool delivered{false};
+  bool committed{false}; ///< migration: it has stopped here, and the sink has the last word
   // decode side
   bool landed{false};
-  std::optional<token_id> first; ///< first token, once committed
+  std::optional<token_id> first; ///< first token, or migration: the last one, once committed
+  std::vector<token_id> earlier; ///< migration: those between the tokens offered and `first`
+
+  bool live() const { return ahead > 0; }
 };
 
 /// Who goes first: requests that the client already has tokens of, then the earliest due, then the first to arrive.
@@ -63,6 +68,10 @@ struct sequence {
 
   std::uint32_t length() const { return static_cast<std::uint32_t>(spec.tokens.size()); }
   std::uint32_t remaining() const { return length() - num_computed_tokens; }
+  /// Tokens to have blocks for: migrating in, those that are decoded at the source meanwhile as well.
+  std::uint32_t to_hold() const { return length() + (transfer && !transfer->outbound ? transfer->ahead : 0); }
+  /// Migrating out, and stopped.
+  bool paused() const { return transfer && transfer->committed; }
 };
 
 } // namespace hflex::instance

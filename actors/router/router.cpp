@@ -46,6 +46,7 @@ void core::request::forget_attempt() {
   held.clear();
   held_end.reset();
   gap_since.reset();
+  moving_to = {};
 }
 
 // ---- clients ----
@@ -178,10 +179,8 @@ void core::on(const shed& e, time_point now, std::vector<effect>& out) {
 void core::on(const tokens& e, time_point now, std::vector<effect>& out) {
   auto* r = running(e.key);
   if (!r || e.ids.empty()) return;
-  if (!r->at(e.instance)) {
-    if (gone_.count(e.instance)) return;
-    move_to(*r, e.instance);
-  }
+  if (!r->at(e.instance) && gone_.count(e.instance)) return;
+  if (!r->at(e.instance) || e.instance == r->moving_to) take_over(*r, e.instance, out);
   r->last_sign = now;
   note_cached(*r, e.instance, e.cached_prompt_tokens);
   if (e.instance == r->record.decode_instance) r->decoding = true;
@@ -208,13 +207,15 @@ void core::on(const progress& e, time_point now, std::vector<effect>&) {
 void core::on(const ended& e, time_point now, std::vector<effect>& out) {
   auto* r = running(e.key);
   if (!r || !r->at(e.instance)) return;
+  if (e.instance == r->moving_to) take_over(*r, e.instance, out);
   r->last_sign = now;
   note_cached(*r, e.instance, e.cached_prompt_tokens);
   // The decode side ends only what the prefill side began: without a token of this attempt, that one is still on its
   // way.
-  bool overtook = !r->held.empty() || (!r->saw_token && e.instance != r->record.prefill_instance);
+  bool overtook = !r->held.empty() || (!r->saw_token && e.instance != r->record.prefill_instance) ||
+                  r->record.output_tokens() < e.output_tokens;
   if (overtook) {
-    r->held_end = e.cause;
+    r->held_end = e;
     if (!r->gap_since) r->gap_since = now;
     arm(*r);
   } else {
@@ -223,15 +224,9 @@ void core::on(const ended& e, time_point now, std::vector<effect>& out) {
   announce(out);
 }
 
-void core::on(const migrated& e, time_point now, std::vector<effect>&) {
-  auto* r = running(e.key);
-  if (!r || e.to == r->record.decode_instance || gone_.count(e.to)) return;
-  move_to(*r, e.to);
-  r->last_sign = now;
-}
-
 void core::on(const handed_back& e, time_point now, std::vector<effect>& out) {
   auto* r = running(e.key);
+  if (r && e.instance == r->moving_to) take_over(*r, e.instance, out); // it gives back only what it has
   if (!r || !r->depends_on(e.instance)) return;
   fail_attempt(*r, e.instance, e.code, fmt::format("{}: {}", to_string(e.instance), e.reason), now, out);
   announce(out);
@@ -292,14 +287,8 @@ void core::arrive(request& r, std::vector<effect>& out) {
 
 /// What a decode instance finds when it computes a preempted sequence again is not what the client was spared.
 void core::note_cached(request& r, instance_id by, std::uint32_t prompt_tokens) {
-  if (by == r.record.prefill_instance) r.record.cached_prompt_tokens = std::min(prompt_tokens, r.record.prompt_tokens);
-}
-
-void core::move_to(request& r, instance_id to) {
-  if (!r.at(to)) r.places.push_back(to);
-  r.record.decode_instance = to;
-  r.decoding = true;
-  ++r.record.migrations;
+  if (by == r.record.prefill_instance && r.record.migrations == 0)
+    r.record.cached_prompt_tokens = std::min(prompt_tokens, r.record.prompt_tokens);
 }
 
 /// Takes the next tokens, and those held that follow them.
@@ -323,8 +312,9 @@ void core::append(request& r, const token_id* ids, std::size_t count, time_point
   if (!std::exchange(r.saw_token, true)) out.emplace_back(to_scheduler_prefill_finished{r.key()});
   if (!r.detach) out.emplace_back(std::move(fresh));
   if (!r.held.empty()) return;
+  if (r.held_end && r.record.output_tokens() < r.held_end->output_tokens) return;
   r.gap_since.reset();
-  if (r.held_end) conclude(r, *r.held_end, now, out);
+  if (r.held_end) conclude(r, r.held_end->cause, now, out);
 }
 
 /// Tokens that are not next. They wait for those before them if another instance of the attempt may still bring these.

@@ -100,17 +100,31 @@ struct progress {
   request_key key{};
   instance_id instance{};
 };
-/// The sequence is complete: all its tokens were sent before this.
+/// The sequence is complete: all its tokens were sent before this, but another instance's may still be on their way.
 struct ended {
   request_key key{};
   instance_id instance{};
   stop_cause cause{};
   std::uint32_t cached_prompt_tokens{}; ///< as in tokens: there may have been none
+  std::uint32_t output_tokens{};        ///< over all attempts, wherever they were made; 0: not known
+};
+/// From the scheduler: move its decoding from `from` to `to` while it goes on. Answered by one to_scheduler_moved,
+/// unless the attempt ends first.
+struct move {
+  request_key key{};
+  instance_id from{};
+  instance_id to{};
 };
 /// The decode phase moved, live, to another instance. Tokens that come from `to` before this say the same.
 struct migrated {
   request_key key{};
   instance_id to{};
+};
+/// It did not: it goes on where it is.
+struct migration_failed {
+  request_key key{};
+  instance_id to{};
+  std::string reason;
 };
 /// An instance gives a request up. retry, reroute: another attempt; reject, fatal: the request fails.
 struct handed_back {
@@ -161,6 +175,18 @@ struct to_scheduler_ended {
   std::optional<hflex::outcome> outcome; ///< nothing: the request goes on under another attempt
   std::uint32_t output_tokens{};         ///< so far, over all attempts
 };
+/// To the scheduler: a move that it asked for is over.
+struct to_scheduler_moved {
+  request_key key{};
+  instance_id at{};   ///< where it decodes
+  std::string reason; ///< why it stayed; empty: it moved
+};
+/// Tell the instance to move the attempt to `to`.
+struct migrate_at {
+  instance_id instance{};
+  request_key key{};
+  instance_id to{};
+};
 /// Give it to these instances.
 struct start {
   sequence_spec spec;
@@ -204,7 +230,7 @@ struct wake_at {
 };
 
 using effect = std::variant<accepted, refused, to_scheduler_arrived, to_scheduler_prefill_finished, to_scheduler_ended,
-    start, cancel_at, cancel_result, client_tokens, client_done, wait_done, wake_at>;
+    start, cancel_at, cancel_result, client_tokens, client_done, wait_done, wake_at, to_scheduler_moved, migrate_at>;
 
 class core {
 public:
@@ -220,7 +246,9 @@ public:
   void on(const tokens& e, time_point now, std::vector<effect>& out);
   void on(const progress& e, time_point now, std::vector<effect>& out);
   void on(const ended& e, time_point now, std::vector<effect>& out);
+  void on(const move& e, time_point now, std::vector<effect>& out);
   void on(const migrated& e, time_point now, std::vector<effect>& out);
+  void on(const migration_failed& e, time_point now, std::vector<effect>& out);
   void on(const handed_back& e, time_point now, std::vector<effect>& out);
   void on(const instance_gone& e, time_point now, std::vector<effect>& out);
   void on(const tick& e, time_point now, std::vector<effect>& out);
@@ -250,7 +278,8 @@ private:
     bool saw_token{false};
     bool decoding{false};                   ///< the decode instance has spoken: the prefill instance is needed no more
     std::map<std::uint32_t, token_id> held; ///< tokens that overtook others
-    std::optional<stop_cause> held_end;     ///< `ended` that overtook tokens
+    std::optional<ended> held_end;          ///< that overtook tokens
+    instance_id moving_to;                  ///< a move is under way
     std::optional<time_point> gap_since;    ///< since when something is held
     time_point last_sign{};
 
@@ -266,7 +295,8 @@ private:
   time_point deadline(const request& r) const;
   void arrive(request& r, std::vector<effect>& out);
   static void note_cached(request& r, instance_id by, std::uint32_t prompt_tokens);
-  void move_to(request& r, instance_id to);
+  static void note_place(request& r, instance_id at);
+  void take_over(request& r, instance_id by, std::vector<effect>& out);
   void append(request& r, const token_id* ids, std::size_t count, time_point now, std::vector<effect>& out);
   void hold(request& r, const tokens& e, time_point now, std::vector<effect>& out);
   void conclude(request& r, stop_cause cause, time_point now, std::vector<effect>& out);

@@ -140,6 +140,15 @@ public:
     }
   }
 
+  void migration_ended(s::MigrationEnded::Reader in) {
+    const auto key = wire::read(in.getKey());
+    const instance_id to{in.getTo()};
+    if (in.getFailed())
+      feed(migration_failed{key, to, wire::read(in.getReason())});
+    else
+      feed(migrated{key, to});
+  }
+
   void held(s::SequencesHeld::Reader in) {
     instance_id from{in.getInstance()};
     for (auto key : in.getKeys()) feed(progress{wire::read(key), from});
@@ -169,6 +178,27 @@ public:
   void perform(to_scheduler_prefill_finished& e) {
     wire::tell(self_, set_.scheduler,
         msg<s::PrefillFinished>::make([&](s::PrefillFinished::Builder out) { wire::write(out.initKey(), e.key); }));
+  }
+
+  void perform(to_scheduler_moved& e) {
+    spdlog::debug("router: {} at {} {}", to_string(e.key), to_string(e.at), e.reason);
+    wire::tell(self_, set_.scheduler, msg<s::Moved>::make([&](s::Moved::Builder out) {
+      wire::write(out.initKey(), e.key);
+      out.setAt(e.at.value);
+      out.setReason(e.reason);
+    }));
+  }
+
+  void perform(migrate_at& e) {
+    auto found = instances_.find(e.instance);
+    if (found == instances_.end()) { // and so its requests are about to begin again
+      feed(migration_failed{e.key, e.to, to_string(e.instance) + " is not known here"});
+      return;
+    }
+    wire::tell(self_, found->second, msg<s::MigrateSequence>::make([&](s::MigrateSequence::Builder out) {
+      wire::write(out.initKey(), e.key);
+      out.setTo(e.to.value);
+    }));
   }
 
   void perform(to_scheduler_ended& e) {
@@ -377,12 +407,16 @@ wire::router_actor::behavior_type router_shell(wire::router_actor::pointer self,
       on<s::SequencesHeld>([sh](s::SequencesHeld::Reader in) { sh->held(in); }),
       on<s::SequenceEnded>([sh](s::SequenceEnded::Reader in) {
         sh->feed(ended{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCause()),
-            in.getCachedPromptTokens()});
+            in.getCachedPromptTokens(), in.getOutputTokens()});
       }),
       on<s::HandedBack>([sh](s::HandedBack::Reader in) {
         sh->feed(handed_back{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCode()),
             wire::read(in.getReason())});
       }),
+      on<s::Migrate>([sh](s::Migrate::Reader in) {
+        sh->feed(move{wire::read(in.getKey()), instance_id{in.getFrom()}, instance_id{in.getTo()}});
+      }),
+      on<s::MigrationEnded>([sh](s::MigrationEnded::Reader in) { sh->migration_ended(in); }),
       on<s::InstanceUp, wire::instance_actor>([sh](s::InstanceUp::Reader in, const wire::instance_actor& handle) {
         sh->instance_up(instance_id{in.getInstance()}, handle);
       }),

@@ -215,6 +215,35 @@ void core::on(const step_reported& e, time_point now, std::vector<effect>& out) 
   plan(now, out);
 }
 
+result<request_key> core::movable(request_id id, instance_id to) const {
+  const auto& v = state();
+  const auto name = to_string(id);
+  const auto of = [&](const auto& requests) {
+    auto it = requests.lower_bound({id, 0});
+    return it != requests.end() && it->first.id == id ? it : requests.end();
+  };
+  if (of(v.waiting) != v.waiting.end()) return fail(errc::retry, "{} waits for an instance: nothing to move yet", name);
+  const auto found = of(v.placed);
+  if (found == v.placed.end()) return fail(errc::reject, "{} is not running: it has ended, or never was", name);
+  const auto& [key, p] = *found;
+  if (!p.decodes) return fail(errc::retry, "{} is still in its prefill on {}", name, to_string(p.prefill));
+  if (p.moving_to) return fail(errc::retry, "{} is on its way to {} already", name, to_string(p.moving_to));
+  if (p.decode == to) return fail(errc::reject, "{} decodes on {} already", name, to_string(to));
+  const auto there = v.instances.find(to);
+  if (there == v.instances.end()) return fail(errc::reject, "no such instance: {}", to_string(to));
+  if (there->second.draining) return fail(errc::reject, "{} is draining", to_string(to));
+  if (!there->second.may_decode()) return fail(errc::reject, "{} does not decode: its role is prefill", to_string(to));
+  if (!has_room(v, there->second)) return fail(errc::retry, "{} has its hands full", to_string(to));
+  return key;
+}
+
+void core::on(const move_wanted& e, time_point now, std::vector<effect>& out) {
+  const auto key = movable(e.key.id, e.to);
+  if (!key || *key != e.key) return;
+  out.emplace_back(migrate{e.key, kept_->books.begin_move(e.key, e.to), e.to, "on request"});
+  plan(now, out);
+}
+
 void core::on(const moved& e, time_point now, std::vector<effect>& out) {
   kept_->books.end_move(e.key, e.at);
   plan(now, out);

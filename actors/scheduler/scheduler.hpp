@@ -91,6 +91,13 @@ struct step_reported {
   std::uint64_t prefill_tokens{}; ///< of all those steps; 0 = the same as shape.prefill_tokens
 };
 
+/// Somebody wants this request moved, whatever the policy thinks of it. Nothing happens unless `core::movable` allows
+/// it.
+struct move_wanted {
+  request_key key;
+  instance_id to;
+};
+
 /// A migration ended: the request decodes at `at`, which is where it was when the move came to nothing.
 struct moved {
   request_key key;
@@ -179,8 +186,12 @@ public:
   void on(const instance_draining& e, time_point now, std::vector<effect>& out);
   void on(const instance_role_changed& e, time_point now, std::vector<effect>& out);
   void on(const step_reported& e, time_point now, std::vector<effect>& out);
+  void on(const move_wanted& e, time_point now, std::vector<effect>& out);
   void on(const moved& e, time_point now, std::vector<effect>& out);
   void on(const tick& e, time_point now, std::vector<effect>& out);
+
+  /// The attempt of a request that could move to an instance now. errc::retry: not yet; errc::reject: not there.
+  result<request_key> movable(request_id id, instance_id to) const;
 
   /// The accounts, to read: for topology, metrics, tests.
   const view& state() const;

@@ -45,6 +45,29 @@ public:
     feed(instance_role_changed{id, role});
   }
 
+  // ---- moves that people ask for ----
+
+  caf::result<msg<s::CommandAnswer>> migrate_request(request_id id, instance_id to) {
+    auto key = core_.movable(id, to);
+    if (!key) return answer_of(false, key.error().message);
+    auto promise = self_->make_response_promise<msg<s::CommandAnswer>>();
+    asked_.emplace(*key, promise); // one at most: until it is answered the request is on its way
+    feed(move_wanted{*key, to});
+    return promise;
+  }
+
+  void request_moved(request_key key, instance_id at, const std::string& reason) {
+    answer(key, reason.empty(),
+        reason.empty() ? fmt::format("{} decodes on {} now", to_string(key.id), to_string(at))
+                       : fmt::format("{} stays on {}: {}", to_string(key.id), to_string(at), reason));
+    feed(moved{key, at});
+  }
+
+  void request_over(const request_ended& e) {
+    answer(e.key, false, fmt::format("{} ended, or began again elsewhere, before it could move", to_string(e.key.id)));
+    feed(e);
+  }
+
   void perform(dispatch& e) {
     const auto why = e.why.text();
     spdlog::debug(
@@ -64,16 +87,35 @@ public:
     }));
   }
 
-  // No message carries it yet: the move comes to nothing.
-  void perform(migrate& e) { feed(moved{e.key, e.from}); }
+  void perform(migrate& e) {
+    spdlog::debug("scheduler: move {} from {} to {}: {}", to_string(e.key), to_string(e.from), to_string(e.to), e.why);
+    wire::tell(self_, router_, msg<s::Migrate>::make([&](s::Migrate::Builder out) {
+      wire::write(out.initKey(), e.key);
+      out.setFrom(e.from.value);
+      out.setTo(e.to.value);
+      out.setWhy(e.why);
+    }));
+  }
 
   void perform(wake_at& e) { timer_.at(e.when); }
 
 private:
+  static msg<s::CommandAnswer> answer_of(bool done, const std::string& message) {
+    return msg<s::CommandAnswer>::make([&](s::CommandAnswer::Builder out) {
+      out.setOk(done);
+      out.setMessage(message);
+    });
+  }
+
+  void answer(request_key key, bool done, const std::string& message) {
+    if (auto found = asked_.extract(key)) found.mapped().deliver(answer_of(done, message));
+  }
+
   wire::scheduler_actor::pointer self_;
   core core_;
   wire::wake_timer<wire::scheduler_actor::pointer> timer_;
   wire::router_actor router_;
+  std::map<request_key, caf::typed_response_promise<msg<s::CommandAnswer>>> asked_; ///< who waits for the end of a move
 };
 
 request_arrived read_arrival(s::RequestArrived::Reader in, time_point now) {
@@ -116,7 +158,7 @@ wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::poin
       on<s::RequestEnded>([sh](s::RequestEnded::Reader in) {
         request_ended e{wire::read(in.getKey()), std::nullopt};
         if (in.getFinished()) e.output_tokens = in.getOutputTokens();
-        sh->feed(e);
+        sh->request_over(e);
       }),
       on<s::PrefillFinished>(
           [sh](s::PrefillFinished::Reader in) { sh->feed(prefill_finished{wire::read(in.getKey())}); }),
@@ -125,6 +167,12 @@ wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::poin
       on<s::InstanceDraining>(
           [sh](s::InstanceDraining::Reader in) { sh->feed(instance_draining{instance_id{in.getInstance()}}); }),
       on<s::StepReport>([sh](s::StepReport::Reader in) { sh->feed(read_report(in)); }),
+      on<s::Moved>([sh](s::Moved::Reader in) {
+        sh->request_moved(wire::read(in.getKey()), instance_id{in.getAt()}, wire::read(in.getReason()));
+      }),
+      wire::on_ask<msg<s::CommandAnswer>, s::MigrateRequest>([sh](s::MigrateRequest::Reader in) {
+        return sh->migrate_request(request_id{in.getId()}, instance_id{in.getTo()});
+      }),
       on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
   };
 }

@@ -14,7 +14,7 @@
 namespace hflex::wire {
 
 /// Raised when two builds can no longer talk: a peer with another number is refused when it says hello.
-inline constexpr std::uint32_t protocol_version = 1;
+inline constexpr std::uint32_t protocol_version = 2;
 
 namespace s = schema;
 
@@ -23,12 +23,12 @@ using client_actor = caf::typed_actor<tells<msg<s::TokenChunk>>, tells<msg<s::Jo
 
 /// An instance as its counterparts see it: the KV hand-over.
 using kv_peer_actor = caf::typed_actor<tells<msg<s::KvOffer>>, tells<msg<s::KvAccept>>, tells<msg<s::KvRefuse>>,
-    tells<msg<s::KvCommit>>, tells<msg<s::KvAbort>>>;
+    tells<msg<s::KvCommit>>, tells<msg<s::KvAbort>>, tells<msg<s::KvTaken>>>;
 
 /// A prefill, decode or mixed instance.
 using instance_actor = kv_peer_actor::extend<asks<msg<s::Ack>, msg<s::StartSequence>>, tells<msg<s::CancelSequence>>,
-    tells<msg<s::StepDone>>, tells<msg<s::KvMoved>>, tells<msg<s::Retire>>, tells<msg<s::PeerUp>, kv_peer_actor>,
-    tells<msg<s::InstanceGone>>, tells<msg<s::Tick>>>;
+    tells<msg<s::MigrateSequence>>, tells<msg<s::StepDone>>, tells<msg<s::KvMoved>>, tells<msg<s::Retire>>,
+    tells<msg<s::PeerUp>, kv_peer_actor>, tells<msg<s::InstanceGone>>, tells<msg<s::Tick>>>;
 
 /// Accepts jobs and owns the promise that each ends once.
 using router_actor = caf::typed_actor<asks<msg<s::SubmitAnswer>, msg<s::SubmitJob>, client_actor>,
@@ -36,13 +36,13 @@ using router_actor = caf::typed_actor<asks<msg<s::SubmitAnswer>, msg<s::SubmitJo
     asks<msg<s::WaitAnswer>, msg<s::WaitJob>, client_actor>, tells<msg<s::Placed>>, tells<msg<s::Shed>>,
     tells<msg<s::TokensProduced>>, tells<msg<s::SequenceEnded>>, tells<msg<s::HandedBack>>,
     tells<msg<s::InstanceUp>, instance_actor>, tells<msg<s::InstanceGone>>, tells<msg<s::SequencesHeld>>,
-    tells<msg<s::Tick>>>;
+    tells<msg<s::Migrate>>, tells<msg<s::MigrationEnded>>, tells<msg<s::Tick>>>;
 
 /// Decides which instance serves which request, and when.
 using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "this is the router": placements go there
     tells<msg<s::RequestArrived>>, tells<msg<s::RequestEnded>>, tells<msg<s::PrefillFinished>>,
     tells<msg<s::InstanceUp>>, tells<msg<s::InstanceGone>>, tells<msg<s::InstanceDraining>>, tells<msg<s::StepReport>>,
-    tells<msg<s::Tick>>>;
+    tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>, tells<msg<s::Tick>>>;
 
 /// One host's agent: owns device contexts, spawns and watches instances.
 using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<msg<s::StopInstance>>,
@@ -153,5 +153,11 @@ HFLEX_MSG(Snapshot)
 HFLEX_MSG(Subscribe)
 HFLEX_MSG(Event)
 HFLEX_MSG(SequencesHeld)
+HFLEX_MSG(Migrate)
+HFLEX_MSG(Moved)
+HFLEX_MSG(MigrateRequest)
+HFLEX_MSG(MigrateSequence)
+HFLEX_MSG(MigrationEnded)
+HFLEX_MSG(KvTaken)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

@@ -22,11 +22,12 @@ using all_schemas = schema_list<s::SubmitJob, s::SubmitAnswer, s::TokenChunk, s:
     s::CancelJob, s::WaitJob, s::WaitAnswer, s::CommandAnswer, s::RequestArrived, s::RequestEnded, s::PrefillFinished,
     s::Placed, s::Shed, s::InstanceUp, s::InstanceGone, s::InstanceDraining, s::StepReport, s::StartSequence,
     s::CancelSequence, s::TokensProduced, s::SequenceEnded, s::HandedBack, s::StepDone, s::Retire, s::Retired,
-    s::PeerUp, s::KvOffer, s::KvAccept, s::KvRefuse, s::KvCommit, s::KvAbort, s::KvMoved, s::WeightsNeeded,
-    s::WeightsNotNeeded, s::LoadFrom, s::StopLoad, s::WeightsGiveUp, s::WeightsHeld, s::WeightsReleased,
-    s::WeightsProgress, s::WeightsLoaded, s::WeightsFailed, s::Hello, s::Directory, s::NodeJoin, s::NodeAnswer,
-    s::Rejoin, s::Heartbeat, s::NodeLeave, s::StartInstance, s::StopInstance, s::ChangeRole, s::Drain, s::InstanceState,
-    s::InstanceReady, s::NodeUp, s::NodeGone, s::LinkTraffic, s::ContextReady, s::Snapshot, s::Subscribe, s::Event>;
+    s::PeerUp, s::KvOffer, s::KvAccept, s::KvRefuse, s::KvCommit, s::KvAbort, s::KvTaken, s::Migrate, s::Moved,
+    s::MigrateRequest, s::MigrateSequence, s::MigrationEnded, s::KvMoved, s::WeightsNeeded, s::WeightsNotNeeded,
+    s::LoadFrom, s::StopLoad, s::WeightsGiveUp, s::WeightsHeld, s::WeightsReleased, s::WeightsProgress,
+    s::WeightsLoaded, s::WeightsFailed, s::Hello, s::Directory, s::NodeJoin, s::NodeAnswer, s::Rejoin, s::Heartbeat,
+    s::NodeLeave, s::StartInstance, s::StopInstance, s::ChangeRole, s::Drain, s::InstanceState, s::InstanceReady,
+    s::NodeUp, s::NodeGone, s::LinkTraffic, s::ContextReady, s::Snapshot, s::Subscribe, s::Event>;
 /// Structs that convert.hpp and its kin read.
 using converted_schemas = schema_list<s::RequestKey, s::Sampling, s::SloTargets, s::StepShape, s::SequenceSpec,
     s::InstanceOptions, s::Snapshot, s::Event>;

@@ -24,6 +24,7 @@ runner add_submit(CLI::App& app);
 runner add_jobs(CLI::App& app);
 runner add_cancel(CLI::App& app);
 runner add_wait(CLI::App& app);
+runner add_migrate(CLI::App& app);
 runner add_topology(CLI::App& app);
 runner add_ready(CLI::App& app);
 runner add_role(CLI::App& app);

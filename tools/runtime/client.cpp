@@ -88,9 +88,10 @@ result<std::unique_ptr<head_client>> head_client::connect(const cli::endpoint& a
   auto hello = msg<s::Hello>::make([](s::Hello::Builder out) { out.setProtocol(wire::protocol_version); });
   self->request(client->cluster_, timeout, hello)
       .receive(
-          [&](const msg<s::Directory>& directory, const wire::router_actor& router, const wire::scheduler_actor&,
-              const wire::scaler_actor& scaler, const wire::weights_actor&) {
+          [&](const msg<s::Directory>& directory, const wire::router_actor& router,
+              const wire::scheduler_actor& scheduler, const wire::scaler_actor& scaler, const wire::weights_actor&) {
             client->router_ = router;
+            client->scheduler_ = scheduler;
             client->scaler_ = scaler;
             auto in = directory.read();
             client->model_ = wire::read(in->getModel());

@@ -43,6 +43,7 @@ public:
 
   const wire::cluster_actor& cluster() const { return cluster_; }
   const wire::router_actor& router() const { return router_; }
+  const wire::scheduler_actor& scheduler() const { return scheduler_; }
   const wire::scaler_actor& scaler() const { return scaler_; }
   const std::string& model() const { return model_; }
   /// The actor that submits and watches on this client's behalf; what it hears comes to events().
@@ -59,6 +60,7 @@ private:
   wire::client_actor self_;
   wire::cluster_actor cluster_;
   wire::router_actor router_;
+  wire::scheduler_actor scheduler_;
   wire::scaler_actor scaler_;
   std::string model_;
 };

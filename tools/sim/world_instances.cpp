@@ -45,6 +45,8 @@ instance::options world::options_of(const sim_instance& i) const {
   o.first_transfer = i.transfers;
   o.prefix_cache = options_.prefix_cache && shares_prefixes_;
   o.describe_steps = false;
+  o.kv_row_time = from_s(static_cast<double>(d.kv_bytes_per_token) / std::max(hardware_.network.bytes_per_s, 1.0));
+  o.prefill_weight = scheduler::prefill_weight_of(options_.scheduler);
   if (options_.tune_instance) options_.tune_instance(o);
   return o;
 }
@@ -222,7 +224,7 @@ void world::perform(sim_instance& i, const instance::ended& e) {
     auto& r = client_of(e.key);
     if (r.result || r.attempt != e.key.attempt) return;
     flush_tokens(r, e.key);
-    tell_router(router::ended{e.key, at, e.cause, e.cached_prompt_tokens});
+    tell_router(router::ended{e.key, at, e.cause, e.cached_prompt_tokens, e.output_tokens});
   });
 }
 
@@ -245,7 +247,7 @@ void world::perform(sim_instance& i, const instance::wake_at& e) {
 
 void world::perform(sim_instance& i, const instance::offer_kv& e) {
   transfers_[e.transfer] = {i.self, e.to, 0, 0, {}};
-  post(e.to, instance::offer{e.transfer, e.spec, i.self, e.lease});
+  post(e.to, instance::offer{e.transfer, e.spec, i.self, e.lease, e.ahead});
 }
 
 void world::perform(sim_instance&, const instance::accept_offer& e) {
@@ -285,9 +287,8 @@ void world::landed(transfer_id id, std::uint32_t rows) {
   post(from, instance::kv_delivered{id});
 }
 
-void world::perform(sim_instance& i, const instance::commit_kv& e) {
-  post(e.to, instance::kv_committed{e.transfer, e.index, e.token});
-  (void)i;
+void world::perform(sim_instance&, const instance::commit_kv& e) {
+  post(e.to, instance::kv_committed{e.transfer, e.index, e.token, e.earlier});
 }
 
 void world::perform(sim_instance&, const instance::abort_transfer& e) {
@@ -302,9 +303,32 @@ void world::perform(sim_instance& i, const instance::close_transfer& e) {
   transfers_.erase(found);
 }
 
-void world::perform(const scheduler::migrate& e) {
-  // Instances that can are on their way.
-  events_.after(hardware_.control_latency, [this, e] { tell_scheduler(scheduler::moved{e.key, e.from}); });
+// --- moves ----------------------------------------------------------------------------------------------------------
+
+void world::perform(const scheduler::migrate& e) { tell_router(router::move{e.key, e.from, e.to}); }
+
+void world::perform(const router::migrate_at& e) { post(e.instance, instance::migrate{e.key, e.to}); }
+
+void world::perform(const router::to_scheduler_moved& e) { tell_scheduler(scheduler::moved{e.key, e.at}); }
+
+void world::perform(sim_instance&, const instance::take_over& e) { post(e.to, instance::kv_taken{e.transfer}); }
+
+void world::perform(sim_instance& i, const instance::migrated& e) {
+  // What it has said before goes first.
+  events_.after(hardware_.control_latency, [this, e, from = i.self] {
+    auto& r = client_of(e.key);
+    if (r.result || r.attempt != e.key.attempt) return;
+    const auto speaker = std::exchange(r.speaker, from);
+    flush_tokens(r, e.key);
+    r.speaker = speaker;
+    tell_router(router::migrated{e.key, e.to});
+  });
+}
+
+void world::perform(sim_instance&, const instance::migration_failed& e) {
+  events_.after(hardware_.control_latency, [this, e] {
+    tell_router(router::migration_failed{e.key, e.to, e.why.message});
+  });
 }
 
 } // namespace hflex::sim

@@ -77,6 +77,8 @@ private:
   void perform(const router::cancel_at& e);
   void perform(const router::client_done& e);
   void perform(const router::wake_at& e);
+  void perform(const router::migrate_at& e);
+  void perform(const router::to_scheduler_moved& e);
   void perform(const router::cancel_result&) {}
   void perform(const router::client_tokens&) {}
   void perform(const router::wait_done&) {}
@@ -123,6 +125,9 @@ private:
   void perform(sim_instance& i, const instance::accept_offer& e);
   void perform(sim_instance& i, const instance::refuse_offer& e);
   void perform(sim_instance& i, const instance::close_transfer& e);
+  void perform(sim_instance& i, const instance::take_over& e);
+  void perform(sim_instance& i, const instance::migrated& e);
+  void perform(sim_instance& i, const instance::migration_failed& e);
   void perform(sim_instance& i, const instance::wake_at& e);
   void perform(sim_instance& i, const instance::retired&) { retired(i); }
   void push(transfer_id id, std::uint32_t rows, time_point not_before);

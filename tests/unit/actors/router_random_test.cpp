@@ -131,7 +131,7 @@ private:
     auto from = a.next == 0 || pick(2) ? a.prefill : a.decode;
     switch (pick(13)) {
     case 12:
-      move(key, a, {first_ + pick(4)});
+      migrate(key, a, {first_ + pick(4)});
       return;
     case 0:
       send(handed_back{key, from, pick(8) ? errc::reroute : errc::reject, "random"});
@@ -162,6 +162,36 @@ private:
     auto n = 1 + pick(std::min(3U, a.limit - a.next));
     a.next += n;
     send_tokens(key, from, a.next - n, n);
+  }
+
+  /// On the scheduler's order, or on nobody's.
+  void migrate(request_key key, attempt& a, instance_id to) {
+    auto moving = moving_.find(key);
+    if (moving == moving_.end()) {
+      if (pick(2)) return move(key, a, to);
+      CHECK(asked_.insert(key).second);
+      send(hflex::router::move{key, a.decode, to});
+    } else if (to = moving->second; pick(2)) {
+      send(migration_failed{key, to, "random"});
+    } else {
+      a.decode = to;
+      if (pick(2)) send(migrated{key, to}); // or its tokens will tell
+    }
+  }
+  void check(const migrate_at& x) {
+    must_live(x.key.id);
+    CHECK(dead_.count(x.to) == 0);
+    auto& a = attempts_.at(x.key);
+    CHECK(x.instance == a.decode);
+    a.all.insert(x.to);
+    a.live.insert(x.to);
+    CHECK(moving_.emplace(x.key, x.to).second);
+    ++moves_;
+  }
+  void check(const to_scheduler_moved& x) {
+    must_live(x.key.id);
+    CHECK(asked_.erase(x.key) == 1); // one answer to each order
+    moving_.erase(x.key);
   }
 
   void move(request_key key, attempt& a, instance_id to) {
@@ -196,7 +226,11 @@ private:
     for (auto it = attempts_.begin(); it != attempts_.end();) {
       auto now_on = current_.find(it->first.id);
       auto over = now_on == current_.end() || now_on->second != it->first;
-      if (over) CHECK(it->second.live.empty());
+      if (over) {
+        CHECK(it->second.live.empty());
+        asked_.erase(it->first);
+        moving_.erase(it->first);
+      }
       it = over ? attempts_.erase(it) : std::next(it);
     }
   }
@@ -278,6 +312,9 @@ private:
   std::map<request_id, request_key> current_;
   std::map<request_id, std::uint32_t> streamed_;
   std::map<request_key, attempt> attempts_;
+  std::set<request_key> asked_; ///< moves that the scheduler waits for
+  std::map<request_key, instance_id> moving_;
+  int moves_{0};
   int retries_{0};
   int finished_{0};
 };
