@@ -88,12 +88,13 @@ public:
   }
 
   void perform(migrate& e) {
-    spdlog::debug("scheduler: move {} from {} to {}: {}", to_string(e.key), to_string(e.from), to_string(e.to), e.why);
+    const auto why = e.why.text();
+    spdlog::debug("scheduler: move {} from {} to {}: {}", to_string(e.key), to_string(e.from), to_string(e.to), why);
     wire::tell(self_, router_, msg<s::Migrate>::make([&](s::Migrate::Builder out) {
       wire::write(out.initKey(), e.key);
       out.setFrom(e.from.value);
       out.setTo(e.to.value);
-      out.setWhy(e.why);
+      out.setWhy(why);
     }));
   }
 
