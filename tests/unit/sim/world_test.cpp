@@ -112,7 +112,8 @@ TEST_CASE("a slow network between nodes delays the second token by the time of t
   slow.network = {1e6, std::chrono::milliseconds{1}};
   const auto r = simulated(slow, one_class({at(0, 1000, 3)}), "round_robin", true);
   const auto times = token_times_ms(r.records[0]);
-  // 1e6 bytes take a second. The only step was planned before the other side had accepted: its rows go when it has ended.
+  // 1e6 bytes take a second. The only step was planned before the other side had accepted: its rows go when it has
+  // ended.
   CHECK(times[0] == Approx(110.0));
   CHECK(times[1] == Approx(110 + 1000 + 1 + 10.1).margin(0.5));
 }
