@@ -2,7 +2,7 @@
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/time.hpp"
-#include "actors/instance/prefix_hash.hpp"
+#include "actors/common/prefix_hash.hpp"
 #include <compare>
 #include <cstdint>
 #include <optional>
