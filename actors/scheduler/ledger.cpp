@@ -38,7 +38,8 @@ std::optional<request_key> ledger::known_attempt(request_id id) const {
 
 void ledger::enqueue(const request_arrived& r, time_point now) {
   const auto length = lengths_.predict(r.slo_class, r.produced, r.max_output_tokens);
-  auto [at, fresh] = view_.waiting.emplace(r.key, waiting_request{r, now, next_order_, length - r.produced});
+  auto [at, fresh] =
+      view_.waiting.emplace(r.key, waiting_request{r, now, next_order_, length - r.produced, prefixes_.find(r.prefix)});
   HFLEX_CHECK(fresh);
   auto& slo = at->second.request.slo;
   slo.ttft = std::clamp(slo.ttft, duration{0}, longest_ttft);
@@ -70,7 +71,7 @@ void ledger::place(request_key key, const placement& to, time_point now) {
   placed.prefill = to.prefill;
   placed.decode = to.decode;
   placed.decode_blocks = to.reserved_blocks;
-  placed.prefill_left = w.request.tokens;
+  placed.prefill_work = placed.prefill_left = prefill_work(w, to.prefill);
   placed.output_to_come = w.output_to_come;
   placed.best_effort = to.best_effort;
   if (p != d && to.reserved_blocks > 0)
@@ -87,6 +88,9 @@ void ledger::place(request_key key, const placement& to, time_point now) {
   d->decode_context += w.request.tokens;
   ++d->promised;
   if (!to.best_effort) ++d->tiers[w.request.slo.tpot].members;
+  // What it computes, and what comes over to decode, can be found there again.
+  prefixes_.learn(to.prefill, w.request.prefix);
+  if (p != d) prefixes_.learn(to.decode, w.request.prefix);
   // A silence that let this one through holds the next one back again: one per report_timeout.
   if (now - p->last_heard > opts_.report_timeout) p->last_heard = now;
   view_.placed.emplace(key, std::move(placed));
@@ -100,12 +104,25 @@ void ledger::return_credit(const placed_request& finished, request_key key, inst
   for (auto it = at.prefilling.begin(); wrong > 0 && it != at.prefilling.end(); ++it) {
     if (*it == key) continue;
     auto& other = view_.placed.at(*it);
-    const auto back = std::min(wrong, other.request.tokens - other.prefill_left);
+    const auto back = std::min(wrong, other.prefill_work - other.prefill_left);
     other.prefill_left += back;
     wrong -= back;
     at.pending_prefill += back;
     at.outstanding_tokens += back;
   }
+}
+
+// What it had to compute is known now: what it was credited beyond that, or not yet, is settled by return_credit.
+void ledger::correct_work(placed_request& p, std::uint32_t cached_tokens, instance_load& at) {
+  if (p.prefill_work + cached_tokens < p.request.tokens)
+    prefixes_.correct(p.prefill, p.request.prefix, cached_tokens);
+  const auto credited = p.prefill_work - p.prefill_left;
+  at.pending_prefill -= p.prefill_left;
+  at.outstanding_tokens -= p.prefill_left;
+  p.prefill_work = std::max(p.request.tokens - std::min(cached_tokens, p.request.tokens), 1U);
+  p.prefill_left = p.prefill_work - std::min(credited, p.prefill_work);
+  at.pending_prefill += p.prefill_left;
+  at.outstanding_tokens += p.prefill_left;
 }
 
 void ledger::leave_prefill(placed_request& p, request_key key, instance_load& at) {
@@ -118,10 +135,11 @@ void ledger::leave_prefill(placed_request& p, request_key key, instance_load& at
   if (p.prefill != p.decode) --at.outstanding;
 }
 
-void ledger::finish_prefill(request_key key, time_point now) {
+void ledger::finish_prefill(request_key key, std::optional<std::uint32_t> cached_tokens, time_point now) {
   auto found = view_.placed.find(key);
   if (found == view_.placed.end() || found->second.decodes) return;
   auto& p = found->second;
+  if (cached_tokens) correct_work(p, *cached_tokens, *find(p.prefill));
   return_credit(p, key, *find(p.prefill));
   leave_prefill(p, key, *find(p.prefill));
   auto& at = *find(p.decode);
@@ -250,6 +268,7 @@ void ledger::add_instance(const instance_ready& ready, time_point now) {
     known->draining = false;
     return;
   }
+  prefixes_.add(ready.instance, std::uint64_t{ready.kv_blocks} * ready.block_size);
   view_.instances.emplace(ready.instance, instance_load(ready, opts_, now));
 }
 
@@ -261,6 +280,7 @@ void ledger::remove_instance(instance_id id) {
   // Moves to it are still answered from the other end: until then they count as under way, so that a late answer is not
   // taken for that of a later move.
   view_.instances.erase(id);
+  prefixes_.remove(id);
 }
 
 void ledger::set_draining(instance_id id) {
@@ -271,6 +291,7 @@ void ledger::set_role(instance_id id, instance_role role) {
   if (auto* at = find(id)) {
     at->is.role = role;
     at->draining = false;
+    prefixes_.add(id, std::uint64_t{at->is.kv_blocks} * at->is.block_size); // the cache ended with the old role's actor
   }
 }
 

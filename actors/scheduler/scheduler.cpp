@@ -182,7 +182,7 @@ void core::on(const request_ended& e, time_point now, std::vector<effect>& out) 
 }
 
 void core::on(const prefill_finished& e, time_point now, std::vector<effect>& out) {
-  kept_->books.finish_prefill(e.key, now);
+  kept_->books.finish_prefill(e.key, e.cached_tokens, now);
   plan(now, out);
 }
 

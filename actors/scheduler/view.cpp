@@ -41,6 +41,14 @@ std::optional<duration> instance_load::slack(double lost_after) const {
   return least;
 }
 
+std::uint32_t prefill_work(const waiting_request& w, instance_id at) {
+  const auto hit = std::lower_bound(
+      w.cached.begin(), w.cached.end(), at, [](const prefix_index::hit& h, instance_id id) { return h.instance < id; });
+  if (hit == w.cached.end() || hit->instance != at) return w.request.tokens;
+  // The last token is computed in any case: its logits are needed.
+  return std::max(w.request.tokens - std::min(hit->tokens, w.request.tokens), 1U);
+}
+
 std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens) {
   const auto blocks = (tokens + at.is.block_size - 1) / at.is.block_size;
   return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, std::numeric_limits<std::uint32_t>::max()));

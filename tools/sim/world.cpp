@@ -3,6 +3,7 @@
 #include "actors/scheduler/policy.hpp"
 #include "actors/scheduler/view.hpp"
 #include "tools/sim/world_state.hpp"
+#include <algorithm>
 #include <bit>
 #include <chrono>
 
@@ -17,8 +18,14 @@ constexpr client_id everybody{1};
 constexpr std::uint32_t vocabulary = 1U << 16U;
 constexpr token_id end_of_text = 0;
 
-router::options router_options(const workload& load, const cluster& hardware) {
+bool shares_prefixes(const workload& load) {
+  return std::any_of(
+      load.requests.begin(), load.requests.end(), [](const auto& r) { return !r.prefix_blocks.empty(); });
+}
+
+router::options router_options(const workload& load, const cluster& hardware, bool prefix_cache) {
   router::options o;
+  if (prefix_cache && shares_prefixes(load)) o.prefix_key = hash_key{1, 2};
   o.classes = load.classes;
   o.default_class = load.classes.front().name;
   o.max_context = hardware.device.max_context;
@@ -45,11 +52,12 @@ token_id token_from(std::uint64_t bits) { return static_cast<token_id>(1 + bits 
 world::world(const cluster& hardware, const workload& load, const run_options& options, scheduler::core scheduler,
     scaler::core scaler, std::vector<fleet_group> fleet)
     : hardware_(hardware), load_(load), options_(options), scheduler_(std::move(scheduler)), scaler_(std::move(scaler)),
-      router_(router_options(load, hardware)), network_(events_, hardware.same_node, hardware.network),
+      router_(router_options(load, hardware, options.prefix_cache)),
+      network_(events_, hardware.same_node, hardware.network),
       steps_(scheduler::find_policy(options.scheduler.policy)->steps),
       reveal_lengths_(options.scheduler.policy == "oracle"), limits_(answer_limits(load, options.max_tokens_factor)),
       clients_(load.requests.size()), records_(load.requests.size()) {
-  for (const auto& r : load.requests) shares_prefixes_ = shares_prefixes_ || !r.prefix_blocks.empty();
+  shares_prefixes_ = shares_prefixes(load);
   for (const auto& group : fleet) result_.peak_instances += group.count;
 }
 
@@ -171,12 +179,13 @@ void world::perform(const router::to_scheduler_arrived& e) {
   r.produced = e.produced;
   r.slo = e.targets;
   r.slo_class = e.slo_class;
+  r.prefix = e.prefix;
   if (reveal_lengths_) r.known_output = load_.requests[index_of(e.key.id)].output_tokens;
   tell_scheduler(r);
 }
 
 void world::perform(const router::to_scheduler_prefill_finished& e) {
-  tell_scheduler(scheduler::prefill_finished{e.key});
+  tell_scheduler(scheduler::prefill_finished{e.key, e.cached_prompt_tokens});
 }
 
 void world::perform(const router::to_scheduler_ended& e) {
