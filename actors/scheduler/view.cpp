@@ -41,13 +41,24 @@ std::optional<duration> instance_load::slack(double lost_after) const {
   return least;
 }
 
+bool fleet_abilities::can_hold(const request_arrived& r) const {
+  const auto whole = tokens_at_most(r);
+  if (mixed_tokens >= whole || (prefill_tokens >= r.tokens && decode_tokens >= whole)) return true;
+  // While a side is missing nothing can be said of its pools: only a request that no pool here could hold is too big.
+  return !serviceable() && (largest_tokens() == 0 || largest_tokens() >= whole);
+}
+
+std::uint64_t tokens_at_most(const request_arrived& r) {
+  return std::uint64_t{r.prompt_tokens} + std::max(r.max_output_tokens, r.produced + 1);
+}
+
 std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens) {
   const auto blocks = (tokens + at.is.block_size - 1) / at.is.block_size;
   return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, std::numeric_limits<std::uint32_t>::max()));
 }
 
 std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r) {
-  return blocks_for(at, std::uint64_t{r.prompt_tokens} + std::max(r.max_output_tokens, r.produced + 1));
+  return blocks_for(at, tokens_at_most(r));
 }
 
 std::uint64_t context_of(const instance_load& decode, const placed_request& p) {
