@@ -5,10 +5,8 @@
 
 namespace hflex::scheduler {
 
-namespace {
-
 /// Carries decisions out on the ledger as they are made, and records them as effects.
-class recorder final : public decisions {
+class core::recorder final : public decisions {
 public:
   recorder(ledger& books, time_point now, std::vector<effect>& out) : books_(books), now_(now), out_(out) {}
 
@@ -36,33 +34,17 @@ private:
   std::optional<time_point> wake_;
 };
 
-template <class Predicate>
-bool any_pair(const view& v, Predicate serves) {
-  for (const auto& [pid, p] : v.instances)
-    for (const auto& [did, d] : v.instances)
-      if (serves(p, d)) return true;
-  return false;
+namespace {
+
+std::string why_unserviceable(const fleet_abilities& fleet) {
+  if (fleet.prefill > 0) return "no decode instance";
+  return fleet.decode > 0 ? "no prefill instance" : "no instance";
 }
 
-// Whether the instances, as their roles stand, can serve anything at all.
-bool serviceable(const view& v) {
-  bool prefill = false, decode = false;
-  for (const auto& [id, at] : v.instances) {
-    if (at.draining) continue;
-    if (at.is.role == instance_role::mixed) return true;
-    (at.is.role == instance_role::prefill ? prefill : decode) = true;
-  }
-  return prefill && decode;
-}
-
-std::string why_unserviceable(const view& v) {
-  bool prefill = false, decode = false;
-  for (const auto& [id, at] : v.instances) {
-    prefill = prefill || at.may_prefill();
-    decode = decode || at.may_decode();
-  }
-  if (prefill) return "no decode instance";
-  return decode ? "no prefill instance" : "no instance";
+// Whether something that `before` could hold may be too big for `now`.
+bool may_hold_less(const fleet_abilities& before, const fleet_abilities& now) {
+  return now.mixed_tokens < before.mixed_tokens || now.prefill_tokens < before.prefill_tokens ||
+         now.decode_tokens < before.decode_tokens || now.serviceable() != before.serviceable();
 }
 
 result<void> check_options(const options& o) {
@@ -103,25 +85,18 @@ core::~core() = default;
 const view& core::state() const { return kept_->books.state(); }
 
 bool core::turn_away_if_too_big(const request_arrived& r, std::vector<effect>& out) const {
-  const auto& v = state();
-  if (v.instances.empty()) return false;
-  if (any_pair(v, [&](const auto& p, const auto& d) { return can_serve(p, d, r, false); })) return false;
-  // While a side is missing nothing can be said of its pools: only a request that no pool here could hold is too big.
-  if (!serviceable(v) && std::any_of(v.instances.begin(), v.instances.end(),
-                             [&](const auto& i) { return blocks_at_most(i.second, r) <= i.second.is.kv_blocks; }))
-    return false;
-  std::uint64_t largest = 0;
-  for (const auto& [id, at] : v.instances)
-    largest = std::max(largest, std::uint64_t{at.is.kv_blocks} * at.is.block_size);
+  const auto& fleet = state().fleet;
+  if (fleet.can_hold(r)) return false;
   out.emplace_back(shed{r.key,
       fmt::format("too long: {} prompt + {} output tokens need more KV blocks than any instance has (largest pool: {} "
                   "tokens)",
-          r.prompt_tokens, r.max_output_tokens, largest)});
+          r.prompt_tokens, r.max_output_tokens, fleet.largest_tokens())});
   return true;
 }
 
 // The fleet changed: what waits and cannot be held by any instance any more is turned away.
-void core::recheck_waiting(std::vector<effect>& out) {
+void core::recheck_waiting(const fleet_abilities& before, std::vector<effect>& out) {
+  if (!may_hold_less(before, state().fleet)) return;
   std::vector<request_key> too_big;
   for (const auto& [key, w] : state().waiting)
     if (turn_away_if_too_big(w.request, out)) too_big.push_back(key);
@@ -130,7 +105,7 @@ void core::recheck_waiting(std::vector<effect>& out) {
 
 void core::give_up_waiting(time_point now, decisions& d) {
   const auto& v = state();
-  if (serviceable(v)) {
+  if (v.fleet.serviceable()) {
     kept_->unserviceable_since.reset();
     return;
   }
@@ -140,7 +115,7 @@ void core::give_up_waiting(time_point now, decisions& d) {
     const auto until =
         std::max(v.waiting.at(key).queued_at, *kept_->unserviceable_since) + kept_->books.opts().max_wait;
     if (now < until) return d.wake(until);
-    d.shed(key, why_unserviceable(v));
+    d.shed(key, why_unserviceable(v.fleet));
   }
 }
 
@@ -152,11 +127,27 @@ void core::plan(time_point now, std::vector<effect>& out) {
     // Whatever happens or does not happen outside, there is a next look.
     if (!state().waiting.empty()) d.wake(now + kept_->books.opts().replan_every);
   }
+  settle(now, d, out);
+}
+
+// What follows every plan.
+void core::settle(time_point now, recorder& d, std::vector<effect>& out) {
   kept_->books.chooser().balance(state(), now, d);
   const auto wake = d.wanted_wake();
   if (!wake || (kept_->armed && *kept_->armed <= *wake)) return;
   kept_->armed = wake;
   out.emplace_back(wake_at{*wake});
+}
+
+// Most requests of a fleet that has room: placed without ever having waited.
+bool core::admit_newcomer(time_point now, std::vector<effect>& out) {
+  if (!state().waiting.empty() || !state().fleet.serviceable()) return false;
+  kept_->unserviceable_since.reset();
+  recorder d(kept_->books, now, out);
+  kept_->books.chooser().place_newcomer(state(), kept_->books.newcomer(), now, d);
+  if (kept_->books.has_newcomer()) return false;
+  settle(now, d, out);
+  return true;
 }
 
 void core::on(const request_arrived& e, time_point now, std::vector<effect>& out) {
@@ -169,7 +160,9 @@ void core::on(const request_arrived& e, time_point now, std::vector<effect>& out
     return;
   }
   if (turn_away_if_too_big(e, out)) return;
-  kept_->books.enqueue(e, now);
+  kept_->books.take_in(e, now);
+  if (admit_newcomer(now, out)) return;
+  kept_->books.queue_newcomer();
   plan(now, out);
   // Only now: a request that finds its place at once never fills the queue.
   if (state().waiting.size() <= kept_->books.opts().max_queued) return;
@@ -188,14 +181,16 @@ void core::on(const prefill_finished& e, time_point now, std::vector<effect>& ou
 
 void core::on(const instance_ready& e, time_point now, std::vector<effect>& out) {
   HFLEX_CHECK(e.kv_blocks > 0 && e.block_size > 0 && e.max_batched_tokens > 0 && e.max_sequences > 0);
+  const auto before = state().fleet;
   kept_->books.add_instance(e, now);
-  recheck_waiting(out);
+  recheck_waiting(before, out);
   plan(now, out);
 }
 
 void core::on(const instance_gone& e, time_point now, std::vector<effect>& out) {
+  const auto before = state().fleet;
   kept_->books.remove_instance(e.instance);
-  recheck_waiting(out);
+  recheck_waiting(before, out);
   plan(now, out);
 }
 
@@ -205,8 +200,9 @@ void core::on(const instance_draining& e, time_point now, std::vector<effect>& o
 }
 
 void core::on(const instance_role_changed& e, time_point now, std::vector<effect>& out) {
+  const auto before = state().fleet;
   kept_->books.set_role(e.instance, e.role);
-  recheck_waiting(out);
+  recheck_waiting(before, out);
   plan(now, out);
 }
 
@@ -218,14 +214,10 @@ void core::on(const step_reported& e, time_point now, std::vector<effect>& out) 
 result<request_key> core::movable(request_id id, instance_id to) const {
   const auto& v = state();
   const auto name = to_string(id);
-  const auto of = [&](const auto& requests) {
-    auto it = requests.lower_bound({id, 0});
-    return it != requests.end() && it->first.id == id ? it : requests.end();
-  };
-  if (of(v.waiting) != v.waiting.end()) return fail(errc::retry, "{} waits for an instance: nothing to move yet", name);
-  const auto found = of(v.placed);
-  if (found == v.placed.end()) return fail(errc::reject, "{} is not running: it has ended, or never was", name);
-  const auto& [key, p] = *found;
+  if (v.waiting.attempt_of(id)) return fail(errc::retry, "{} waits for an instance: nothing to move yet", name);
+  const auto key = v.placed.attempt_of(id);
+  if (!key) return fail(errc::reject, "{} is not running: it has ended, or never was", name);
+  const auto& p = v.placed.at(*key);
   if (!p.decodes) return fail(errc::retry, "{} is still in its prefill on {}", name, to_string(p.prefill));
   if (p.moving_to) return fail(errc::retry, "{} is on its way to {} already", name, to_string(p.moving_to));
   if (p.decode == to) return fail(errc::reject, "{} decodes on {} already", name, to_string(to));
@@ -234,7 +226,7 @@ result<request_key> core::movable(request_id id, instance_id to) const {
   if (there->second.draining) return fail(errc::reject, "{} is draining", to_string(to));
   if (!there->second.may_decode()) return fail(errc::reject, "{} does not decode: its role is prefill", to_string(to));
   if (!has_room(v, there->second)) return fail(errc::retry, "{} has its hands full", to_string(to));
-  return key;
+  return *key;
 }
 
 void core::on(const move_wanted& e, time_point now, std::vector<effect>& out) {

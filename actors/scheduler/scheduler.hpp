@@ -170,6 +170,7 @@ struct options {
 // --- the core -------------------------------------------------------------------------------------------------------
 
 struct view;
+struct fleet_abilities;
 class policy;
 class decisions;
 
@@ -200,11 +201,15 @@ public:
   const view& state() const;
 
 private:
+  class recorder;
+
   core(const options& opts, std::unique_ptr<policy> p);
   bool turn_away_if_too_big(const request_arrived& r, std::vector<effect>& out) const;
-  void recheck_waiting(std::vector<effect>& out);
+  void recheck_waiting(const fleet_abilities& before, std::vector<effect>& out);
+  bool admit_newcomer(time_point now, std::vector<effect>& out);
   void give_up_waiting(time_point now, decisions& d);
   void plan(time_point now, std::vector<effect>& out);
+  void settle(time_point now, recorder& d, std::vector<effect>& out);
 
   struct kept;
   std::unique_ptr<kept> kept_;

@@ -120,7 +120,10 @@ runner add_bench(CLI::App& app) {
   auto* engine =
       app.add_subcommand("engine", "Prefill and decode speed of the CPU engine against the machine's ceilings");
   engine->callback([run = add_engine(*engine), chosen] { *chosen = run; });
-  add_examples(app, "  hflex bench engine --help");
+  auto* scheduler =
+      app.add_subcommand("scheduler", "How fast the scheduler decides, by size of the fleet and of its queue");
+  scheduler->callback([run = add_bench_scheduler(*scheduler), chosen] { *chosen = run; });
+  add_examples(app, "  hflex bench engine --help\n  hflex bench scheduler --help");
   return [chosen] { return (*chosen)(); };
 }
 
