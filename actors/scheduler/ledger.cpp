@@ -38,6 +38,8 @@ void ledger::take_in(const request_arrived& r, time_point now) {
   w.order = next_order_++;
   w.length_class = lengths_.number_of(r.slo_class);
   w.output_to_come = lengths_.predict(w.length_class, r.produced, r.max_output_tokens) - r.produced;
+  w.cached.clear();
+  if (!r.prefix.empty()) w.cached = prefixes_.find(r.prefix);
   auto& slo = w.request.slo;
   slo.ttft = std::clamp(slo.ttft, duration{0}, longest_ttft);
   slo.tpot = std::clamp(slo.tpot, duration{1}, longest_tpot);
@@ -72,7 +74,7 @@ void ledger::place(request_key key, const placement& to, time_point now) {
   placed.prefill = to.prefill;
   placed.decode = to.decode;
   placed.decode_blocks = to.reserved_blocks;
-  placed.prefill_left = w.request.tokens;
+  placed.prefill_work = placed.prefill_left = prefill_work(w, to.prefill);
   placed.output_to_come = w.output_to_come;
   placed.length_class = w.length_class;
   placed.best_effort = to.best_effort;
@@ -90,6 +92,11 @@ void ledger::place(request_key key, const placement& to, time_point now) {
   d->decode_context += w.request.tokens;
   ++d->promised;
   if (!to.best_effort) d->tiers.join(w.request.slo.tpot);
+  if (!w.request.prefix.empty()) {
+    // What it computes, and what comes over to decode, can be found there again.
+    prefixes_.learn(to.prefill, w.request.prefix);
+    if (p != d) prefixes_.learn(to.decode, w.request.prefix);
+  }
   // A silence that let this one through holds the next one back again: one per report_timeout.
   if (now - p->last_heard > opts_.report_timeout) p->last_heard = now;
   if (is_newcomer) {
@@ -123,12 +130,25 @@ void ledger::return_credit(const placed_request& finished, request_key key, inst
   for (auto it = at.prefilling.begin(); wrong > 0 && it != at.prefilling.end(); ++it) {
     if (*it == key) continue;
     auto& other = view_.placed.at(*it);
-    const auto back = std::min(wrong, other.request.tokens - other.prefill_left);
+    const auto back = std::min(wrong, other.prefill_work - other.prefill_left);
     other.prefill_left += back;
     wrong -= back;
     at.pending_prefill += back;
     at.outstanding_tokens += back;
   }
+}
+
+// What it had to compute is known now: what it was credited beyond that, or not yet, is settled by return_credit.
+void ledger::correct_work(placed_request& p, std::uint32_t cached_tokens, instance_load& at) {
+  if (p.prefill_work + cached_tokens < p.request.tokens)
+    prefixes_.correct(p.prefill, p.request.prefix, cached_tokens);
+  const auto credited = p.prefill_work - p.prefill_left;
+  at.pending_prefill -= p.prefill_left;
+  at.outstanding_tokens -= p.prefill_left;
+  p.prefill_work = std::max(p.request.tokens - std::min(cached_tokens, p.request.tokens), 1U);
+  p.prefill_left = p.prefill_work - std::min(credited, p.prefill_work);
+  at.pending_prefill += p.prefill_left;
+  at.outstanding_tokens += p.prefill_left;
 }
 
 void ledger::leave_prefill(placed_request& p, request_key key, instance_load& at) {
@@ -141,11 +161,12 @@ void ledger::leave_prefill(placed_request& p, request_key key, instance_load& at
   if (p.prefill != p.decode) --at.outstanding;
 }
 
-void ledger::finish_prefill(request_key key, time_point now) {
+void ledger::finish_prefill(request_key key, std::optional<std::uint32_t> cached_tokens, time_point now) {
   auto* found = view_.placed.get(key);
   if (!found || found->decodes) return;
   auto& p = *found;
   auto& before = *find(p.prefill);
+  if (cached_tokens) correct_work(p, *cached_tokens, before);
   return_credit(p, key, before);
   leave_prefill(p, key, before);
   auto& at = *find(p.decode);
@@ -289,6 +310,7 @@ void ledger::add_instance(const instance_ready& ready, time_point now) {
     loads_[at->slot] = at;
     slots_.insert(ready.instance.value, at->slot);
   }
+  prefixes_.add(ready.instance, std::uint64_t{ready.kv_blocks} * ready.block_size);
   fleet_changed();
   changed(*at);
 }
@@ -307,6 +329,7 @@ void ledger::remove_instance(instance_id id) {
   loads_[at->slot] = nullptr;
   slots_.erase(id.value);
   view_.instances.erase(id);
+  prefixes_.remove(id);
   fleet_changed();
 }
 
@@ -323,6 +346,7 @@ void ledger::set_role(instance_id id, instance_role role) {
   if (!at) return;
   at->is.role = role;
   at->draining = false;
+  prefixes_.add(id, std::uint64_t{at->is.kv_blocks} * at->is.block_size); // the cache ended with the old role's actor
   fleet_changed();
   changed(*at);
 }

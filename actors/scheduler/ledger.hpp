@@ -33,7 +33,8 @@ public:
   /// Moves a waiting request, or the newcomer, onto its instances. Breaking the rules of placement is a bug of the
   /// policy: checked.
   void place(request_key key, const placement& to, time_point now);
-  void finish_prefill(request_key key, time_point now);
+  /// `cached_tokens`: that the instance turned out to have in its prefix cache, where that is known.
+  void finish_prefill(request_key key, std::optional<std::uint32_t> cached_tokens, time_point now);
   /// Reserves what a decoding request will need at `to`; returns where it is. Checked like place().
   instance_id begin_move(request_key key, instance_id to);
   /// It is at `at` now: what it held at the other end is free. Ignored when no move to there was under way.
@@ -52,6 +53,7 @@ private:
   void start_decoding(placed_request& p, time_point now, instance_load& at);
   void take_off(placed_request& p);
   void take_off_promise(placed_request& p);
+  void correct_work(placed_request& p, std::uint32_t cached_tokens, instance_load& at);
   void leave_prefill(placed_request& p, request_key key, instance_load& at);
   void leave_residents(placed_request& p, instance_load& at);
   void join_residents(placed_request& p, request_key key, instance_load& at);
@@ -65,6 +67,7 @@ private:
   std::unique_ptr<policy> policy_;
   view view_;
   output_length_predictor lengths_;
+  prefix_index prefixes_;
   id_map slots_;                      ///< of instances, by id
   std::vector<instance_load*> loads_; ///< by slot; null: free
   waiting_request newcomer_;

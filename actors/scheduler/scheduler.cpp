@@ -1,5 +1,6 @@
 #include "actors/scheduler/scheduler.hpp"
 #include "actors/common/check.hpp"
+#include "actors/scheduler/evacuate.hpp"
 #include "actors/scheduler/ledger.hpp"
 #include <algorithm>
 
@@ -68,6 +69,7 @@ struct core::kept {
   kept(const options& opts, std::unique_ptr<policy> p) : books(opts, std::move(p)) {}
 
   ledger books;
+  evacuation leavers;
   std::optional<time_point> armed;               ///< the wake_at that is under way
   std::optional<time_point> unserviceable_since; ///< since when no instance can serve anything
 };
@@ -134,6 +136,7 @@ void core::plan(time_point now, std::vector<effect>& out) {
 // What follows every plan.
 void core::settle(time_point now, recorder& d, std::vector<effect>& out) {
   kept_->books.chooser().balance(state(), now, d);
+  kept_->leavers.move_out(state(), now, d);
   const auto wake = d.wanted_wake();
   if (!wake || (kept_->armed && *kept_->armed <= *wake)) return;
   kept_->armed = wake;
@@ -176,7 +179,7 @@ void core::on(const request_ended& e, time_point now, std::vector<effect>& out) 
 }
 
 void core::on(const prefill_finished& e, time_point now, std::vector<effect>& out) {
-  kept_->books.finish_prefill(e.key, now);
+  kept_->books.finish_prefill(e.key, e.cached_tokens, now);
   plan(now, out);
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 #include "actors/common/explanation.hpp"
 #include "actors/common/ids.hpp"
+#include "actors/common/prefix_marks.hpp"
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
 #include "actors/common/slo.hpp"
@@ -37,6 +38,7 @@ struct request_arrived {
   std::uint32_t produced{};                  ///< output tokens that earlier attempts delivered
   slo_targets slo;                           ///< TTFT beyond a day and TPOT beyond 10 s count as that
   std::string slo_class;                     ///< output lengths are predicted per class
+  std::vector<prefix_mark> prefix;           ///< of `tokens`; none: nothing is known to be cached anywhere
   std::optional<std::uint32_t> known_output; ///< simulator, for the oracle: output tokens over its whole life
 };
 
@@ -50,6 +52,7 @@ struct request_ended {
 /// Its first token (of this attempt) was seen: the prefill side is free of it, the decode side has it.
 struct prefill_finished {
   request_key key;
+  std::optional<std::uint32_t> cached_tokens{}; ///< that its instance had in its prefix cache, where that is known
 };
 
 /// An instance may be used from now on. A second one for the same id replaces the numbers and keeps the accounts.

@@ -129,6 +129,10 @@ request_arrived read_arrival(s::RequestArrived::Reader in, time_point now) {
   e.max_output_tokens = in.getMaxOutputTokens();
   e.slo = wire::read(in.getSlo());
   e.slo_class = wire::read(in.getSloClass());
+  const auto marks = in.getPrefixMarks();
+  KJ_REQUIRE(marks.size() <= most_prefix_marks, "too many prefix marks", marks.size());
+  e.prefix.reserve(marks.size());
+  for (const auto mark : marks) e.prefix.push_back(mark);
   KJ_REQUIRE(
       e.prompt_tokens > 0 && e.tokens <= wire::max_sequence_tokens && e.max_output_tokens <= wire::max_sequence_tokens,
       "token counts out of range", e.prompt_tokens, e.produced, e.max_output_tokens);
@@ -161,8 +165,9 @@ wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::poin
         if (in.getFinished()) e.output_tokens = in.getOutputTokens();
         sh->request_over(e);
       }),
-      on<s::PrefillFinished>(
-          [sh](s::PrefillFinished::Reader in) { sh->feed(prefill_finished{wire::read(in.getKey())}); }),
+      on<s::PrefillFinished>([sh](s::PrefillFinished::Reader in) {
+        sh->feed(prefill_finished{wire::read(in.getKey()), in.getCachedPromptTokens()});
+      }),
       on<s::InstanceUp>([sh](s::InstanceUp::Reader in) { sh->instance_up(in); }),
       on<s::InstanceGone>([sh](s::InstanceGone::Reader in) { sh->feed(instance_gone{instance_id{in.getInstance()}}); }),
       on<s::InstanceDraining>(

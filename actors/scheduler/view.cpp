@@ -41,6 +41,15 @@ std::optional<duration> instance_load::slack(double lost_after) const {
   return least;
 }
 
+std::uint32_t prefill_work(const waiting_request& w, instance_id at) {
+  if (w.cached.empty()) return w.request.tokens;
+  const auto hit = std::lower_bound(
+      w.cached.begin(), w.cached.end(), at, [](const prefix_index::hit& h, instance_id id) { return h.instance < id; });
+  if (hit == w.cached.end() || hit->instance != at) return w.request.tokens;
+  // The last token is computed in any case: its logits are needed.
+  return std::max(w.request.tokens - std::min(hit->tokens, w.request.tokens), 1U);
+}
+
 bool fleet_abilities::can_hold(const request_arrived& r) const {
   const auto whole = tokens_at_most(r);
   if (mixed_tokens >= whole || (prefill_tokens >= r.tokens && decode_tokens >= whole)) return true;

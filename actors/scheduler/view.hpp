@@ -1,6 +1,7 @@
 // What the scheduler knows: who waits, and what every instance has in hand and has promised. The ledger keeps it;
 // policies, tests and topology read it. All iteration is in id order. It must not decide anything.
 #pragma once
+#include "actors/scheduler/prefix_index.hpp"
 #include "actors/scheduler/arrival_line.hpp"
 #include "actors/scheduler/request_table.hpp"
 #include "actors/scheduler/scheduler.hpp"
@@ -16,10 +17,11 @@ namespace hflex::scheduler {
 struct waiting_request {
   request_arrived request;
   time_point queued_at;
-  std::uint64_t order{};          ///< first come, first served is ascending `order`
-  std::uint32_t output_to_come{}; ///< predicted tokens that it still produces, >= 1
-  std::uint32_t length_class{};   ///< of its SLO class, for the length prediction
-  std::uint32_t place_in_line{};  ///< in view::first_come
+  std::uint64_t order{};                 ///< first come, first served is ascending `order`
+  std::uint32_t output_to_come{};        ///< predicted tokens that it still produces, >= 1
+  std::vector<prefix_index::hit> cached; ///< who is likely to have how much of its text, by instance id
+  std::uint32_t length_class{};          ///< of its SLO class, for the length prediction
+  std::uint32_t place_in_line{};         ///< in view::first_come
 };
 
 /// A request that was dispatched and has not ended.
@@ -30,7 +32,8 @@ struct placed_request {
   std::uint32_t decode_blocks{}; ///< reserved on `decode`
   std::uint32_t
       prefill_blocks{};         ///< reserved on `prefill` until its prefill is finished, when that is another instance
-  std::uint32_t prefill_left{}; ///< tokens not yet reported as prefilled
+  std::uint32_t prefill_work{}; ///< tokens that its instance has to compute, as believed when it was placed
+  std::uint32_t prefill_left{}; ///< of them, not yet reported as prefilled
   std::uint32_t output_to_come{};
   instance_id moving_to;          ///< it migrates: room is promised there too
   std::uint32_t moving_blocks{};  ///< reserved there
@@ -110,6 +113,8 @@ struct view {
 
 /// Tokens of the request at its end: the whole prompt and all the output that it may produce.
 std::uint64_t tokens_at_most(const request_arrived& r);
+/// Tokens that the instance would have to compute for it, beyond what its prefix cache is likely to hold; >= 1.
+std::uint32_t prefill_work(const waiting_request& w, instance_id at);
 /// KV blocks of `tokens` tokens on that instance.
 std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens);
 /// KV blocks of the request at its end.

@@ -5,6 +5,7 @@
 #include "tools/runtime/process.hpp"
 #include <algorithm>
 #include <filesystem>
+#include <random>
 #include <spdlog/spdlog.h>
 
 namespace hflex::runtime {
@@ -43,6 +44,11 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   router.default_class = c.slo.default_class;
   router.max_context = model.max_context;
   router.eos_tokens = model.eos;
+  if (c.instance.prefix_cache) {
+    std::random_device random;
+    const auto word = [&] { return std::uint64_t{random()} << 32U | random(); };
+    router.prefix_key = hash_key{word(), word()};
+  }
   router.max_in_flight = c.router.max_in_flight;
   router.max_attempts = c.router.max_attempts;
   router.max_history = c.router.max_history;

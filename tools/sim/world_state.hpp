@@ -4,6 +4,7 @@
 #include "actors/instance/batcher.hpp"
 #include "actors/router/router.hpp"
 #include "actors/scaler/scaler.hpp"
+#include "actors/scheduler/demand.hpp"
 #include "tools/sim/event_queue.hpp"
 #include "tools/sim/network.hpp"
 #include "tools/sim/random.hpp"
@@ -62,6 +63,7 @@ private:
   void start_fleet();
   void arrive();
   void sample_fleet();
+  void report_demand();
   template <class Event>
   void tell_router(const Event& e);
   template <class Event>
@@ -139,6 +141,7 @@ private:
   scheduler::core scheduler_;
   scaler::core scaler_;
   router::core router_;
+  scheduler::demand_meter demand_;
   event_queue events_;
   network network_;
   step_policy steps_;
