@@ -85,6 +85,7 @@ core& core::operator=(core&&) noexcept = default;
 core::~core() = default;
 
 const view& core::state() const { return kept_->books.state(); }
+std::uint64_t core::looks() const { return kept_->books.chooser().looks(); }
 
 bool core::turn_away_if_too_big(const request_arrived& r, std::vector<effect>& out) const {
   const auto& fleet = state().fleet;

@@ -159,6 +159,9 @@ struct options {
   double lost_after{8.0};        ///< a resident this many token times late has lost its attainment and binds nobody
   double length_quantile{0.7};   ///< of a class's output lengths: what is reserved
   std::uint32_t plan_depth{512}; ///< waiting requests that one plan looks at, at most
+  /// Fleets of up to so many instances are walked whole for each request, so that the best place is found; in larger
+  /// ones a plan looks at a few, the most promising first (hyperflexis).
+  std::uint32_t walk_all_up_to{16};
   corrector_options corrector;
   /// Numbers of the policies that may be tuned, "policy.knob" -> value: those of policies() (policy.hpp), which know
   /// their defaults and ranges. A run that compares policies may set knobs of all of them.
@@ -199,6 +202,8 @@ public:
 
   /// The accounts, to read: for topology, metrics, tests.
   const view& state() const;
+  /// Instances that the policy's plans have looked at so far, where it counts them: to watch how plans scale.
+  std::uint64_t looks() const;
 
 private:
   class recorder;
