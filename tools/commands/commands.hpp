@@ -30,6 +30,8 @@ runner add_ready(CLI::App& app);
 runner add_role(CLI::App& app);
 runner add_drain(CLI::App& app);
 runner add_model(CLI::App& app);
+/// `hflex model logits`, a subcommand of that; puts what runs it into `chosen`.
+void add_model_logits(CLI::App& app, const std::shared_ptr<runner>& chosen);
 runner add_devices(CLI::App& app);
 runner add_bench(CLI::App& app);
 runner add_bench_scheduler(CLI::App& app); ///< a part of bench
