@@ -154,9 +154,9 @@ void demand_meter::arrived(const request_arrived& e) {
 }
 
 void demand_meter::ended(const view& v, const request_ended& e) {
-  const auto found = v.placed.find(e.key);
-  if (!e.output_tokens || found == v.placed.end()) return;
-  const auto& r = found->second.request;
+  const auto* found = v.placed.get(e.key);
+  if (!e.output_tokens || !found) return;
+  const auto& r = found->request;
   auto& c = of(r.slo_class);
   c.ttft = r.slo.ttft;
   c.tpot = r.slo.tpot;
