@@ -30,7 +30,7 @@ using all_schemas = schema_list<s::SubmitJob, s::SubmitAnswer, s::TokenChunk, s:
     s::NodeUp, s::NodeGone, s::LinkTraffic, s::ContextReady, s::Snapshot, s::Subscribe, s::Event>;
 /// Structs that convert.hpp and its kin read.
 using converted_schemas = schema_list<s::RequestKey, s::Sampling, s::SloTargets, s::StepShape, s::SequenceSpec,
-    s::InstanceOptions, s::Snapshot, s::Event>;
+    s::InstanceOptions, s::Snapshot, s::Event, s::DemandReport, s::ScaleFleet>;
 
 template <class... Schemas, class F>
 void for_each_schema(schema_list<Schemas...>, F f) {

@@ -82,8 +82,7 @@ void world::perform(const scaler::start_instance& e) {
   at->second.role = e.role;
   at->second.born = events_.now();
   // The fleet that stands when clients come was there before.
-  const auto takes = open_ ? start_time() : duration{0};
-  if (open_) ++result_.scale_outs;
+  const auto takes = open_ ? start_time(e.device.node.value) : duration{0};
   events_.after(takes, [this, id] { ready(id); });
 }
 

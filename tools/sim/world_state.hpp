@@ -10,6 +10,7 @@
 #include "tools/sim/random.hpp"
 #include "tools/sim/world.hpp"
 #include <memory>
+#include <set>
 #include <unordered_map>
 
 namespace hflex::sim {
@@ -105,7 +106,7 @@ private:
   // world_instances.cpp
   instance::options options_of(const sim_instance& i) const;
   scheduler::instance_ready description_of(const sim_instance& i) const;
-  duration start_time() const;
+  duration start_time(std::uint32_t node);
   void make_core(sim_instance& i, instance_role role);
   void ready(instance_id id);
   void retired(sim_instance& i);
@@ -149,6 +150,7 @@ private:
   bool shares_prefixes_{};
   std::vector<std::uint32_t> limits_; ///< longest answer that a client asks for, by class
   std::map<instance_id, sim_instance> instances_;
+  std::set<std::uint32_t> cached_nodes_; ///< whose host memory has the weights: an instance ran there before
   std::unordered_map<transfer_id, transfer> transfers_;
   std::vector<client_request> clients_; ///< in the order of the workload
   std::vector<request_record> records_;
