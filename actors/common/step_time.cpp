@@ -143,9 +143,12 @@ void step_time_corrector::solve() {
   }
   for (int sweep = 0; sweep < sweeps; ++sweep)
     for (std::size_t i = 0; i < terms; ++i) {
-      double rest = pull[i] + squares_[i][i] * theta_[i];
-      for (std::size_t j = 0; j < terms; ++j) rest -= squares_[i][j] * theta_[j];
-      theta_[i] = std::max(0.0, rest * weight[i]);
+      static_assert(terms == 6); // three sums side by side: one after the other they would wait for each other
+      const auto& s = squares_[i];
+      const double even = s[0] * theta_[0] + s[2] * theta_[2];
+      const double odd = s[1] * theta_[1] + s[3] * theta_[3];
+      const double others = (even + odd) + (s[4] * theta_[4] + s[5] * theta_[5]) - s[i] * theta_[i];
+      theta_[i] = std::max(0.0, (pull[i] - others) * weight[i]);
     }
 }
 

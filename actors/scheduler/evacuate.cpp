@@ -42,9 +42,10 @@ const instance_load* destination(const view& v, const instance_load& from, const
 } // namespace
 
 void evacuation::move_out(const view& v, time_point now, decisions& d) {
+  if (v.fleet.draining == 0 || now < next_try_) return; // at every event: the fleet is not walked for nothing
   const bool any_leaves = std::any_of(
       v.instances.begin(), v.instances.end(), [](const auto& i) { return i.second.draining && i.second.decoding > 0; });
-  if (!any_leaves || now < next_try_) return;
+  if (!any_leaves) return;
   std::map<instance_id, std::vector<resident>> leavers;
   std::map<instance_id, std::uint32_t> under_way;
   for (const auto& [key, p] : v.placed) {

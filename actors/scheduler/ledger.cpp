@@ -359,6 +359,7 @@ void ledger::fleet_changed() {
     auto& count = mixed ? can.mixed : prefill ? can.prefill : can.decode;
     auto& tokens = mixed ? can.mixed_tokens : prefill ? can.prefill_tokens : can.decode_tokens;
     count += at.draining ? 0 : 1;
+    can.draining += at.draining ? 1 : 0;
     tokens = std::max(tokens, std::uint64_t{at.is.kv_blocks} * at.is.block_size);
   }
   view_.fleet = can;

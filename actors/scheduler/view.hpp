@@ -1,8 +1,8 @@
 // What the scheduler knows: who waits, and what every instance has in hand and has promised. The ledger keeps it;
 // policies, tests and topology read it. All iteration is in id order. It must not decide anything.
 #pragma once
-#include "actors/scheduler/prefix_index.hpp"
 #include "actors/scheduler/arrival_line.hpp"
+#include "actors/scheduler/prefix_index.hpp"
 #include "actors/scheduler/request_table.hpp"
 #include "actors/scheduler/scheduler.hpp"
 #include "actors/scheduler/tpot_tiers.hpp"
@@ -91,6 +91,7 @@ struct fleet_abilities {
   std::uint32_t mixed{}; ///< instances that take new requests, by role
   std::uint32_t prefill{};
   std::uint32_t decode{};
+  std::uint32_t draining{};     ///< those that take none any more
   std::uint64_t mixed_tokens{}; ///< the largest pool of that role in tokens, draining or not
   std::uint64_t prefill_tokens{};
   std::uint64_t decode_tokens{};

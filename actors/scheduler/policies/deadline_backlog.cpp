@@ -6,8 +6,7 @@ namespace hflex::scheduler {
 void deadline_backlog::note(const instance_load& at) {
   if (at.slot >= parts_.size()) parts_.resize(at.slot + 1);
   auto& p = parts_[at.slot];
-  p.instance = at.is.instance;
-  p.gone = false;
+  p.at = &at;
   if (!std::exchange(p.dirty, true)) dirty_.push_back(at.slot);
 }
 
@@ -26,9 +25,8 @@ const std::map<time_point, std::uint64_t>& deadline_backlog::bring_up_to_date(co
     auto& p = parts_[slot];
     p.dirty = false;
     take_out(p);
-    const auto at = v.instances.find(p.instance);
-    if (p.gone || at == v.instances.end() || !at->second.may_prefill()) continue;
-    for (auto key : at->second.prefilling) {
+    if (!p.at || !p.at->may_prefill()) continue;
+    for (auto key : p.at->prefilling) {
       const auto& r = v.placed.at(key);
       if (r.prefill_left == 0) continue;
       auto due = token_deadline(r.request.arrival, r.request.slo, r.request.produced);

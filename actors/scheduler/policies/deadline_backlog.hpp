@@ -12,7 +12,7 @@ public:
   void changed(const instance_load& at) { note(at); }
   void gone(const instance_load& at) {
     note(at);
-    parts_[at.slot].gone = true;
+    parts_[at.slot].at = nullptr;
   }
   /// Tokens by deadline, earliest first. In a fleet of more than options::walk_all_up_to instances deadlines count in
   /// whole grains, so that the list does not grow with the fleet.
@@ -23,9 +23,8 @@ private:
 
   struct part {
     std::vector<std::pair<time_point, std::uint32_t>> counted; ///< in `tokens_`
-    instance_id instance;
+    const instance_load* at{}; ///< none: it is gone
     bool dirty{false};
-    bool gone{false};
   };
   void note(const instance_load& at);
   void take_out(part& p);
