@@ -22,6 +22,8 @@ constexpr command table[] = {
     {"cancel", "Cancel a job", hflex::commands::add_cancel},
     {"wait", "Wait for a job to end and print its result", hflex::commands::add_wait},
     {"migrate", "Move a job that decodes to another instance while it goes on", hflex::commands::add_migrate},
+    {"explain", "Say why a job was placed, delayed, moved or turned away, or why the fleet changed",
+        hflex::commands::add_explain},
     {"topology", "Show the live actor topology", hflex::commands::add_topology},
     {"ready", "Wait until instances are ready", hflex::commands::add_ready},
     {"role", "Change an instance's role without reloading weights", hflex::commands::add_role},

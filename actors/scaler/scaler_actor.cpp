@@ -1,6 +1,7 @@
 #include "actors/scaler/scaler_actor.hpp"
 #include "actors/common/check.hpp"
 #include "actors/wire/shell.hpp"
+#include <deque>
 #include <spdlog/spdlog.h>
 
 namespace hflex::scaler {
@@ -102,7 +103,26 @@ public:
 
   void perform(refuse& e) { refusal_ = "cannot " + e.command + ": " + e.reason; }
   void perform(wake_at& e) { timer_.at(e.when); }
-  void perform(note& e) { spdlog::info("scaler: {}", e.why); }
+  void perform(note& e) {
+    spdlog::info("scaler: {}", e.why);
+    if (notes_.size() == most_notes) notes_.pop_front();
+    notes_.push_back({wire::now(self_), std::move(e.why)});
+  }
+
+  /// The latest `limit` decisions, 0 = all that are remembered.
+  msg<s::ScalingHistory> history(std::uint32_t limit) const {
+    const auto count = limit == 0 ? notes_.size() : std::min<std::size_t>(limit, notes_.size());
+    const auto first = notes_.size() - count;
+    return msg<s::ScalingHistory>::make(
+        [&](s::ScalingHistory::Builder out) {
+          auto list = out.initNotes(static_cast<unsigned>(count));
+          for (unsigned i = 0; i < count; ++i) {
+            list[i].setAgeMs(to_ms(wire::now(self_) - notes_[first + i].at));
+            list[i].setWhy(notes_[first + i].why);
+          }
+        },
+        32 + count * 16);
+  }
 
 private:
   void gone(instance_id id, instance_phase phase, const std::string& reason) {
@@ -122,13 +142,20 @@ private:
     if (auto agent = agents_.find(home->second); agent != agents_.end()) wire::tell(self_, agent->second, message);
   }
 
+  static constexpr std::size_t most_notes = 256;
+  struct dated_note {
+    time_point at;
+    std::string why;
+  };
+
   wire::scaler_actor::pointer self_;
   shell_settings set_;
   core core_;
   wire::wake_timer<wire::scaler_actor::pointer> timer_;
   std::map<node_id, wire::node_agent_actor> agents_;
   std::map<instance_id, node_id> homes_;
-  std::string refusal_; ///< of the command that is being fed
+  std::deque<dated_note> notes_; ///< the latest decisions, oldest first
+  std::string refusal_;          ///< of the command that is being fed
 };
 
 } // namespace
@@ -157,6 +184,8 @@ wire::scaler_actor::behavior_type scaler_shell(wire::scaler_actor::pointer self,
         instance_id id{in.getInstance()};
         return sh->command(drain_instance{id}, to_string(id) + " drains");
       }),
+      on_ask<msg<s::ScalingHistory>, s::ExplainScaling>(
+          [sh](s::ExplainScaling::Reader in) { return sh->history(in.getLimit()); }),
       on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
   };
 }

@@ -291,9 +291,12 @@ void ledger::report(const step_reported& r, time_point now) {
   auto* at = find(r.instance);
   if (!at) return;
   at->last_heard = now;
-  at->corrector.observe(r.shape, r.elapsed);
-  at->measured = at->measured || at->corrector.observed() >= enough_steps;
-  credit_prefill(*at, r.prefill_tokens > 0 ? r.prefill_tokens : r.shape.prefill_tokens);
+  // A report without a step (blocks came free) tells of no work that was not credited before.
+  if (r.steps > 0) {
+    at->corrector.observe(r.shape, r.elapsed);
+    at->measured = at->measured || at->corrector.observed() >= enough_steps;
+    credit_prefill(*at, r.prefill_tokens > 0 ? r.prefill_tokens : r.shape.prefill_tokens);
+  }
   if (r.shape.decode_seqs > 0) {
     at->decode_steps += r.steps;
     at->decode_context += std::uint64_t{at->decoding} * r.steps;

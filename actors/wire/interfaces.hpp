@@ -42,7 +42,8 @@ using router_actor = caf::typed_actor<asks<msg<s::SubmitAnswer>, msg<s::SubmitJo
 using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "this is the router": placements go there
     tells<msg<s::RequestArrived>>, tells<msg<s::RequestEnded>>, tells<msg<s::PrefillFinished>>,
     tells<msg<s::InstanceUp>>, tells<msg<s::InstanceGone>>, tells<msg<s::InstanceDraining>>, tells<msg<s::StepReport>>,
-    tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>, tells<msg<s::Tick>>>;
+    tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>,
+    asks<msg<s::Explanation>, msg<s::ExplainRequest>>, tells<msg<s::Tick>>>;
 
 /// One host's agent: owns device contexts, spawns and watches instances.
 using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<msg<s::StopInstance>>,
@@ -53,9 +54,10 @@ using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<ms
     tells<msg<s::ContextReady>>>;
 
 /// Keeps the fleet as it should be.
-using scaler_actor = caf::typed_actor<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
-    tells<msg<s::InstanceState>>, asks<msg<s::CommandAnswer>, msg<s::ChangeRole>>,
-    asks<msg<s::CommandAnswer>, msg<s::Drain>>, tells<msg<s::Tick>>>;
+using scaler_actor =
+    caf::typed_actor<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>, tells<msg<s::InstanceState>>,
+        asks<msg<s::CommandAnswer>, msg<s::ChangeRole>>, asks<msg<s::CommandAnswer>, msg<s::Drain>>,
+        asks<msg<s::ScalingHistory>, msg<s::ExplainScaling>>, tells<msg<s::Tick>>>;
 
 /// Tells each new instance where its weights come from.
 using weights_actor = caf::typed_actor<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
@@ -159,5 +161,9 @@ HFLEX_MSG(MigrateRequest)
 HFLEX_MSG(MigrateSequence)
 HFLEX_MSG(MigrationEnded)
 HFLEX_MSG(KvTaken)
+HFLEX_MSG(ExplainRequest)
+HFLEX_MSG(Explanation)
+HFLEX_MSG(ExplainScaling)
+HFLEX_MSG(ScalingHistory)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

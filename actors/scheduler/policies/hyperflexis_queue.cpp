@@ -78,6 +78,7 @@ void hyperflexis_queue::capacity::add(const view& v, const instance_load& at, do
 
 void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t depth) {
   changes_ = 0;
+  demotions_.clear();
   if (!(fleet.tokens_per_s > 0)) return;
   struct job {
     double cost;
@@ -95,6 +96,7 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
     auto& e = entries_.at(due.key);
     for (; dispatched != fleet.backlog.end() && dispatched->first <= due.when; ++dispatched)
       tokens += dispatched->second;
+    e.was_demoted = e.is_demoted;
     set_demoted(e, false); // hopeful_ is another set: this loop goes on undisturbed
     taken.push({e.tokens / e.weight, due.order, &e});
     tokens += e.tokens;
@@ -106,8 +108,20 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
       taken.pop();
       tokens -= costliest.tokens;
       set_demoted(costliest, true);
+      if (!costliest.was_demoted) demotions_.push_back({costliest.due.key, costliest.tokens, due.when});
     }
   }
+}
+
+hyperflexis_queue::whereabouts hyperflexis_queue::find(request_key key) const {
+  const auto& e = entries_.at(key);
+  const auto in = [&](std::string_view name, const band& b, const slot& s) {
+    return whereabouts{name, static_cast<std::uint32_t>(std::distance(b.begin(), b.upper_bound(s))),
+        static_cast<std::uint32_t>(b.size()), e.start.when};
+  };
+  if (e.is_resumed) return in("resumed", resumed_, e.due);
+  if (e.is_lost) return in("lost", spare_, e.ages);
+  return e.is_demoted ? in("demoted", spare_, e.ages) : in("planned", planned_, e.due);
 }
 
 } // namespace hflex::scheduler
