@@ -120,7 +120,9 @@ runner add_bench(CLI::App& app) {
   auto* engine =
       app.add_subcommand("engine", "Prefill and decode speed of the CPU engine against the machine's ceilings");
   engine->callback([run = add_engine(*engine), chosen] { *chosen = run; });
-  add_examples(app, "  hflex bench engine --help");
+  auto* load = app.add_subcommand("load", "A trace against a live cluster, under one scheduling policy or several");
+  load->callback([run = add_bench_load(*load), chosen] { *chosen = run; });
+  add_examples(app, "  hflex bench engine --help\n  hflex bench load --help");
   return [chosen] { return (*chosen)(); };
 }
 
