@@ -2,160 +2,95 @@
 #include "gpu/weights.hpp"
 #include "actors/common/check.hpp"
 #include "gpu/model/packed_model.hpp"
+#include "gpu/model/region_head.hpp"
 #include "gpu/model/tensor_sources.hpp"
+#include "gpu/region_memory.hpp"
+#include "gpu/thread_pool.hpp"
 #include <algorithm>
-#include <cerrno>
+#include <atomic>
 #include <cstring>
-#include <fcntl.h>
 #include <filesystem>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <system_error>
-#include <unistd.h>
 #include <utility>
 #include <xxhash.h>
 
 namespace hflex::gpu {
 namespace {
 
-constexpr int required_seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+/// Packing and hashing gain nothing from more.
+constexpr std::uint32_t max_packing_threads = 16;
+/// Output of one piece of work: large enough to pay for being claimed, small enough to share out evenly.
+constexpr std::uint64_t piece_bytes = 512U << 10U;
 
-std::string system_message(int error_number) { return std::generic_category().message(error_number); }
+std::uint32_t packing_threads() { return std::min(usable_cores(), max_packing_threads); }
 
-class unique_fd {
-public:
-  explicit unique_fd(int fd) : fd_(fd) {}
-  unique_fd(unique_fd&& o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  unique_fd& operator=(unique_fd&&) = delete;
-  ~unique_fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-
-private:
-  int fd_;
-};
-
-class mapping {
-public:
-  mapping(void* at, std::size_t bytes) : at_(static_cast<std::byte*>(at)), bytes_(bytes) {}
-  mapping(mapping&& o) noexcept : at_(std::exchange(o.at_, nullptr)), bytes_(o.bytes_) {}
-  mapping& operator=(mapping&&) = delete;
-  ~mapping() {
-    if (at_ != nullptr) ::munmap(at_, bytes_);
-  }
-  std::span<std::byte> bytes() const { return {at_, bytes_}; }
-
-private:
-  std::byte* at_;
-  std::size_t bytes_;
-};
-
-result<mapping> map_file(int fd, std::size_t bytes, int protection) {
-  void* at = ::mmap(nullptr, bytes, protection, MAP_SHARED, fd, 0);
-  if (at == MAP_FAILED) return fail(errc::fatal, "mapping {} bytes of weights: {}", bytes, system_message(errno));
-  return mapping(at, bytes);
-}
-
-class memfd_region final : public weight_region {
-public:
-  memfd_region(unique_fd fd, mapping map, std::string digest)
-      : fd_(std::move(fd)), map_(std::move(map)), digest_(std::move(digest)) {}
-  const std::string& digest() const override { return digest_; }
-  std::uint64_t bytes() const override { return map_.bytes().size(); }
-  int fd() const override { return fd_.get(); }
-  std::span<const std::byte> data() const override { return map_.bytes(); }
-
-private:
-  unique_fd fd_;
-  mapping map_;
-  std::string digest_;
-};
-
-/// Where packed bytes go: into the region, or, when only the digest is wanted, through a scratch buffer.
-class tensor_sink {
-public:
-  explicit tensor_sink(std::byte* region) : region_(region), hash_(XXH3_createState()) {
-    HFLEX_CHECK(hash_ != nullptr);
-  }
-  tensor_sink(const tensor_sink&) = delete;
-  tensor_sink& operator=(const tensor_sink&) = delete;
-  ~tensor_sink() { XXH3_freeState(hash_); }
-
-  void begin(std::uint64_t offset) {
-    offset_ = offset;
-    XXH3_128bits_reset(hash_);
-  }
-  /// Memory for the next `bytes` of the tensor; zeroed.
-  std::byte* next(std::size_t bytes) {
-    if (region_ != nullptr) return region_ + offset_;
-    scratch_.assign(bytes, std::byte{0});
-    return scratch_.data();
-  }
-  void commit(const std::byte* at, std::size_t bytes) {
-    XXH3_128bits_update(hash_, at, bytes);
-    offset_ += bytes;
-  }
-  hash128 checksum() const {
-    const XXH128_hash_t h = XXH3_128bits_digest(hash_);
-    return {h.low64, h.high64};
-  }
-
-private:
-  std::byte* region_;
-  XXH3_state_t* hash_;
-  std::uint64_t offset_{};
-  std::vector<std::byte> scratch_;
-};
-
-void write_vector(const tensor_place& place, const tensor_source& source, tensor_sink& sink) {
-  std::byte* at = sink.next(place.bytes);
-  auto* out = reinterpret_cast<float*>(at);
-  for (std::uint32_t r = 0; r < place.rows; ++r)
-    convert_row_f32(source.row(r), {out + std::size_t{r} * place.columns, place.columns});
-  sink.commit(at, place.bytes);
-}
-
-void write_rows(const tensor_place& place, const tensor_source& source, tensor_sink& sink) {
-  const std::size_t row_bytes = std::size_t{place.columns} * sizeof(std::uint16_t);
-  for (std::uint32_t r = 0; r < place.rows; ++r) {
-    std::byte* at = sink.next(row_bytes);
-    convert_row_bf16(source.row(r), {reinterpret_cast<std::uint16_t*>(at), place.columns});
-    sink.commit(at, row_bytes);
-  }
-}
-
-void write_panels(const tensor_place& place, const tensor_source& source, tensor_sink& sink) {
-  const packed_matrix shape{nullptr, place.rows, place.columns};
-  const std::size_t elements = shape.panel_elements();
-  std::array<source_row, panel_columns> rows;
-  for (std::uint32_t p = 0; p < shape.panels(); ++p) {
-    for (std::uint32_t i = 0; i < panel_columns; ++i) rows[i] = source.row(p * panel_columns + i);
-    std::byte* at = sink.next(elements * sizeof(std::uint16_t));
-    pack_panel(rows, place.columns, {reinterpret_cast<std::uint16_t*>(at), elements});
-    sink.commit(at, elements * sizeof(std::uint16_t));
-  }
-}
-
-void write_tensor(const tensor_place& place, const tensor_source& source, tensor_sink& sink) {
-  sink.begin(place.offset);
-  switch (place.kind) {
+bool is_vector(tensor_kind kind) {
+  switch (kind) {
   case tensor_kind::final_norm:
   case tensor_kind::attn_norm:
   case tensor_kind::mlp_norm:
   case tensor_kind::qkv_bias:
   case tensor_kind::q_norm:
   case tensor_kind::k_norm:
-    return write_vector(place, source, sink);
+    return true;
   case tensor_kind::embedding:
-    return write_rows(place, source, sink);
   case tensor_kind::qkv:
   case tensor_kind::o:
   case tensor_kind::gate_up:
   case tensor_kind::down:
   case tensor_kind::head:
-    return write_panels(place, source, sink);
+    return false;
+  }
+  return false;
+}
+
+/// What a tensor is packed in: a panel, a row of the embedding, or a vector as a whole.
+std::uint64_t unit_bytes(const tensor_place& place) {
+  if (is_vector(place.kind)) return place.bytes;
+  if (place.kind == tensor_kind::embedding) return std::uint64_t{place.columns} * sizeof(std::uint16_t);
+  return packed_matrix{nullptr, place.rows, place.columns}.panel_elements() * sizeof(std::uint16_t);
+}
+
+/// Some units of one tensor.
+struct piece {
+  std::size_t tensor{};
+  std::uint32_t first{};
+  std::uint32_t count{};
+};
+
+std::vector<piece> cut(const region_layout& layout) {
+  std::vector<piece> pieces;
+  for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
+    const auto unit = unit_bytes(layout.tensors[i]);
+    const auto units = static_cast<std::uint32_t>(layout.tensors[i].bytes / unit);
+    const auto most = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, piece_bytes / unit));
+    for (std::uint32_t first = 0; first < units; first += most)
+      pieces.push_back({i, first, std::min(most, units - first)});
+  }
+  return pieces;
+}
+
+void write_vector(const tensor_place& place, const tensor_source& source, std::byte* at) {
+  auto* out = reinterpret_cast<float*>(at);
+  for (std::uint32_t r = 0; r < place.rows; ++r)
+    convert_row_f32(source.row(r), {out + std::size_t{r} * place.columns, place.columns});
+}
+
+void write_panel(const tensor_place& place, const tensor_source& source, std::uint32_t panel, std::byte* at) {
+  std::array<source_row, panel_columns> rows;
+  for (std::uint32_t i = 0; i < panel_columns; ++i) rows[i] = source.row(panel * panel_columns + i);
+  pack_panel(rows, place.columns, {reinterpret_cast<std::uint16_t*>(at), unit_bytes(place) / sizeof(std::uint16_t)});
+}
+
+/// Writes a piece to `at`, which is zeroed.
+void write_piece(const tensor_place& place, const tensor_source& source, const piece& p, std::byte* at) {
+  if (is_vector(place.kind)) return write_vector(place, source, at);
+  for (std::uint32_t u = p.first; u < p.first + p.count; ++u, at += unit_bytes(place)) {
+    if (place.kind == tensor_kind::embedding)
+      convert_row_bf16(source.row(u), {reinterpret_cast<std::uint16_t*>(at), place.columns});
+    else
+      write_panel(place, source, u, at);
   }
 }
 
@@ -179,92 +114,63 @@ result<packing> plan_packing(const std::string& model_dir) {
   return packing{std::move(*from), *config, std::move(*layout), std::move(*sources)};
 }
 
-/// Writes all tensors (nowhere when `region` is null) and returns their table.
-std::vector<region_entry> write_tensors(const packing& plan, std::byte* region, const progress_callback& progress) {
-  tensor_sink sink(region);
-  std::vector<region_entry> entries;
-  for (std::size_t i = 0; i < plan.layout.tensors.size(); ++i) {
-    const tensor_place& place = plan.layout.tensors[i];
-    write_tensor(place, plan.sources[i], sink);
-    entries.push_back({static_cast<std::uint32_t>(place.kind), place.layer, place.rows, place.columns, place.offset,
-        place.bytes, sink.checksum()});
-    if (progress) progress(place.offset + place.bytes, plan.layout.bytes);
-  }
-  return entries;
+/// All memory of the region, by several threads: making pages is most of the cost of writing them for the first time.
+result<void> reserve_all(int fd, const region_mapping& map, const region_layout& layout, thread_pool& threads) {
+  std::atomic<bool> failed{false};
+  std::vector<result<void>> outcomes(layout.chunks());
+  threads.parallel_for(layout.chunks(), [&](std::uint32_t i, std::uint32_t) {
+    const auto begin = i == 0 ? 0 : layout.chunk_offset(i);
+    outcomes[i] = reserve_memory(fd, map, begin, layout.chunk_offset(i) + layout.chunk_size(i) - begin);
+    if (!outcomes[i]) failed = true;
+  });
+  if (!failed) return {};
+  return *std::find_if(outcomes.begin(), outcomes.end(), [](const auto& r) { return !r.has_value(); });
 }
 
-result<unique_fd> create_memfd(std::uint64_t bytes) {
-  unique_fd fd(::memfd_create("hflex-weights", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (fd.get() < 0) return fail(errc::fatal, "memfd_create: {}", system_message(errno));
-  // fallocate, not ftruncate: memory that is not there is an error now instead of a SIGBUS while packing.
-  if (::fallocate(fd.get(), 0, 0, static_cast<off_t>(bytes)) != 0)
-    return fail(errc::fatal, "reserving {} bytes of shared memory for weights: {}", bytes, system_message(errno));
-  return fd;
+/// Fills the region's chunks; the caller hears of progress.
+void write_tensors(const packing& plan, thread_pool& threads, std::byte* region, const progress_callback& progress) {
+  const auto pieces = cut(plan.layout);
+  std::atomic<std::uint64_t> done{plan.layout.head_bytes};
+  threads.parallel_for(static_cast<std::uint32_t>(pieces.size()), [&](std::uint32_t i, std::uint32_t thread) {
+    const piece& p = pieces[i];
+    const tensor_place& place = plan.layout.tensors[p.tensor];
+    write_piece(place, plan.sources[p.tensor], p, region + place.offset + p.first * unit_bytes(place));
+    const auto so_far = done += p.count * unit_bytes(place);
+    if (progress && thread == 0) progress(so_far, plan.layout.bytes);
+  });
+  if (progress) progress(plan.layout.bytes, plan.layout.bytes);
 }
 
-/// Shared by load_weights and map_weights: from here on the memory cannot change under us.
-result<std::shared_ptr<const weight_region>> open_region(unique_fd fd, std::uint64_t bytes, std::string digest) {
-  auto map = map_file(fd.get(), bytes, PROT_READ);
-  if (!map) return pass(map.error());
-  return std::make_shared<const memfd_region>(std::move(fd), std::move(*map), std::move(digest));
+std::vector<hash128> sum_chunks(const region_layout& layout, thread_pool& threads, std::span<const std::byte> region) {
+  std::vector<hash128> sums(layout.chunks());
+  threads.parallel_for(layout.chunks(), [&](std::uint32_t i, std::uint32_t) {
+    sums[i] = checksum_of(region.subspan(layout.chunk_offset(i), layout.chunk_size(i)));
+  });
+  return sums;
 }
 
-/// Header, table, checksums and digest of a sealed mapping. errc::reject names what is wrong.
-result<std::string> check_region(std::span<const std::byte> bytes) {
-  region_header header;
-  if (bytes.size() < sizeof header) return fail(errc::reject, "weight region: {} bytes hold no header", bytes.size());
-  std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.magic != region_magic) return fail(errc::reject, "weight region: not one (magic)");
-  if (header.version != region_version)
-    return fail(errc::reject, "weight region: version {}, this build reads {}", header.version, region_version);
-  auto config = to_model_config(header.config);
-  if (!config) return pass(config.error());
-  auto layout = layout_region(*config);
-  if (!layout) return fail(errc::reject, "weight region: {}", layout.error().message);
-  if (header.entry_count != layout->tensors.size() || header.region_bytes != layout->bytes ||
-      bytes.size() != layout->bytes)
-    return fail(errc::reject, "weight region: {} tensors in {} bytes (file: {}), expected {} in {}", header.entry_count,
-        header.region_bytes, bytes.size(), layout->tensors.size(), layout->bytes);
-  // The size check above covers the table: the layout begins with it.
-  std::vector<region_entry> entries(header.entry_count);
-  std::memcpy(entries.data(), bytes.data() + sizeof header, entries.size() * sizeof(region_entry));
-  for (std::size_t i = 0; i < entries.size(); ++i) {
-    const tensor_place& place = layout->tensors[i];
-    const region_entry& e = entries[i];
-    if (place != tensor_place{static_cast<tensor_kind>(e.kind), e.layer, e.rows, e.columns, e.offset, e.bytes})
-      return fail(errc::reject, "weight region: tensor {} is not where the configuration puts it", i);
-    if (checksum_of(bytes.subspan(place.offset, place.bytes)) != e.checksum)
-      return fail(errc::reject, "weight region: checksum of tensor {} (layer {}) is wrong", i, place.layer);
-  }
-  if (digest_of(header.config, entries) != header.digest)
-    return fail(errc::reject, "weight region: the digest is not that of the content");
-  return std::string(header.digest.data(), header.digest.size());
-}
-
-/// Makes a sealed region of what `write` puts after the header; `write` returns the table.
+/// Makes a sealed region of what `write` puts behind the head.
 template <class Write>
 result<std::shared_ptr<const weight_region>> make_region(
     const region_config& config, const region_layout& layout, const Write& write) {
-  auto fd = create_memfd(layout.bytes);
+  auto fd = create_region_memory(layout.bytes);
   if (!fd) return pass(fd.error());
-  region_header header{region_magic, region_version, 0, layout.bytes, config, {}};
+  std::string digest;
   {
-    auto writable = map_file(fd->get(), layout.bytes, PROT_READ | PROT_WRITE);
+    auto writable = map_file(fd->get(), layout.bytes, map_mode::write);
     if (!writable) return pass(writable.error());
-    std::byte* base = writable->bytes().data();
-    const std::vector<region_entry> entries = write(base);
-    header.entry_count = static_cast<std::uint32_t>(entries.size());
-    header.digest = digest_of(header.config, entries);
-    std::memcpy(base, &header, sizeof header);
-    std::memcpy(base + sizeof header, entries.data(), entries.size() * sizeof(region_entry));
-  } // F_SEAL_WRITE is refused while a writable mapping exists
-  if (::fcntl(fd->get(), F_ADD_SEALS, required_seals) != 0)
-    return fail(errc::fatal, "sealing weights: {}", system_message(errno));
-  return open_region(std::move(*fd), layout.bytes, std::string(header.digest.data(), header.digest.size()));
+    thread_pool threads{packing_threads()};
+    if (auto ok = reserve_all(fd->get(), *writable, layout, threads); !ok) return pass(ok.error());
+    const auto region = writable->bytes();
+    write(region.data(), threads);
+    digest = write_region_head(region, config, layout, sum_chunks(layout, threads, region));
+  } // a writable mapping forbids the seal
+  if (auto sealed = seal_region(fd->get()); !sealed) return pass(sealed.error());
+  return open_region(std::move(*fd), layout.bytes, std::move(digest));
 }
 
 /// Small values of either sign, as an initialised network has them; the same for the same seed.
-void fill_bf16(std::span<std::uint16_t> out, std::uint64_t& state) {
+void fill_bf16(std::span<std::uint16_t> out, std::uint64_t state) {
   for (auto& value : out) {
     state = state * 6364136223846793005U + 1442695040888963407U;
     const auto random = static_cast<std::uint16_t>(state >> 48U);
@@ -272,16 +178,11 @@ void fill_bf16(std::span<std::uint16_t> out, std::uint64_t& state) {
   }
 }
 
-region_entry write_random(const tensor_place& place, std::byte* at, std::uint64_t& state) {
-  const bool vector = place.kind == tensor_kind::final_norm || place.kind == tensor_kind::attn_norm ||
-                      place.kind == tensor_kind::mlp_norm || place.kind == tensor_kind::qkv_bias ||
-                      place.kind == tensor_kind::q_norm || place.kind == tensor_kind::k_norm;
-  if (vector)
-    std::fill_n(reinterpret_cast<float*>(at), place.columns, 1.0F);
+void write_random(const tensor_place& place, std::byte* at, std::uint64_t seed) {
+  if (is_vector(place.kind))
+    std::fill_n(reinterpret_cast<float*>(at), std::size_t{place.rows} * place.columns, 1.0F);
   else
-    fill_bf16({reinterpret_cast<std::uint16_t*>(at), place.bytes / sizeof(std::uint16_t)}, state);
-  return {static_cast<std::uint32_t>(place.kind), place.layer, place.rows, place.columns, place.offset, place.bytes,
-      checksum_of({at, place.bytes})};
+    fill_bf16({reinterpret_cast<std::uint16_t*>(at), place.bytes / sizeof(std::uint16_t)}, seed);
 }
 
 } // namespace
@@ -290,7 +191,8 @@ result<std::shared_ptr<const weight_region>> load_weights(
     const std::string& model_dir, const progress_callback& progress) {
   auto plan = plan_packing(model_dir);
   if (!plan) return pass(plan.error());
-  return make_region(plan->config, plan->layout, [&](std::byte* base) { return write_tensors(*plan, base, progress); });
+  return make_region(plan->config, plan->layout,
+      [&](std::byte* base, thread_pool& threads) { write_tensors(*plan, threads, base, progress); });
 }
 
 result<std::shared_ptr<const weight_region>> random_weights(const model_config& config, std::uint64_t seed) {
@@ -298,36 +200,49 @@ result<std::shared_ptr<const weight_region>> random_weights(const model_config& 
   if (!layout) return pass(layout.error());
   auto fixed = to_region_config(config);
   if (!fixed) return pass(fixed.error());
-  return make_region(*fixed, *layout, [&](std::byte* base) {
-    std::vector<region_entry> entries;
-    for (const auto& place : layout->tensors) entries.push_back(write_random(place, base + place.offset, seed));
-    return entries;
+  return make_region(*fixed, *layout, [&](std::byte* base, thread_pool& threads) {
+    threads.parallel_for(static_cast<std::uint32_t>(layout->tensors.size()), [&](std::uint32_t i, std::uint32_t) {
+      write_random(layout->tensors[i], base + layout->tensors[i].offset, seed * 0x9e3779b97f4a7c15U + i);
+    });
   });
 }
 
-result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest) {
+result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest, trust how) {
   unique_fd owned(fd);
-  const int seals = ::fcntl(fd, F_GET_SEALS);
-  if (seals < 0) return fail(errc::reject, "weight region: not a sealable descriptor ({})", system_message(errno));
-  if ((seals & required_seals) != required_seals) return fail(errc::reject, "weight region: not sealed against change");
-  struct stat status {};
-  if (::fstat(fd, &status) != 0) return fail(errc::reject, "weight region: {}", system_message(errno));
-  if (!S_ISREG(status.st_mode) || status.st_size <= 0) return fail(errc::reject, "weight region: empty");
-  const auto bytes = static_cast<std::uint64_t>(status.st_size);
-  auto region = open_region(std::move(owned), bytes, expected_digest);
+  const auto bytes = sealed_size(fd);
+  if (!bytes) return pass(bytes.error());
+  auto region = open_region(std::move(owned), *bytes, expected_digest);
   if (!region) return region;
-  auto digest = check_region((*region)->data());
-  if (!digest) return pass(digest.error());
-  if (*digest != expected_digest)
-    return fail(errc::reject, "weight region: digest {}, expected {}", *digest, expected_digest);
+  const auto data = (*region)->data();
+  auto head = read_region_head(data);
+  if (!head) return pass(head.error());
+  if (head->layout.bytes != data.size())
+    return fail(errc::reject, "weight region: {} bytes, expected {}", data.size(), head->layout.bytes);
+  if (head->digest != expected_digest)
+    return fail(errc::reject, "weight region: digest {}, expected {}", head->digest, expected_digest);
+  if (how == trust::head_only) return region;
+  thread_pool threads{packing_threads()};
+  const auto sums = sum_chunks(head->layout, threads, data);
+  for (std::size_t i = 0; i < sums.size(); ++i)
+    if (sums[i] != head->sums[i]) return fail(errc::reject, "weight region: checksum of chunk {} is wrong", i);
   return region;
 }
 
 result<std::string> checkpoint_digest(const std::string& model_dir) {
   auto plan = plan_packing(model_dir);
   if (!plan) return pass(plan.error());
-  const auto digest = digest_of(plan->config, write_tensors(*plan, nullptr, {}));
-  return std::string(digest.data(), digest.size());
+  chunk_summer sums;
+  std::vector<std::byte> scratch;
+  for (const piece& p : cut(plan->layout)) {
+    const tensor_place& place = plan->layout.tensors[p.tensor];
+    const auto begin = place.offset - plan->layout.head_bytes + p.first * unit_bytes(place);
+    sums.add_zeros(begin - sums.position());
+    scratch.assign(p.count * unit_bytes(place), std::byte{0});
+    write_piece(place, plan->sources[p.tensor], p, scratch.data());
+    sums.add(scratch);
+  }
+  std::vector<std::byte> head(plan->layout.head_bytes);
+  return write_region_head(head, plan->config, plan->layout, sums.finish());
 }
 
 std::string checkpoint_stamp(const std::string& model) {

@@ -21,8 +21,8 @@ using progress_callback = std::function<void(std::uint64_t bytes_done, std::uint
 class weight_region {
 public:
   virtual ~weight_region() = default;
-  /// Identity of the content: hex digest over the configuration and every packed tensor (XXH3: against mistakes and
-  /// damage, not against forgers). Two regions with the same digest are interchangeable; a changed checkpoint has
+  /// Identity of the content: hex digest over the configuration and the checksums of all chunks (XXH3: against mistakes
+  /// and damage, not against forgers). Two regions with the same digest are interchangeable; a changed checkpoint has
   /// another one.
   virtual const std::string& digest() const = 0;
   virtual std::uint64_t bytes() const = 0;
@@ -39,10 +39,16 @@ result<std::shared_ptr<const weight_region>> load_weights(
 /// load_weights.
 result<std::shared_ptr<const weight_region>> random_weights(const model_config& config, std::uint64_t seed);
 
+/// How far a descriptor's sender is believed. A wrong head could crash us and is never believed; wrong numbers in the
+/// chunks only make wrong tokens. Memory that a process of our own user has sealed was checked there when it was packed
+/// or received, and cannot have changed since: reading all of it again would cost more than everything else.
+enum class trust : std::uint8_t { nothing, head_only };
+
 /// Maps weights that another process packed. Takes ownership of `fd` (closed on failure too). Checks that the file is
-/// sealed against change, that header and sizes are sane and the checksums right: a hostile peer gets an error, never a
-/// crash.
-result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest);
+/// sealed against change, that head and sizes are sane and the digest right, and, with trust::nothing, every chunk's
+/// checksum: a hostile peer gets an error, never a crash.
+result<std::shared_ptr<const weight_region>> map_weights(
+    int fd, const std::string& expected_digest, trust how = trust::nothing);
 
 /// Names, sizes, inodes and times of change of the checkpoint's files, as hex: on one host, as long as the stamp of a
 /// directory or GGUF file stays the same, so do the weights in it. Reads no contents. Empty when there is none.

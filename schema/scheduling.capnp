@@ -15,6 +15,7 @@ struct RequestArrived {          # router -> scheduler
   maxOutputTokens @4 :UInt32;    # output tokens at most, over all attempts
   slo @5 :SloTargets;            # its targets
   sloClass @6 :Text;             # name of its SLO class
+  prefixMarks @7 :List(UInt64);  # of the tokens to prefill (actors/common/prefix_marks.hpp); at most 256, none: not known
 }
 
 struct RequestEnded {            # router -> scheduler: this attempt holds nothing any more
@@ -23,7 +24,10 @@ struct RequestEnded {            # router -> scheduler: this attempt holds nothi
   outputTokens @2 :UInt32;       # over all attempts
 }
 
-struct PrefillFinished { key @0 :RequestKey; } # router -> scheduler: its first token is there
+struct PrefillFinished {         # router -> scheduler: its first token is there
+  key @0 :RequestKey;            # request and attempt
+  cachedPromptTokens @1 :UInt32; # tokens that its prefill instance did not have to compute
+}
 
 struct Placed {                  # scheduler -> router
   key @0 :RequestKey;            # request and attempt
@@ -132,15 +136,4 @@ struct Standing {                # How a waiting request stands, as its policy s
 struct Obstacle {                # Why a waiting request is not on an instance.
   instance @0 :UInt32;           # instance id
   why @1 :Text;                  # for people
-}
-
-struct ExplainScaling { limit @0 :UInt32; } # client -> scaler: the latest decisions about the fleet, 0 = all remembered
-
-struct ScalingHistory {          # scaler -> client
-  notes @0 :List(ScalingNote);   # oldest first
-}
-
-struct ScalingNote {             # A decision about the fleet.
-  ageMs @0 :Float64;             # how long ago
-  why @1 :Text;                  # what was decided and why, for people
 }

@@ -27,6 +27,7 @@ constexpr command table[] = {
     {"topology", "Show the live actor topology", hflex::commands::add_topology},
     {"ready", "Wait until instances are ready", hflex::commands::add_ready},
     {"role", "Change an instance's role without reloading weights", hflex::commands::add_role},
+    {"scale", "Set the size of the fleet, its limits, or let the policy decide", hflex::commands::add_scale},
     {"drain", "Take an instance or a node out of service, losing no request", hflex::commands::add_drain},
     {"model", "What a checkpoint is, and whether it will load", hflex::commands::add_model},
     {"devices", "What this machine offers as devices", hflex::commands::add_devices},

@@ -1,7 +1,7 @@
 #include "actors/scaler/scaler_actor.hpp"
 #include "actors/common/check.hpp"
+#include "actors/wire/convert_scaling.hpp"
 #include "actors/wire/shell.hpp"
-#include <deque>
 #include <spdlog/spdlog.h>
 
 namespace hflex::scaler {
@@ -13,7 +13,9 @@ using wire::msg;
 class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::scaler_actor::pointer self, shell_settings settings, core c)
-      : self_(self), set_(std::move(settings)), core_(std::move(c)), timer_(self) {}
+      : self_(self), set_(std::move(settings)), core_(std::move(c)), timer_(self) {
+    wire::tell(self_, set_.scheduler, msg<s::Ack>{}, wire::demand_actor{wire::scaler_actor{self_}});
+  }
 
   template <class Event>
   void feed(const Event& event) {
@@ -73,6 +75,21 @@ public:
     });
   }
 
+  msg<s::ScalingLog> log() const {
+    const auto now = wire::now(self_);
+    const auto& decisions = core_.decisions();
+    return msg<s::ScalingLog>::make(
+        [&](s::ScalingLog::Builder out) {
+          out.setPolicy(set_.core.policy);
+          out.setDryRun(set_.core.dry_run);
+          out.setMinInstances(core_.state().min_instances);
+          out.setMaxInstances(core_.state().max_instances);
+          out.setLeadTimeMs(to_ms(core_.state().lead_time));
+          wire::write(out.initDecisions(static_cast<unsigned>(decisions.size())), decisions, now);
+        },
+        64 * (1 + decisions.size()));
+  }
+
   void perform(start_instance& e) {
     homes_[e.instance] = e.device.node;
     spdlog::info("scaler: start {} as {} on {}", to_string(e.instance), to_string(e.role), to_string(e.device));
@@ -103,26 +120,7 @@ public:
 
   void perform(refuse& e) { refusal_ = "cannot " + e.command + ": " + e.reason; }
   void perform(wake_at& e) { timer_.at(e.when); }
-  void perform(note& e) {
-    spdlog::info("scaler: {}", e.why);
-    if (notes_.size() == most_notes) notes_.pop_front();
-    notes_.push_back({wire::now(self_), std::move(e.why)});
-  }
-
-  /// The latest `limit` decisions, 0 = all that are remembered.
-  msg<s::ScalingHistory> history(std::uint32_t limit) const {
-    const auto count = limit == 0 ? notes_.size() : std::min<std::size_t>(limit, notes_.size());
-    const auto first = notes_.size() - count;
-    return msg<s::ScalingHistory>::make(
-        [&](s::ScalingHistory::Builder out) {
-          auto list = out.initNotes(static_cast<unsigned>(count));
-          for (unsigned i = 0; i < count; ++i) {
-            list[i].setAgeMs(to_ms(wire::now(self_) - notes_[first + i].at));
-            list[i].setWhy(notes_[first + i].why);
-          }
-        },
-        32 + count * 16);
-  }
+  void perform(note& e) { spdlog::info("scaler: {}{}", e.advice ? "(dry run) " : "", e.why); }
 
 private:
   void gone(instance_id id, instance_phase phase, const std::string& reason) {
@@ -142,20 +140,13 @@ private:
     if (auto agent = agents_.find(home->second); agent != agents_.end()) wire::tell(self_, agent->second, message);
   }
 
-  static constexpr std::size_t most_notes = 256;
-  struct dated_note {
-    time_point at;
-    std::string why;
-  };
-
   wire::scaler_actor::pointer self_;
   shell_settings set_;
   core core_;
   wire::wake_timer<wire::scaler_actor::pointer> timer_;
   std::map<node_id, wire::node_agent_actor> agents_;
   std::map<instance_id, node_id> homes_;
-  std::deque<dated_note> notes_; ///< the latest decisions, oldest first
-  std::string refusal_;          ///< of the command that is being fed
+  std::string refusal_; ///< of the command that is being fed
 };
 
 } // namespace
@@ -184,8 +175,10 @@ wire::scaler_actor::behavior_type scaler_shell(wire::scaler_actor::pointer self,
         instance_id id{in.getInstance()};
         return sh->command(drain_instance{id}, to_string(id) + " drains");
       }),
-      on_ask<msg<s::ScalingHistory>, s::ExplainScaling>(
-          [sh](s::ExplainScaling::Reader in) { return sh->history(in.getLimit()); }),
+      on_ask<msg<s::CommandAnswer>, s::ScaleFleet>(
+          [sh](s::ScaleFleet::Reader in) { return sh->command(wire::read(in), "the fleet follows"); }),
+      on_ask<msg<s::ScalingLog>, s::ScalingQuery>([sh](s::ScalingQuery::Reader) { return sh->log(); }),
+      on<s::DemandReport>([sh](s::DemandReport::Reader in) { sh->feed(demand_reported{wire::read(in)}); }),
       on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
   };
 }

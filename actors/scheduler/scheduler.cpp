@@ -1,15 +1,14 @@
 #include "actors/scheduler/scheduler.hpp"
 #include "actors/common/check.hpp"
 #include "actors/scheduler/decision_log.hpp"
+#include "actors/scheduler/evacuate.hpp"
 #include "actors/scheduler/ledger.hpp"
 #include <algorithm>
 
 namespace hflex::scheduler {
 
-namespace {
-
 /// Carries decisions out on the ledger as they are made, and records them as effects and for people.
-class recorder final : public decisions {
+class core::recorder final : public decisions {
 public:
   recorder(ledger& books, decision_log& log, time_point now, std::vector<effect>& out)
       : books_(books), log_(log), now_(now), out_(out) {}
@@ -45,33 +44,17 @@ private:
   std::optional<time_point> wake_;
 };
 
-template <class Predicate>
-bool any_pair(const view& v, Predicate serves) {
-  for (const auto& [pid, p] : v.instances)
-    for (const auto& [did, d] : v.instances)
-      if (serves(p, d)) return true;
-  return false;
+namespace {
+
+std::string why_unserviceable(const fleet_abilities& fleet) {
+  if (fleet.prefill > 0) return "no decode instance";
+  return fleet.decode > 0 ? "no prefill instance" : "no instance";
 }
 
-// Whether the instances, as their roles stand, can serve anything at all.
-bool serviceable(const view& v) {
-  bool prefill = false, decode = false;
-  for (const auto& [id, at] : v.instances) {
-    if (at.draining) continue;
-    if (at.is.role == instance_role::mixed) return true;
-    (at.is.role == instance_role::prefill ? prefill : decode) = true;
-  }
-  return prefill && decode;
-}
-
-std::string why_unserviceable(const view& v) {
-  bool prefill = false, decode = false;
-  for (const auto& [id, at] : v.instances) {
-    prefill = prefill || at.may_prefill();
-    decode = decode || at.may_decode();
-  }
-  if (prefill) return "no decode instance";
-  return decode ? "no prefill instance" : "no instance";
+// Whether something that `before` could hold may be too big for `now`.
+bool may_hold_less(const fleet_abilities& before, const fleet_abilities& now) {
+  return now.mixed_tokens < before.mixed_tokens || now.prefill_tokens < before.prefill_tokens ||
+         now.decode_tokens < before.decode_tokens || now.serviceable() != before.serviceable();
 }
 
 result<void> check_options(const options& o) {
@@ -96,6 +79,7 @@ struct core::kept {
 
   ledger books;
   decision_log log;
+  evacuation leavers;
   std::optional<time_point> armed;               ///< the wake_at that is under way
   std::optional<time_point> unserviceable_since; ///< since when no instance can serve anything
 };
@@ -111,22 +95,15 @@ core& core::operator=(core&&) noexcept = default;
 core::~core() = default;
 
 const view& core::state() const { return kept_->books.state(); }
+std::uint64_t core::looks() const { return kept_->books.chooser().looks(); }
 
 bool core::turn_away_if_too_big(const request_arrived& r, std::vector<effect>& out) const {
-  const auto& v = state();
-  if (v.instances.empty()) return false;
-  if (any_pair(v, [&](const auto& p, const auto& d) { return can_serve(p, d, r, false); })) return false;
-  // While a side is missing nothing can be said of its pools: only a request that no pool here could hold is too big.
-  if (!serviceable(v) && std::any_of(v.instances.begin(), v.instances.end(),
-                             [&](const auto& i) { return blocks_at_most(i.second, r) <= i.second.is.kv_blocks; }))
-    return false;
-  std::uint64_t largest = 0;
-  for (const auto& [id, at] : v.instances)
-    largest = std::max(largest, std::uint64_t{at.is.kv_blocks} * at.is.block_size);
+  const auto& fleet = state().fleet;
+  if (fleet.can_hold(r)) return false;
   out.emplace_back(shed{r.key,
       fmt::format("too long: {} prompt + {} output tokens need more KV blocks than any instance has (largest pool: {} "
                   "tokens)",
-          r.prompt_tokens, r.max_output_tokens, largest)});
+          r.prompt_tokens, r.max_output_tokens, fleet.largest_tokens())});
   return true;
 }
 
@@ -137,7 +114,8 @@ void core::note_shed(time_point now, const std::vector<effect>& out) {
 }
 
 // The fleet changed: what waits and cannot be held by any instance any more is turned away.
-void core::recheck_waiting(time_point now, std::vector<effect>& out) {
+void core::recheck_waiting(const fleet_abilities& before, time_point now, std::vector<effect>& out) {
+  if (!may_hold_less(before, state().fleet)) return;
   std::vector<request_key> too_big;
   for (const auto& [key, w] : state().waiting)
     if (turn_away_if_too_big(w.request, out)) {
@@ -149,7 +127,7 @@ void core::recheck_waiting(time_point now, std::vector<effect>& out) {
 
 void core::give_up_waiting(time_point now, decisions& d) {
   const auto& v = state();
-  if (serviceable(v)) {
+  if (v.fleet.serviceable()) {
     kept_->unserviceable_since.reset();
     return;
   }
@@ -159,7 +137,7 @@ void core::give_up_waiting(time_point now, decisions& d) {
     const auto until =
         std::max(v.waiting.at(key).queued_at, *kept_->unserviceable_since) + kept_->books.opts().max_wait;
     if (now < until) return d.wake(until);
-    d.shed(key, why_unserviceable(v));
+    d.shed(key, why_unserviceable(v.fleet));
   }
 }
 
@@ -171,11 +149,28 @@ void core::plan(time_point now, std::vector<effect>& out) {
     // Whatever happens or does not happen outside, there is a next look.
     if (!state().waiting.empty()) d.wake(now + kept_->books.opts().replan_every);
   }
+  settle(now, d, out);
+}
+
+// What follows every plan.
+void core::settle(time_point now, recorder& d, std::vector<effect>& out) {
   kept_->books.chooser().balance(state(), now, d);
+  kept_->leavers.move_out(state(), now, d);
   const auto wake = d.wanted_wake();
   if (!wake || (kept_->armed && *kept_->armed <= *wake)) return;
   kept_->armed = wake;
   out.emplace_back(wake_at{*wake});
+}
+
+// Most requests of a fleet that has room: placed without ever having waited.
+bool core::admit_newcomer(time_point now, std::vector<effect>& out) {
+  if (!state().waiting.empty() || !state().fleet.serviceable()) return false;
+  kept_->unserviceable_since.reset();
+  recorder d(kept_->books, kept_->log, now, out);
+  kept_->books.chooser().place_newcomer(state(), kept_->books.newcomer(), now, d);
+  if (kept_->books.has_newcomer()) return false;
+  settle(now, d, out);
+  return true;
 }
 
 void core::on(const request_arrived& e, time_point now, std::vector<effect>& out) {
@@ -195,10 +190,12 @@ void core::on(const request_arrived& e, time_point now, std::vector<effect>& out
     note_shed(now, out);
     return;
   }
-  kept_->books.enqueue(e, now);
-  if (kept_->log.on()) note_arrival(state().waiting.at(e.key).output_to_come);
+  kept_->books.take_in(e, now);
+  if (kept_->log.on()) note_arrival(kept_->books.newcomer().output_to_come);
+  if (admit_newcomer(now, out)) return;
+  kept_->books.queue_newcomer();
   plan(now, out);
-  if (state().waiting.count(e.key) == 0) return;
+  if (!state().waiting.contains(e.key)) return;
   // Only now: a request that finds its place at once never fills the queue.
   if (state().waiting.size() <= kept_->books.opts().max_queued) {
     kept_->log.add(e.key, happening_kind::queued, now,
@@ -221,24 +218,27 @@ void core::on(const request_ended& e, time_point now, std::vector<effect>& out) 
 }
 
 void core::on(const prefill_finished& e, time_point now, std::vector<effect>& out) {
-  kept_->books.finish_prefill(e.key, now);
+  kept_->books.finish_prefill(e.key, e.cached_tokens, now);
   kept_->log.add(e.key, happening_kind::first_token, now);
   plan(now, out);
 }
 
 void core::on(const instance_ready& e, time_point now, std::vector<effect>& out) {
   HFLEX_CHECK(e.kv_blocks > 0 && e.block_size > 0 && e.max_batched_tokens > 0 && e.max_sequences > 0);
+  const auto before = state().fleet;
   kept_->books.add_instance(e, now);
-  recheck_waiting(now, out);
+  recheck_waiting(before, now, out);
   plan(now, out);
 }
 
 void core::on(const instance_gone& e, time_point now, std::vector<effect>& out) {
-  for (const auto& [key, p] : state().placed)
-    if (p.decode == e.instance || (p.prefill == e.instance && !p.decodes))
-      kept_->log.add(key, happening_kind::lost, now, {"i{:.0f} is gone", e.instance.value});
+  const auto before = state().fleet;
+  if (kept_->log.on())
+    for (const auto& [key, p] : state().placed)
+      if (p.decode == e.instance || (p.prefill == e.instance && !p.decodes))
+        kept_->log.add(key, happening_kind::lost, now, {"i{:.0f} is gone", e.instance.value});
   kept_->books.remove_instance(e.instance);
-  recheck_waiting(now, out);
+  recheck_waiting(before, now, out);
   plan(now, out);
 }
 
@@ -248,8 +248,9 @@ void core::on(const instance_draining& e, time_point now, std::vector<effect>& o
 }
 
 void core::on(const instance_role_changed& e, time_point now, std::vector<effect>& out) {
+  const auto before = state().fleet;
   kept_->books.set_role(e.instance, e.role);
-  recheck_waiting(now, out);
+  recheck_waiting(before, now, out);
   plan(now, out);
 }
 
@@ -261,14 +262,10 @@ void core::on(const step_reported& e, time_point now, std::vector<effect>& out) 
 result<request_key> core::movable(request_id id, instance_id to) const {
   const auto& v = state();
   const auto name = to_string(id);
-  const auto of = [&](const auto& requests) {
-    auto it = requests.lower_bound({id, 0});
-    return it != requests.end() && it->first.id == id ? it : requests.end();
-  };
-  if (of(v.waiting) != v.waiting.end()) return fail(errc::retry, "{} waits for an instance: nothing to move yet", name);
-  const auto found = of(v.placed);
-  if (found == v.placed.end()) return fail(errc::reject, "{} is not running: it has ended, or never was", name);
-  const auto& [key, p] = *found;
+  if (v.waiting.attempt_of(id)) return fail(errc::retry, "{} waits for an instance: nothing to move yet", name);
+  const auto key = v.placed.attempt_of(id);
+  if (!key) return fail(errc::reject, "{} is not running: it has ended, or never was", name);
+  const auto& p = v.placed.at(*key);
   if (!p.decodes) return fail(errc::retry, "{} is still in its prefill on {}", name, to_string(p.prefill));
   if (p.moving_to) return fail(errc::retry, "{} is on its way to {} already", name, to_string(p.moving_to));
   if (p.decode == to) return fail(errc::reject, "{} decodes on {} already", name, to_string(to));
@@ -277,7 +274,7 @@ result<request_key> core::movable(request_id id, instance_id to) const {
   if (there->second.draining) return fail(errc::reject, "{} is draining", to_string(to));
   if (!there->second.may_decode()) return fail(errc::reject, "{} does not decode: its role is prefill", to_string(to));
   if (!has_room(v, there->second)) return fail(errc::retry, "{} has its hands full", to_string(to));
-  return key;
+  return *key;
 }
 
 void core::on(const move_wanted& e, time_point now, std::vector<effect>& out) {
@@ -288,9 +285,8 @@ void core::on(const move_wanted& e, time_point now, std::vector<effect>& out) {
 }
 
 void core::on(const moved& e, time_point now, std::vector<effect>& out) {
-  if (const auto p = state().placed.find(e.key); p != state().placed.end() && p->second.moving_to)
-    kept_->log.add(
-        e.key, e.at == p->second.moving_to ? happening_kind::moved : happening_kind::stayed, now, {}, {}, e.at);
+  if (const auto* p = state().placed.get(e.key); p && p->moving_to)
+    kept_->log.add(e.key, e.at == p->moving_to ? happening_kind::moved : happening_kind::stayed, now, {}, {}, e.at);
   kept_->books.end_move(e.key, e.at);
   plan(now, out);
 }
@@ -299,9 +295,9 @@ const request_story* core::story(request_id id) const { return kept_->log.find(i
 
 std::optional<standing> core::explain(request_id id, time_point now) {
   const auto& v = state();
-  const auto found = v.waiting.lower_bound({id, 0});
-  if (found == v.waiting.end() || found->first.id != id) return std::nullopt;
-  return kept_->books.chooser().explain(v, found->first, now);
+  const auto key = v.waiting.attempt_of(id);
+  if (!key) return std::nullopt;
+  return kept_->books.chooser().explain(v, *key, now);
 }
 
 void core::on(const tick&, time_point now, std::vector<effect>& out) {

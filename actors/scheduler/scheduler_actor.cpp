@@ -1,8 +1,10 @@
 #include "actors/scheduler/scheduler_actor.hpp"
 #include "actors/common/check.hpp"
 #include "actors/scheduler/decision_log.hpp"
+#include "actors/scheduler/demand.hpp"
 #include "actors/scheduler/standing.hpp"
 #include "actors/wire/convert.hpp"
+#include "actors/wire/convert_scaling.hpp"
 #include "actors/wire/shell.hpp"
 #include <spdlog/spdlog.h>
 
@@ -14,13 +16,22 @@ using wire::msg;
 
 class shell : public wire::effect_loop<shell, effect> {
 public:
-  shell(wire::scheduler_actor::pointer self, core c) : self_(self), core_(std::move(c)), timer_(self) {}
+  shell(wire::scheduler_actor::pointer self, core c)
+      : self_(self), core_(std::move(c)), timer_(self), demand_(wire::now(self)) {}
 
   template <class Event>
   void feed(const Event& event) {
     core_.on(event, wire::now(self_), queue());
     drain();
+    tell_demand();
   }
+
+  void arrived(const request_arrived& e) {
+    demand_.arrived(e);
+    feed(e);
+  }
+
+  void scaler(const wire::demand_actor& handle) { scaler_ = handle; }
 
   void router(const wire::router_actor& handle) { router_ = handle; }
 
@@ -80,6 +91,7 @@ public:
 
   void request_over(const request_ended& e) {
     answer(e.key, false, fmt::format("{} ended, or began again elsewhere, before it could move", to_string(e.key.id)));
+    demand_.ended(core_.state(), e);
     feed(e);
   }
 
@@ -173,6 +185,20 @@ private:
     });
   }
 
+  /// At most one report per demand_meter::every, after events only; what came in between is told by the timer.
+  void tell_demand() {
+    if (!scaler_) return;
+    const auto now = wire::now(self_);
+    if (!demand_.ready(now)) {
+      if (const auto due = demand_.due()) timer_.at(*due);
+      return;
+    }
+    const auto report = demand_.take(core_.state(), now);
+    wire::tell(self_, scaler_,
+        msg<s::DemandReport>::make(
+            [&](s::DemandReport::Builder out) { wire::write(out, report); }, 64 + 24 * report.instances.size()));
+  }
+
   void answer(request_key key, bool done, const std::string& message) {
     if (auto found = asked_.extract(key)) found.mapped().deliver(answer_of(done, message));
   }
@@ -180,8 +206,10 @@ private:
   wire::scheduler_actor::pointer self_;
   core core_;
   wire::wake_timer<wire::scheduler_actor::pointer> timer_;
+  demand_meter demand_;
   wire::router_actor router_;
-  std::map<instance_id, std::uint64_t> steps_;                                      ///< finished, as last reported
+  std::map<instance_id, std::uint64_t> steps_; ///< finished, as last reported
+  wire::demand_actor scaler_;
   std::map<request_key, caf::typed_response_promise<msg<s::CommandAnswer>>> asked_; ///< who waits for the end of a move
 };
 
@@ -195,6 +223,10 @@ request_arrived read_arrival(s::RequestArrived::Reader in, time_point now) {
   e.max_output_tokens = in.getMaxOutputTokens();
   e.slo = wire::read(in.getSlo());
   e.slo_class = wire::read(in.getSloClass());
+  const auto marks = in.getPrefixMarks();
+  KJ_REQUIRE(marks.size() <= most_prefix_marks, "too many prefix marks", marks.size());
+  e.prefix.reserve(marks.size());
+  for (const auto mark : marks) e.prefix.push_back(mark);
   KJ_REQUIRE(
       e.prompt_tokens > 0 && e.tokens <= wire::max_sequence_tokens && e.max_output_tokens <= wire::max_sequence_tokens,
       "token counts out of range", e.prompt_tokens, e.produced, e.max_output_tokens);
@@ -222,14 +254,17 @@ wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::poin
   using wire::on;
   return {
       on<s::Ack, wire::router_actor>([sh](s::Ack::Reader, const wire::router_actor& router) { sh->router(router); }),
-      on<s::RequestArrived>([sh, self](s::RequestArrived::Reader in) { sh->feed(read_arrival(in, wire::now(self))); }),
+      on<s::Ack, wire::demand_actor>([sh](s::Ack::Reader, const wire::demand_actor& scaler) { sh->scaler(scaler); }),
+      on<s::RequestArrived>(
+          [sh, self](s::RequestArrived::Reader in) { sh->arrived(read_arrival(in, wire::now(self))); }),
       on<s::RequestEnded>([sh](s::RequestEnded::Reader in) {
         request_ended e{wire::read(in.getKey()), std::nullopt};
         if (in.getFinished()) e.output_tokens = in.getOutputTokens();
         sh->request_over(e);
       }),
-      on<s::PrefillFinished>(
-          [sh](s::PrefillFinished::Reader in) { sh->feed(prefill_finished{wire::read(in.getKey())}); }),
+      on<s::PrefillFinished>([sh](s::PrefillFinished::Reader in) {
+        sh->feed(prefill_finished{wire::read(in.getKey()), in.getCachedPromptTokens()});
+      }),
       on<s::InstanceUp>([sh](s::InstanceUp::Reader in) { sh->instance_up(in); }),
       on<s::InstanceGone>([sh](s::InstanceGone::Reader in) { sh->gone(instance_id{in.getInstance()}); }),
       on<s::InstanceDraining>(

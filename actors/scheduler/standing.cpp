@@ -15,7 +15,7 @@ standing standing_by_arrival(const view& v, request_key key) {
   standing s;
   s.band = "first come, first served";
   s.of = static_cast<std::uint32_t>(v.first_come.size());
-  s.position = static_cast<std::uint32_t>(std::distance(v.first_come.begin(), v.first_come.upper_bound(w.order)));
+  for (const auto& [order, other] : v.first_come) s.position += order <= w.order ? 1 : 0;
   s.due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
   s.ask_each(v, [&](const instance_load& at) {
     return closed(v, at).value_or(fmt::format(

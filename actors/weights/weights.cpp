@@ -10,6 +10,8 @@ std::string_view to_string(source_kind k) {
     return "same_process";
   case source_kind::shared_memory:
     return "shared_memory";
+  case source_kind::network:
+    return "network";
   case source_kind::disk:
     return "disk";
   }
@@ -55,7 +57,9 @@ void core::on(const not_needed& e, time_point now, std::vector<effect>& out) {
   auto it = loads_.find(e.instance);
   if (it == loads_.end()) return;
   if (it->second.from) out.emplace_back(stop_load{e.instance, it->second.attempt});
+  const auto want = it->second.want;
   loads_.erase(it);
+  drop_fed_by(want.node, want.digest, "does not load any more", now, out);
   settle(now, out);
 }
 
@@ -79,6 +83,11 @@ void core::on(const node_gone& e, time_point now, std::vector<effect>& out) {
   for (auto& [digest, nodes] : holders_)
     if (nodes.count(e.node)) digests.push_back(digest);
   for (auto& digest : digests) drop_holder(e.node, digest, "is gone", now, out);
+  std::set<std::string> fed; // by what it was still receiving itself
+  for (auto& [id, l] : loads_)
+    if (l.from && l.from->holder == e.node) fed.insert(l.from->digest);
+  for (auto& digest : fed) drop_fed_by(e.node, digest, "is gone", now, out);
+  rates_.erase(e.node);
   settle(now, out);
 }
 
@@ -87,10 +96,22 @@ void core::drop_holder(
   auto weights = holders_.find(digest);
   if (weights == holders_.end() || weights->second.erase(node) == 0) return;
   if (weights->second.empty()) holders_.erase(weights);
+  drop_fed_by(node, digest, fault, now, out);
+}
+
+/// Who takes these weights from the node goes elsewhere, unless the node still has or receives them.
+void core::drop_fed_by(
+    node_id node, const std::string& digest, const std::string& fault, time_point now, std::vector<effect>& out) {
+  if (auto weights = holders_.find(digest); weights != holders_.end() && weights->second.count(node) > 0) return;
+  if (pull_of(node, digest) != nullptr) return;
   std::vector<instance_id> cut_off;
   for (auto& [id, l] : loads_)
     if (l.from && l.from->holder == node && l.from->digest == digest) cut_off.push_back(id);
-  for (auto id : cut_off) drop_source(id, to_string(node) + " " + fault, true, now, out);
+  for (auto id : cut_off) {
+    auto it = loads_.find(id); // one that was dropped before may have taken others with it
+    if (it == loads_.end() || !it->second.from || it->second.from->holder != node) continue;
+    drop_source(id, to_string(node) + " " + fault, true, now, out);
+  }
 }
 
 // ---- what loaders report ----
@@ -124,6 +145,7 @@ void core::on(const loaded& e, time_point now, std::vector<effect>& out) {
     known_[{l->want.host, l->want.directory, l->want.stamp}] = e.digest;
   }
   out.emplace_back(ready{e.instance, l->from->kind, e.digest, now - l->since});
+  note_rate(*l, e.bytes, now);
   holders_[e.digest][l->want.node] = {l->want.host, e.endpoints, e.bytes};
   loads_.erase(e.instance);
   settle(now, out);
@@ -157,24 +179,6 @@ core::load* core::current(instance_id instance, std::uint32_t attempt) {
 
 // ---- the choice ----
 
-/// The cheapest source that was not tried yet.
-std::optional<source> core::next_source(const load& l) const {
-  auto untried = [&](source_kind kind, node_id node) { return l.tried.count({kind, node}) == 0; };
-  auto& want = l.want;
-  auto weights = want.digest.empty() ? holders_.end() : holders_.find(want.digest);
-  if (weights != holders_.end()) {
-    auto& nodes = weights->second;
-    if (nodes.count(want.node) && untried(source_kind::same_process, want.node))
-      return source{source_kind::same_process, want.node, {}, want.digest, {}};
-    for (auto& [node, h] : nodes)
-      if (node != want.node && h.host == want.host && !h.endpoints.empty() && untried(source_kind::shared_memory, node))
-        return source{source_kind::shared_memory, node, h.endpoints, want.digest, {}};
-  }
-  if (!want.directory.empty() && untried(source_kind::disk, {}))
-    return source{source_kind::disk, {}, {}, want.digest, want.directory};
-  return std::nullopt;
-}
-
 /// Whether another instance of this host reads the same weights right now. They will be there to share.
 bool core::neighbour_loads(const load& l) const {
   return std::any_of(loads_.begin(), loads_.end(), [&](const auto& entry) {
@@ -191,16 +195,21 @@ void core::advance(instance_id instance, time_point now, std::vector<effect>& ou
     std::string reason = "no source of weights is left";
     for (auto& fault : l.faults) reason += "; " + fault;
     out.emplace_back(give_up{instance, std::move(reason)});
+    const auto want = l.want;
     loads_.erase(instance);
+    drop_fed_by(want.node, want.digest, "does not load any more", now, out);
     return;
   }
-  if (next->kind == source_kind::disk && neighbour_loads(l) && now < l.since + opts_.max_wait) return;
+  const auto elsewhere = next->kind == source_kind::network || next->kind == source_kind::disk;
+  if (elsewhere && neighbour_loads(l) && now < l.since + opts_.max_wait) return;
   l.tried.insert({next->kind, next->holder});
   l.from = std::move(next);
   ++l.attempt;
   l.bytes_done = l.bytes_total = 0;
-  l.last_progress = now;
+  l.started = l.last_progress = now;
   out.emplace_back(load_from{instance, l.attempt, *l.from});
+  // What it has of the weights is of no use to others once it reads the disk instead.
+  if (const auto want = l.want; !l.pulls()) drop_fed_by(want.node, want.digest, "went to the disk", now, out);
 }
 
 void core::drop_source(
@@ -230,6 +239,8 @@ duration core::stall(source_kind kind) const {
     return opts_.same_process_stall;
   case source_kind::shared_memory:
     return opts_.shared_memory_stall;
+  case source_kind::network:
+    return opts_.network_stall;
   case source_kind::disk:
     return opts_.disk_stall;
   }
@@ -254,8 +265,8 @@ void core::announce(std::vector<effect>& out) {
 std::vector<load_view> core::loads() const {
   std::vector<load_view> all;
   for (auto& [id, l] : loads_)
-    all.push_back(
-        {id, l.want.node, l.from ? std::optional(l.from->kind) : std::nullopt, l.attempt, l.bytes_done, l.bytes_total});
+    all.push_back({id, l.want.node, l.from ? std::optional(l.from->kind) : std::nullopt, l.attempt, l.bytes_done,
+        l.bytes_total, l.from ? l.from->holder : node_id{}});
   return all;
 }
 

@@ -6,8 +6,13 @@
 //                                                                                 |  ^
 //                                                        failed, stalled, holder gone: next source, else give_up
 //
-// Cost order: same_process < shared_memory (another process of the same host) < disk. Weights of another digest never
-// mix.
+// Cost order: same_process < shared_memory (another process of the same host) < network (memory of another host) <
+// disk. Weights of another digest never mix.
+//
+// Several newcomers at once are a multicast: each that receives over the network is a source for the next, with the
+// chunks that it has, so that N of them cost about as much as one. plan.cpp picks for each the source that will feed it
+// fastest: by the rates seen so far, shared among those that a source feeds already, and no faster than the source
+// itself is fed. Among equals that makes a chain. Nobody is fed by who is fed by it.
 #pragma once
 #include "actors/common/ids.hpp"
 #include "actors/common/time.hpp"
@@ -28,20 +33,22 @@ namespace hflex::weights {
 struct options {
   duration same_process_stall{std::chrono::seconds{5}}; ///< longest time without progress from each kind of source
   duration shared_memory_stall{std::chrono::seconds{10}};
+  duration network_stall{std::chrono::seconds{10}};
   duration disk_stall{std::chrono::seconds{60}};
   duration max_wait{
-      std::chrono::minutes{10}}; ///< how long a newcomer waits for a neighbour's load before it reads the disk too
-  std::size_t max_loads{4096};   ///< instances waiting or loading at a time; more are given up at once
-  std::size_t max_known{1024};   ///< directories whose digest is remembered
+      std::chrono::minutes{10}};   ///< how long a newcomer waits for a neighbour's load before it reads the disk too
+  std::size_t max_loads{4096};     ///< instances waiting or loading at a time; more are given up at once
+  std::size_t max_known{1024};     ///< directories whose digest is remembered
+  double assumed_bytes_per_s{1e9}; ///< what a source on another host gives that has not been seen giving yet
 };
 
-enum class source_kind : std::uint8_t { same_process, shared_memory, disk };
+enum class source_kind : std::uint8_t { same_process, shared_memory, network, disk };
 std::string_view to_string(source_kind k);
 
 struct source {
   source_kind kind{};
   node_id holder{};                   ///< none for disk
-  std::vector<std::string> endpoints; ///< of the holder's transport (shared_memory)
+  std::vector<std::string> endpoints; ///< of the holder's transport (shared_memory, network)
   std::string digest;                 ///< what must be found there; empty only for disk: whatever the directory holds
   std::string directory;              ///< checkpoint (disk)
 };
@@ -58,6 +65,7 @@ struct needed {
   std::string directory; ///< on the instance's host
   std::string stamp;     ///< of the directory's files: equal on one host means that the weights in it are the same.
                          ///< Empty: not known
+  std::vector<std::string> endpoints; ///< of its node's transport: how others reach what it has while it loads
 };
 /// The instance was stopped or died before it was loaded.
 struct not_needed {
@@ -140,6 +148,7 @@ struct load_view {
   std::uint32_t attempt{};
   std::uint64_t bytes_done{};
   std::uint64_t bytes_total{};
+  node_id holder{}; ///< whose memory they come from; none: the disk
   friend bool operator==(const load_view&, const load_view&) = default;
 };
 
@@ -179,8 +188,10 @@ private:
     std::vector<std::string> faults;
     std::uint64_t bytes_done{};
     std::uint64_t bytes_total{};
-    time_point since{}; ///< when it was needed
+    time_point since{};   ///< when it was needed
+    time_point started{}; ///< this attempt
     time_point last_progress{};
+    bool pulls() const { return from && from->kind == source_kind::network; }
   };
   struct holder {
     std::string host;
@@ -190,8 +201,20 @@ private:
   using load_map = std::map<instance_id, load>;
 
   load* current(instance_id instance, std::uint32_t attempt);
-  std::optional<source> next_source(const load& l) const;
   bool neighbour_loads(const load& l) const;
+  // plan.cpp
+  std::optional<source> next_source(const load& l) const;
+  std::optional<source> memory_of_this_host(const load& l) const;
+  std::optional<source> memory_of_another_host(const load& l) const;
+  bool feeds(node_id from, node_id to, const std::string& digest) const;
+  const load* pull_of(node_id node, const std::string& digest) const;
+  std::size_t fed_by(node_id node) const;
+  double rate_of(node_id node) const;
+  double inflow(node_id node, const std::string& digest) const;
+  void note_rate(const load& l, std::uint64_t bytes, time_point now);
+  // weights.cpp
+  void drop_fed_by(
+      node_id node, const std::string& digest, const std::string& fault, time_point now, std::vector<effect>& out);
   void advance(instance_id instance, time_point now, std::vector<effect>& out);
   void drop_source(instance_id instance, const std::string& fault, bool stop, time_point now, std::vector<effect>& out);
   void drop_holder(
@@ -205,6 +228,7 @@ private:
   load_map loads_;
   std::map<std::tuple<std::string, std::string, std::string>, std::string> known_; ///< digest by host, directory, stamp
   std::map<std::string, std::map<node_id, holder>> holders_;                       ///< by digest
+  std::map<node_id, double> rates_;                                                ///< bytes a second seen, smoothed
   std::optional<time_point> announced_;
 };
 

@@ -66,12 +66,17 @@ public:
     out_.tensors.push_back({kind, layer, rows, columns, 0, bytes});
   }
   region_layout finish() {
-    std::uint64_t end = sizeof(region_header) + out_.tensors.size() * sizeof(region_entry);
+    std::uint64_t end = 0;
     for (auto& t : out_.tensors) {
       t.offset = (end + 63) / 64 * 64;
       end = t.offset + t.bytes;
     }
-    out_.bytes = end;
+    out_.bytes = end; // without the head, which has a checksum for each chunk of this
+    const std::uint64_t head =
+        sizeof(region_header) + out_.tensors.size() * sizeof(region_entry) + out_.chunks() * sizeof(hash128);
+    out_.head_bytes = (head + 4095) / 4096 * 4096; // chunks begin with a page
+    out_.bytes += out_.head_bytes;
+    for (auto& t : out_.tensors) t.offset += out_.head_bytes;
     return std::move(out_);
   }
 
@@ -142,12 +147,19 @@ hash128 checksum_of(std::span<const std::byte> bytes) {
   return {h.low64, h.high64};
 }
 
-std::array<char, 32> digest_of(const region_config& config, std::span<const region_entry> entries) {
-  // Both structs have no padding bytes (see the static_assert), so their memory is their value.
-  std::vector<std::byte> text(sizeof region_version + sizeof config + entries.size_bytes());
-  std::memcpy(text.data(), &region_version, sizeof region_version);
-  std::memcpy(text.data() + sizeof region_version, &config, sizeof config);
-  std::memcpy(text.data() + sizeof region_version + sizeof config, entries.data(), entries.size_bytes());
+std::array<char, 32> digest_of(
+    const region_config& config, std::span<const region_entry> entries, std::span<const hash128> sums) {
+  // The structs have no padding bytes (see the static_assert), so their memory is their value.
+  std::vector<std::byte> text(sizeof region_version + sizeof config + entries.size_bytes() + sums.size_bytes());
+  std::byte* at = text.data();
+  const auto put = [&at](const void* from, std::size_t bytes) {
+    std::memcpy(at, from, bytes);
+    at += bytes;
+  };
+  put(&region_version, sizeof region_version);
+  put(&config, sizeof config);
+  put(entries.data(), entries.size_bytes());
+  put(sums.data(), sums.size_bytes());
   const hash128 h = checksum_of(text);
   std::array<char, 32> hex{};
   const auto digit = [](std::uint64_t nibble) { return "0123456789abcdef"[nibble & 15U]; };

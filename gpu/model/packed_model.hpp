@@ -2,13 +2,18 @@
 // regions, llama.cpp reads them. The layout is a pure function of the configuration: a region whose table says anything
 // else is refused, so that a reader needs no bounds checks of its own.
 //
-//   region_header | region_entry[entry_count] | pad to 64 | tensor | pad to 64 | tensor | ...
+//   region_header | region_entry[entry_count] | hash128[chunks] | pad to 4096 | tensor | pad to 64 | tensor | ...
+//   '-------------------------- head ---------------------------'-- chunk 0 --'-- chunk 1 --'-- ...
+//
+// What follows the head is cut into chunks of 4 MiB, each with a checksum in the head, and the digest is over the head:
+// who knows the digest can tell a right head from a wrong one, and then each chunk from whomever it comes.
 #pragma once
 #include "actors/common/result.hpp"
 #include "gpu/kernels/kernels.hpp"
 #include "gpu/model/model_config.hpp"
 #include "gpu/model/tensor_kind.hpp"
 #include "gpu/weights.hpp"
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -29,16 +34,26 @@ struct tensor_place {
   friend bool operator==(const tensor_place&, const tensor_place&) = default;
 };
 
+inline constexpr std::uint64_t weight_chunk_bytes = 4U << 20U;
+
 struct region_layout {
   std::vector<tensor_place> tensors; ///< in file order
+  std::uint64_t head_bytes{};        ///< before the first tensor
   std::uint64_t bytes{};             ///< of the whole region
+  std::uint32_t chunks() const {
+    return static_cast<std::uint32_t>((bytes - head_bytes + weight_chunk_bytes - 1) / weight_chunk_bytes);
+  }
+  std::uint64_t chunk_offset(std::uint32_t chunk) const { return head_bytes + chunk * weight_chunk_bytes; }
+  std::uint64_t chunk_size(std::uint32_t chunk) const { // the last one may be short
+    return std::min(weight_chunk_bytes, bytes - chunk_offset(chunk));
+  }
 };
 
 /// errc::reject when this engine cannot run the model (architecture, head_dim, sizes beyond what it indexes).
 result<region_layout> layout_region(const model_config& config);
 
 inline constexpr std::array<char, 8> region_magic{'H', 'F', 'L', 'E', 'X', 'W', 'T', '\0'};
-inline constexpr std::uint32_t region_version = 2;
+inline constexpr std::uint32_t region_version = 3;
 inline constexpr std::size_t max_eos_tokens = 16;
 
 struct hash128 {
@@ -66,7 +81,6 @@ struct region_config {
 struct region_entry {
   std::uint32_t kind{}, layer{}, rows{}, columns{};
   std::uint64_t offset{}, bytes{};
-  hash128 checksum; ///< XXH3 of the tensor's bytes
 };
 
 struct region_header {
@@ -75,16 +89,17 @@ struct region_header {
   std::uint32_t entry_count{};
   std::uint64_t region_bytes{};
   region_config config;
-  std::array<char, 32> digest{}; ///< hex of digest_of(config, entries)
+  std::array<char, 32> digest{}; ///< hex of digest_of(config, entries, sums)
 };
-static_assert(sizeof(region_config) == 37 * 4 && sizeof(region_entry) == 48 && sizeof(region_header) == 208);
+static_assert(sizeof(region_config) == 37 * 4 && sizeof(region_entry) == 32 && sizeof(region_header) == 208);
 
 /// errc::reject when the configuration does not fit (too many end tokens).
 result<region_config> to_region_config(const model_config& config);
 /// errc::reject for values that no checkpoint could have had (they come from another process).
 result<model_config> to_model_config(const region_config& config);
-/// Identity of the content: over the configuration and every tensor's place and checksum.
-std::array<char, 32> digest_of(const region_config& config, std::span<const region_entry> entries);
+/// Identity of the content: over the configuration, every tensor's place and every chunk's checksum.
+std::array<char, 32> digest_of(
+    const region_config& config, std::span<const region_entry> entries, std::span<const hash128> sums);
 hash128 checksum_of(std::span<const std::byte> bytes);
 
 /// Typed views into a region, which must outlive them.

@@ -13,6 +13,19 @@ namespace {
 constexpr std::size_t max_endpoints = 16;
 constexpr std::size_t max_endpoint_chars = 256;
 
+/// HOST:PORT, numeric.
+std::optional<endpoint> parse_address(std::string_view rest, const std::string& text) {
+  const auto colon = rest.rfind(':');
+  if (colon == std::string_view::npos || colon == 0) return std::nullopt;
+  std::string_view host = rest.substr(0, colon);
+  const std::string_view digits = rest.substr(colon + 1);
+  std::uint16_t port = 0;
+  const auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
+  if (bad != std::errc{} || end != digits.data() + digits.size() || port == 0) return std::nullopt;
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return endpoint{path_kind::tcp, std::string{host}, port, text};
+}
+
 std::optional<endpoint> parse(const std::string& text, const std::string& local_id, const std::string& host_id) {
   std::string_view rest = text;
   const auto starts = [&](const std::string& prefix) {
@@ -30,15 +43,7 @@ std::optional<endpoint> parse(const std::string& text, const std::string& local_
     return endpoint{path_kind::shm, std::string{rest}, 0, text};
   }
   if (!starts("tcp:")) return std::nullopt;
-  const auto colon = rest.rfind(':');
-  if (colon == std::string_view::npos || colon == 0) return std::nullopt;
-  std::string_view host = rest.substr(0, colon);
-  const std::string_view digits = rest.substr(colon + 1);
-  std::uint16_t port = 0;
-  const auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-  if (bad != std::errc{} || end != digits.data() + digits.size() || port == 0) return std::nullopt;
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  return endpoint{path_kind::tcp, std::string{host}, port, text};
+  return parse_address(rest, text);
 }
 
 bool enabled(path_kind kind, const transport_options& options) {
@@ -79,6 +84,17 @@ std::vector<endpoint> usable_endpoints(const endpoint_list& peer, const transpor
   for (std::size_t i = 0; i < std::min(peer.size(), max_endpoints); ++i)
     if (auto e = parse(peer[i], local_id, host_id); e && enabled(e->kind, options)) usable.push_back(std::move(*e));
   std::stable_sort(usable.begin(), usable.end(), [](const endpoint& a, const endpoint& b) { return a.kind < b.kind; });
+  return usable;
+}
+
+std::vector<endpoint> weights_endpoints(const endpoint_list& peer) {
+  constexpr std::string_view prefix = "weights:";
+  std::vector<endpoint> usable;
+  for (std::size_t i = 0; i < std::min(peer.size(), max_endpoints); ++i) {
+    const std::string_view text = peer[i];
+    if (text.size() > max_endpoint_chars || text.substr(0, prefix.size()) != prefix) continue;
+    if (auto e = parse_address(text.substr(prefix.size()), peer[i])) usable.push_back(std::move(*e));
+  }
   return usable;
 }
 

@@ -29,4 +29,7 @@ std::string shm_host_id();
 std::vector<endpoint> usable_endpoints(const endpoint_list& peer, const transport_options& options,
     const std::string& local_id, const std::string& host_id);
 
+/// The addresses at which a peer gives weights to other hosts.
+std::vector<endpoint> weights_endpoints(const endpoint_list& peer);
+
 } // namespace hflex::gpu

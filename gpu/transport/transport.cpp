@@ -6,6 +6,7 @@
 #include "gpu/transport/kv_source.hpp"
 #include "gpu/transport/reception.hpp"
 #include "gpu/transport/socket.hpp"
+#include "gpu/transport/weights_line.hpp"
 
 namespace hflex::gpu {
 namespace {
@@ -15,8 +16,9 @@ constexpr std::uint64_t page_bytes = 4096;
 class transport_engine final : public transport {
 public:
   transport_engine(transport_options options, std::unique_ptr<event_loop> loop)
-      : options_{std::move(options)}, local_id_{random_name()}, host_id_{shm_host_id()}, loop_{std::move(loop)},
-        pushed_{options_.max_queued_bytes}, sink_{*loop_, completions_, options_.max_transfers},
+      : options_{std::move(options)}, local_id_{random_name()}, host_id_{options_.host_id.empty() ? shm_host_id()
+                                                                                                  : options_.host_id},
+        loop_{std::move(loop)}, pushed_{options_.max_queued_bytes}, sink_{*loop_, completions_, options_.max_transfers},
         source_{*loop_, completions_, pushed_, sink_, options_}, weights_{*loop_, completions_}, reception_{*loop_,
                                                                                                      sink_, weights_} {}
 
@@ -24,6 +26,7 @@ public:
   transport_engine& operator=(const transport_engine&) = delete;
 
   ~transport_engine() override {
+    line_.reset();
     loop_->stop([this] {
       ending_ = true;
       source_.close_all();
@@ -49,6 +52,10 @@ public:
       if (!bound) return pass(bound.error());
       if (auto begun = reception_.listen(std::move(bound->socket), false); !begun) return begun;
       endpoints_.push_back("tcp:" + bound->address);
+      auto line = weights_line::start(options_.listen_host);
+      if (!line) return pass(line.error());
+      line_ = std::move(*line);
+      endpoints_.push_back(line_->endpoint_text());
     }
     return loop_->launch([this] { completions_.run(); });
   }
@@ -88,13 +95,35 @@ public:
 
   transfer_stats stats(transfer_id id) const override { return pushed_.stats(id); }
 
-  void offer_weights(std::shared_ptr<const weight_region> region) override { weights_.offer(std::move(region)); }
-  void withdraw_weights(const std::string& digest) override { weights_.withdraw(digest); }
+  void offer_weights(std::shared_ptr<const weight_region> region) override {
+    weights_.offer(region);
+    if (line_) line_->offer(std::move(region));
+  }
+  void withdraw_weights(const std::string& digest) override {
+    weights_.withdraw(digest);
+    if (line_) line_->withdraw(digest);
+  }
   void fetch_weights(endpoint_list holder, std::string digest, duration deadline, weights_callback done) override {
     on_loop(
         [this, ways = usable_endpoints(holder, options_, local_id_, host_id_), d = std::move(digest), deadline,
             f = std::move(done)]() mutable { weights_.fetch(std::move(ways), std::move(d), deadline, std::move(f)); });
   }
+
+  void grant_weights(std::string digest, std::uint64_t key, duration lease) override {
+    if (line_) line_->grant(std::move(digest), key, lease);
+  }
+  void limit_weights(std::uint64_t bytes_per_s) override {
+    if (line_) line_->limit(bytes_per_s);
+  }
+  void pull_weights(endpoint_list holder, std::string digest, std::uint64_t key, duration lease,
+      progress_callback progress, weights_callback done) override {
+    if (!line_) return done(fail(errc::reroute, "this process moves nothing by TCP"));
+    line_->pull(weights_endpoints(holder), {std::move(digest), key, lease}, std::move(progress), std::move(done));
+  }
+  void drop_weights(std::string digest) override {
+    if (line_) line_->drop(std::move(digest));
+  }
+  weights_traffic weights_moved() override { return line_ ? line_->traffic() : weights_traffic{}; }
 
 private:
   /// Runs `work` later on the I/O thread, unless the transport ends before.
@@ -116,6 +145,7 @@ private:
   kv_source source_;
   weights_exchange weights_;
   reception reception_;
+  std::unique_ptr<weights_line> line_; ///< none without TCP
   bool ending_{false};
 };
 

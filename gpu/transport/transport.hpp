@@ -32,7 +32,9 @@ struct transport_options {
   std::uint16_t tcp_port{0};            ///< 0 = any free port
   bool enable_shm{true};
   bool enable_tcp{true};
-  bool enable_local{true};             ///< off in tests that want the wire
+  bool enable_local{true}; ///< off in tests that want the wire
+  std::string host_id; ///< which host this is, for who shares memory with whom; empty: what the kernel says. Tests and
+                       ///< benchmarks on one machine say otherwise
   std::uint64_t ring_bytes{8U << 20U}; ///< shm ring per connection
   std::uint64_t max_queued_bytes{
       256U << 20U};                  ///< pushed but unsent bytes per peer; more fails the transfer with errc::retry
@@ -40,7 +42,8 @@ struct transport_options {
 };
 
 /// How peers reach a transport: "local:<random process id>", "shm:<host id>:<abstract unix socket name>",
-/// "tcp:<host>:<port>". Sent in actor messages as they are. Order does not matter; the cheapest path that works wins.
+/// "tcp:<host>:<port>", and "weights:<host>:<port>" for weights between hosts. Sent in actor messages as they are.
+/// Order does not matter; the cheapest path that works wins.
 using endpoint_list = std::vector<std::string>;
 
 /// What a transfer carries; both ends state it and must agree.
@@ -61,6 +64,12 @@ using transfer_callback = std::function<void(transfer_id, result<void>)>;
 struct transfer_stats {
   std::string path; ///< "local", "shm" or "tcp"
   std::uint64_t bytes_total{};
+};
+
+/// Bytes of weights that went to and came from other hosts so far.
+struct weights_traffic {
+  std::uint64_t bytes_sent{};
+  std::uint64_t bytes_taken{};
 };
 
 class transport {
@@ -109,6 +118,22 @@ public:
   /// weights. errc::retry: the deadline passed, or too many fetches wait. errc::reject: what the peer passed are not
   /// those weights.
   virtual void fetch_weights(endpoint_list holder, std::string digest, duration deadline, weights_callback done) = 0;
+
+  // ---- weights (between hosts: chunks over TCP, each checked against the digest) ----
+  /// Lets the taker that shows `key` (64 random bits of the control plane) take these weights until the lease ends:
+  /// those that are offered, and the chunks of those that are still being pulled here as they arrive. Any thread.
+  virtual void grant_weights(std::string digest, std::uint64_t key, duration lease) = 0;
+  /// Bytes a second that all takers together get from here, 0 = no limit. Any thread.
+  virtual void limit_weights(std::uint64_t bytes_per_s) = 0;
+  /// Pulls weights from a process of another host. What a failed pull has received is kept for a while: the next one,
+  /// from whichever holder, asks for the rest only. Callbacks come on the transport's threads. errc::reroute: the
+  /// holder is gone or refuses. errc::retry: the lease ended, or they are being pulled already. errc::reject: what came
+  /// are not those weights. Any thread.
+  virtual void pull_weights(endpoint_list holder, std::string digest, std::uint64_t key, duration lease,
+      progress_callback progress, weights_callback done) = 0;
+  /// Ends a pull (it completes with errc::reroute) and forgets what it has received. Any thread.
+  virtual void drop_weights(std::string digest) = 0;
+  virtual weights_traffic weights_moved() = 0;
 };
 
 } // namespace hflex::gpu

@@ -140,7 +140,7 @@ void weights_exchange::map_all() {
     mapping_job job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();
-    auto mapped = map_weights(job.fd.release(), job.digest);
+    auto mapped = map_weights(job.fd.release(), job.digest, trust::head_only);
     loop_.post([this, id = job.fetch, r = std::move(mapped)] { complete(id, r); });
     lock.lock();
   }

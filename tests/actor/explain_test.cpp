@@ -86,28 +86,4 @@ TEST_CASE_METHOD(asked, "a job that nobody knows has no story") {
   CHECK(wire::read(answer.read()->getRefused()).find("r99") != std::string::npos);
 }
 
-TEST_CASE_METHOD(asked, "the scaler tells its latest decisions, oldest first, as many as are wanted") {
-  start_head();
-  start_node("a");
-  until_ready(1);
-  auto notes = [&](std::uint32_t limit) {
-    auto answer = ask<msg<s::ScalingHistory>>(
-        head.scaler, msg<s::ExplainScaling>::make([&](s::ExplainScaling::Builder out) { out.setLimit(limit); }));
-    words told;
-    double last = 1e9;
-    auto in = answer.read();
-    for (auto n : in->getNotes()) {
-      told.push_back(wire::read(n.getWhy()));
-      CHECK(n.getAgeMs() <= last);
-      last = n.getAgeMs();
-    }
-    return told;
-  };
-  const auto all = notes(0);
-  REQUIRE_FALSE(all.empty());
-  CHECK(notes(1) == words{all.back()});
-  kill(wires->instances.at(1));
-  until([&] { return notes(0).size() > all.size(); });
-}
-
 } // namespace hflex::test

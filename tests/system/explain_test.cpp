@@ -51,7 +51,7 @@ TEST_CASE("explain tells why the fleet changed, and what it does not know") {
   cluster c{{"collocated", "f32", {"a"}, {}, {}}};
   auto scaling = c.run({"explain", "--scaling", "-o", "json"});
   REQUIRE(scaling.code == 0);
-  CHECK_FALSE(json::parse(scaling.out)["scaling"].empty());
+  CHECK_FALSE(json::parse(scaling.out)["decisions"].empty());
   auto unknown = c.run({"explain", "r99"});
   CHECK(unknown.code == 1);
   check_says(unknown.err, {"r99"});

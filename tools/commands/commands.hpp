@@ -32,11 +32,16 @@ runner add_explain(CLI::App& app);
 runner add_topology(CLI::App& app);
 runner add_ready(CLI::App& app);
 runner add_role(CLI::App& app);
+runner add_scale(CLI::App& app);
 runner add_drain(CLI::App& app);
+runner add_explain(CLI::App& app);
 runner add_model(CLI::App& app);
+/// `hflex model logits`, a subcommand of that; puts what runs it into `chosen`.
+void add_model_logits(CLI::App& app, const std::shared_ptr<runner>& chosen);
 runner add_devices(CLI::App& app);
 runner add_bench(CLI::App& app);
 runner add_bench_load(CLI::App& app);
+runner add_bench_scheduler(CLI::App& app); ///< a part of bench
 runner add_profile(CLI::App& app);
 runner add_simulate(CLI::App& app);
 
@@ -64,6 +69,9 @@ void add_examples(CLI::App& app, const std::string& examples);
 int report(const error& e);
 /// The same for errors of the command line.
 int usage_error(const std::string& what);
+
+/// `hflex explain --scaling`: the scaler's decisions, for people or (`json`) for scripts. An exit code.
+int explain_scaling(const head_options& head, bool json);
 
 /// "r17", "17"; "i3"; "n2". errc::reject says what was expected.
 result<std::uint64_t> parse_id(const std::string& word, char letter, const char* what);

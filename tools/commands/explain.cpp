@@ -20,7 +20,6 @@ struct explain_flags {
   head_options head;
   std::string request;
   bool scaling{false};
-  std::uint32_t limit{50};
   output format{output::text};
 };
 
@@ -156,27 +155,8 @@ int explain_request(const explain_flags& f) {
   return cli::exit_done;
 }
 
-int explain_scaling(const explain_flags& f) {
-  auto client = reach_head(f.head);
-  if (!client) return report(client.error());
-  auto answer = (*client)->ask<msg<s::ScalingHistory>>((*client)->scaler(), from_s(f.head.timeout_s),
-      msg<s::ExplainScaling>::make([&](s::ExplainScaling::Builder out) { out.setLimit(f.limit); }));
-  if (!answer) return report(answer.error());
-  auto history = answer->read();
-  if (f.format == output::json) {
-    auto notes = ordered_json::array();
-    for (auto n : history->getNotes()) notes.push_back({{"age_ms", n.getAgeMs()}, {"why", wire::read(n.getWhy())}});
-    std::fputs(cli::json_line({{"scaling", notes}}).c_str(), stdout);
-    return cli::exit_done;
-  }
-  if (history->getNotes().size() == 0) std::fprintf(stderr, "hflex: no decision about the fleet yet\n");
-  for (auto n : history->getNotes())
-    std::printf("%s ago: %s\n", shown_ms(n.getAgeMs()).c_str(), cli::one_line(wire::read(n.getWhy())).c_str());
-  return cli::exit_done;
-}
-
 int run(const explain_flags& f) {
-  if (f.scaling) return explain_scaling(f);
+  if (f.scaling) return explain_scaling(f.head, f.format == output::json);
   if (f.request.empty()) return usage_error("nothing to explain: give a request (r17) or --scaling");
   return explain_request(f);
 }
@@ -186,11 +166,7 @@ int run(const explain_flags& f) {
 runner add_explain(CLI::App& app) {
   auto f = std::make_shared<explain_flags>();
   auto* request = app.add_option("REQUEST", f->request, "A request, live or ended a while ago (r1, r2, ...)");
-  auto* scaling = app.add_flag("--scaling", f->scaling, "The latest decisions about the fleet")->excludes(request);
-  app.add_option("--limit", f->limit, "Decisions at most")
-      ->needs(scaling)
-      ->capture_default_str()
-      ->check(CLI::Range(1U, 256U));
+  app.add_flag("--scaling", f->scaling, "The latest decisions about the fleet, with their numbers")->excludes(request);
   app.add_option("-o,--output", f->format, "text or json")
       ->transform(
           CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))

@@ -23,6 +23,7 @@ struct topology_flags {
   head_options head;
   output format{output::text};
   bool watch{false};
+  bool events{false};
 };
 
 struct ready_flags {
@@ -34,13 +35,14 @@ struct ready_flags {
 struct numbered_snapshot {
   cluster::snapshot view;
   std::uint64_t last_event{};
+  std::uint64_t first_event{}; ///< the oldest that the head still has
 };
 
 result<numbered_snapshot> ask_snapshot(runtime::head_client& client, duration timeout) {
   auto answer = client.ask<msg<s::Snapshot>>(client.cluster(), timeout, msg<s::SnapshotQuery>{});
   if (!answer) return pass(answer.error());
   auto in = answer->read();
-  return numbered_snapshot{wire::read(*in), in->getLastEvent()};
+  return numbered_snapshot{wire::read(*in), in->getLastEvent(), in->getFirstEvent()};
 }
 
 result<void> subscribe(runtime::head_client& client, std::uint64_t after, duration timeout) {
@@ -87,6 +89,14 @@ std::string event_json(const cluster::cluster_event& e, std::uint64_t unix_ms) {
   return cli::json_line(j);
 }
 
+void print_event(s::Event::Reader in, output format) {
+  auto e = wire::read(in);
+  if (format == output::json)
+    std::fputs(event_json(e, in.getUnixMs()).c_str(), stdout);
+  else
+    std::printf("%s %s\n", clock_time(in.getUnixMs()).c_str(), cluster::render_event(e).c_str());
+}
+
 /// A line per event: readable in a log. In a terminal the tree is drawn anew before it, so that the current state is in
 /// view.
 int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t after) {
@@ -108,18 +118,40 @@ int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t a
     }
     if (!event) continue;
     if (const auto* m = std::get_if<msg<s::Event>>(&*event)) {
-      auto in = m->read();
-      auto e = wire::read(*in);
-      if (f.format == output::json)
-        std::fputs(event_json(e, in->getUnixMs()).c_str(), stdout);
-      else
-        std::printf("%s %s\n", clock_time(in->getUnixMs()).c_str(), cluster::render_event(e).c_str());
+      print_event(*m->read(), f.format);
       std::fflush(stdout);
     }
   }
 }
 
+/// What the head still knows, oldest first, up to the snapshot's last event; with --watch it goes on from there.
+int show_events(const topology_flags& f) {
+  auto client = reach_head(f.head);
+  if (!client) return report(client.error());
+  const auto timeout = from_s(f.head.timeout_s);
+  auto snapshot = ask_snapshot(**client, timeout);
+  if (!snapshot) return report(snapshot.error());
+  if (auto ok = subscribe(**client, snapshot->first_event - 1, timeout); !ok) return report(ok.error());
+  auto seen = snapshot->first_event - 1;
+  while (f.watch || seen < snapshot->last_event) {
+    if (auto signal = runtime::next_signal(duration{0}); signal == SIGINT || signal == SIGTERM) break;
+    auto event = (*client)->events().take(f.watch ? duration{std::chrono::milliseconds{200}} : timeout);
+    if (!event && f.watch) continue;
+    if (!event) return report({errc::retry, "the head stopped telling its events"});
+    if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
+      return report({errc::reroute, "the head is gone: " + lost->reason});
+    if (const auto* m = std::get_if<msg<s::Event>>(&*event)) {
+      auto in = m->read();
+      seen = in->getSeq();
+      print_event(*in, f.format);
+      if (f.watch) std::fflush(stdout);
+    }
+  }
+  return cli::exit_done;
+}
+
 int show(const topology_flags& f) {
+  if (f.events) return show_events(f);
   auto client = reach_head(f.head);
   if (!client) return report(client.error());
   auto snapshot = ask_snapshot(**client, from_s(f.head.timeout_s));
@@ -170,9 +202,12 @@ runner add_topology(CLI::App& app) {
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, output>{{"tree", output::text}, {"json", output::json}, {"dot", output::dot}}))
       ->option_text("tree|json|dot");
+  app.add_flag("-e,--events", f->events,
+      "What happened to nodes, instances, roles and links, each with its time; with json one document per line");
   app.add_flag("-w,--watch", f->watch, "Go on with every change, until interrupted");
   add_head_options(app, f->head);
-  add_examples(app, "  hflex topology\n  hflex topology --watch\n  hflex topology -o dot | dot -Tsvg > topology.svg");
+  add_examples(app, "  hflex topology\n  hflex topology --watch\n  hflex topology --events -o json\n  hflex topology "
+                    "-o dot | dot -Tsvg > topology.svg");
   return [f] { return show(*f); };
 }
 

@@ -9,6 +9,8 @@
 #include "tools/sim/result.hpp"
 #include "tools/sim/workload.hpp"
 #include <functional>
+#include <map>
+#include <string>
 
 namespace hflex::sim {
 
@@ -21,6 +23,7 @@ struct progress {
 struct run_options {
   scheduler::options scheduler; ///< its policy; limits on queues are lifted, as everything is counted
   std::string scaling{"fixed"};
+  std::map<std::string, double> scaling_knobs; ///< scaler::options::knobs
   bool disaggregated{false};
   std::vector<fleet_group> fleet; ///< instead of the cluster's own for that mode
   std::uint64_t seed{1};          ///< of the noise of step times

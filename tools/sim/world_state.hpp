@@ -4,11 +4,13 @@
 #include "actors/instance/batcher.hpp"
 #include "actors/router/router.hpp"
 #include "actors/scaler/scaler.hpp"
+#include "actors/scheduler/demand.hpp"
 #include "tools/sim/event_queue.hpp"
 #include "tools/sim/network.hpp"
 #include "tools/sim/random.hpp"
 #include "tools/sim/world.hpp"
 #include <memory>
+#include <set>
 #include <unordered_map>
 
 namespace hflex::sim {
@@ -62,6 +64,7 @@ private:
   void start_fleet();
   void arrive();
   void sample_fleet();
+  void report_demand();
   template <class Event>
   void tell_router(const Event& e);
   template <class Event>
@@ -107,7 +110,7 @@ private:
   // world_instances.cpp
   instance::options options_of(const sim_instance& i) const;
   scheduler::instance_ready description_of(const sim_instance& i) const;
-  duration start_time() const;
+  duration start_time(std::uint32_t node);
   void make_core(sim_instance& i, instance_role role);
   void ready(instance_id id);
   void retired(sim_instance& i);
@@ -143,6 +146,7 @@ private:
   scheduler::core scheduler_;
   scaler::core scaler_;
   router::core router_;
+  scheduler::demand_meter demand_;
   event_queue events_;
   network network_;
   step_policy steps_;
@@ -150,6 +154,7 @@ private:
   bool shares_prefixes_{};
   std::vector<std::uint32_t> limits_; ///< longest answer that a client asks for, by class
   std::map<instance_id, sim_instance> instances_;
+  std::set<std::uint32_t> cached_nodes_; ///< whose host memory has the weights: an instance ran there before
   std::unordered_map<transfer_id, transfer> transfers_;
   std::vector<client_request> clients_; ///< in the order of the workload
   std::vector<request_record> records_;

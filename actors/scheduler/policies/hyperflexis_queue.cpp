@@ -9,10 +9,9 @@ void hyperflexis_queue::add(const waiting_request& w, time_point last_start, con
   const auto& r = w.request;
   const auto patience = std::max(opts.ageing_floor,
       duration{static_cast<std::int64_t>(opts.ageing_factor * static_cast<double>(r.slo.ttft.count()))});
-  entry e;
-  e.due = {token_deadline(r.arrival, r.slo, r.produced), w.order, r.key};
-  e.start = {last_start, w.order, r.key};
-  e.ages = {r.arrival + patience, w.order, r.key};
+  auto& e = entries_.add(r.key, {});
+  e.due = {token_deadline(r.arrival, r.slo, r.produced), w.order, r.key, &e};
+  e.ages = {r.arrival + patience, w.order, r.key, &e};
   e.tokens = r.tokens;
   e.weight = std::max(r.slo.weight, 1e-6);
   e.is_resumed = r.produced > 0;
@@ -22,31 +21,40 @@ void hyperflexis_queue::add(const waiting_request& w, time_point last_start, con
   } else {
     planned_.insert(e.due);
     hopeful_.insert(e.due);
-    starts_.insert(e.start);
+    starts_.push_back({last_start, w.order, r.key});
+    std::push_heap(starts_.begin(), starts_.end(), later);
+    forget_old_starts();
   }
-  entries_.emplace(r.key, e);
   ++changes_;
 }
 
 void hyperflexis_queue::remove(const waiting_request& w) {
-  auto found = entries_.find(w.request.key);
-  HFLEX_CHECK(found != entries_.end());
-  const auto& e = found->second;
-  if (resumed_.erase(e.due) > 0) resumed_tokens_ -= e.tokens;
-  planned_.erase(e.due);
-  hopeful_.erase(e.due);
-  starts_.erase(e.start);
-  spare_.erase(e.ages);
-  entries_.erase(found);
+  auto& e = entries_.at(w.request.key);
+  if (e.is_resumed) {
+    resumed_.erase(e.due);
+    resumed_tokens_ -= e.tokens;
+  } else {
+    (e.is_demoted ? spare_ : planned_).erase(e.is_demoted ? e.ages : e.due);
+    if (!e.is_lost) hopeful_.erase(e.due);
+  }
+  entries_.remove(w.request.key);
   ++changes_;
 }
 
-void hyperflexis_queue::give_up(request_key key) {
-  auto& e = entries_.at(key);
+// Those that have left are dropped when they come up, or when they are the most.
+void hyperflexis_queue::forget_old_starts() {
+  if (starts_.size() <= 2 * hopeful_.size() + 64) return;
+  std::erase_if(starts_, [this](const start& s) {
+    const auto* e = entries_.get(s.key);
+    return !e || e->due.order != s.order || e->is_lost;
+  });
+  std::make_heap(starts_.begin(), starts_.end(), later);
+}
+
+void hyperflexis_queue::give_up(entry& e) {
   e.is_lost = true;
   set_demoted(e, true);
   hopeful_.erase(e.due);
-  starts_.erase(e.start);
   ++changes_;
 }
 
@@ -86,14 +94,17 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
     entry* e;
     bool operator<(const job& other) const { return std::tie(cost, order) < std::tie(other.cost, other.order); }
   };
-  std::priority_queue<job> taken; // costliest on top
-  std::sort(fleet.backlog.begin(), fleet.backlog.end());
+  std::vector<job> room;
+  room.reserve(std::min<std::size_t>(depth, hopeful_.size()));
+  std::priority_queue<job> taken({}, std::move(room)); // costliest on top
+  if (!std::is_sorted(fleet.backlog.begin(), fleet.backlog.end()))
+    std::sort(fleet.backlog.begin(), fleet.backlog.end());
   double tokens = resumed_tokens_;
   auto dispatched = fleet.backlog.begin();
   std::uint32_t looked_at = 0;
   for (const auto& due : hopeful_) {
     if (++looked_at > depth) break;
-    auto& e = entries_.at(due.key);
+    auto& e = *due.of;
     for (; dispatched != fleet.backlog.end() && dispatched->first <= due.when; ++dispatched)
       tokens += dispatched->second;
     e.was_demoted = e.is_demoted;
@@ -115,9 +126,12 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
 
 hyperflexis_queue::whereabouts hyperflexis_queue::find(request_key key) const {
   const auto& e = entries_.at(key);
+  std::optional<time_point> last_start;
+  for (const auto& s : starts_)
+    if (s.key == key && s.order == e.due.order && s.when > time_point::min()) last_start = s.when;
   const auto in = [&](std::string_view name, const band& b, const slot& s) {
     return whereabouts{name, static_cast<std::uint32_t>(std::distance(b.begin(), b.upper_bound(s))),
-        static_cast<std::uint32_t>(b.size()), e.start.when};
+        static_cast<std::uint32_t>(b.size()), last_start};
   };
   if (e.is_resumed) return in("resumed", resumed_, e.due);
   if (e.is_lost) return in("lost", spare_, e.ages);

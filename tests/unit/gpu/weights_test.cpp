@@ -1,6 +1,6 @@
 // Weight regions: packing, sealing, sharing, and what happens to regions and checkpoints that are not what they say.
 #include "gpu/model/checkpoint.hpp"
-#include "gpu/model/packed_model.hpp"
+#include "gpu/model/region_head.hpp"
 #include "gpu/weights.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <cstring>
@@ -44,8 +44,11 @@ std::vector<std::byte> forged_region(Change change) {
   std::memcpy(&header, bytes.data(), sizeof header);
   std::vector<region_entry> entries(header.entry_count);
   std::memcpy(entries.data(), bytes.data() + sizeof header, entries.size() * sizeof(region_entry));
+  const std::size_t table_end = sizeof header + entries.size() * sizeof(region_entry);
+  std::vector<hash128> sums(read_region_head(bytes).value().sums.size());
+  std::memcpy(sums.data(), bytes.data() + table_end, sums.size() * sizeof(hash128));
   change(header, entries);
-  header.digest = digest_of(header.config, entries);
+  header.digest = digest_of(header.config, entries, sums);
   std::memcpy(bytes.data(), &header, sizeof header);
   std::memcpy(bytes.data() + sizeof header, entries.data(),
       std::min(entries.size() * sizeof(region_entry), bytes.size() - sizeof header));
@@ -133,7 +136,7 @@ TEST_CASE("a flipped bit anywhere in header, table or tensors is found") {
   const auto good = region_bytes();
   const packed_model model(*demo_weights());
   const auto layout = layout_region(model.config()).value();
-  std::vector<std::size_t> offsets{sizeof(region_header), sizeof(region_header) + 45, layout.bytes - 1};
+  std::vector<std::size_t> offsets{sizeof(region_header), sizeof(region_header) + 21, layout.bytes - 1};
   for (std::size_t i = 0; i + 4 < sizeof(region_header); i += 3) offsets.push_back(i); // its last 4 bytes are padding
   for (const auto& t : layout.tensors) offsets.push_back(t.offset + t.bytes / 2);
   for (const std::size_t at : offsets) {
@@ -142,6 +145,17 @@ TEST_CASE("a flipped bit anywhere in header, table or tensors is found") {
     INFO("offset " << at);
     CHECK(map_error(foreign_fd(bytes)) != "accepted");
   }
+}
+
+TEST_CASE("a neighbour that is trusted with its chunks still has to have the right head") {
+  auto bytes = region_bytes();
+  const auto digest = demo_weights()->digest();
+  bytes.back() ^= std::byte{4}; // what nobody reads until it is computed with
+  CHECK(map_weights(foreign_fd(bytes), digest, trust::head_only).has_value());
+  CHECK_FALSE(map_weights(foreign_fd(bytes), digest).has_value());
+  bytes[sizeof(region_header) + 21] ^= std::byte{4};
+  CHECK_FALSE(map_weights(foreign_fd(bytes), digest, trust::head_only).has_value());
+  CHECK_FALSE(map_weights(foreign_fd(std::span(bytes).first(bytes.size() / 2)), digest, trust::head_only).has_value());
 }
 
 TEST_CASE("truncated, grown and empty regions are rejected") {

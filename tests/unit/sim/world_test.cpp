@@ -112,9 +112,21 @@ TEST_CASE("a slow network between nodes delays the second token by the time of t
   slow.network = {1e6, std::chrono::milliseconds{1}};
   const auto r = simulated(slow, one_class({at(0, 1000, 3)}), "round_robin", true);
   const auto times = token_times_ms(r.records[0]);
-  // 1e6 bytes take a second from the start of the prefill.
+  // 1e6 bytes take a second. The only step was planned before the other side had accepted: its rows go when it has
+  // ended.
   CHECK(times[0] == Approx(110.0));
-  CHECK(times[1] == Approx(1000 + 1 + 10.1).margin(2));
+  CHECK(times[1] == Approx(110 + 1000 + 1 + 10.1).margin(0.5));
+}
+
+TEST_CASE("the rows of a prompt in chunks flow beside the chunks that follow") {
+  auto slow = simple_cluster(1);
+  slow.instances_per_node = 1;
+  slow.network = {10e6, std::chrono::milliseconds{1}};
+  const auto r = simulated(slow, one_class({at(0, 2048, 3)}), "round_robin", true);
+  const auto times = token_times_ms(r.records[0]);
+  // Two chunks of 112.4 ms. From the end of the first, its rows and the second's share the link: 204.8 ms for both.
+  CHECK(times[0] == Approx(224.8));
+  CHECK(times[1] == Approx(112.4 + 204.8 + 1 + 10.1).margin(0.5));
 }
 
 TEST_CASE("every policy ends every request exactly once in both modes, and twice the same way") {

@@ -1,0 +1,85 @@
+#include "gpu/region_memory.hpp"
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <system_error>
+
+namespace hflex::gpu {
+namespace {
+
+constexpr int required_seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+
+std::string system_message(int error_number) { return std::generic_category().message(error_number); }
+
+class memfd_region final : public weight_region {
+public:
+  memfd_region(unique_fd fd, region_mapping map, std::string digest)
+      : fd_(std::move(fd)), map_(std::move(map)), digest_(std::move(digest)) {}
+  const std::string& digest() const override { return digest_; }
+  std::uint64_t bytes() const override { return map_.bytes().size(); }
+  int fd() const override { return fd_.get(); }
+  std::span<const std::byte> data() const override { return map_.bytes(); }
+
+private:
+  unique_fd fd_;
+  region_mapping map_;
+  std::string digest_;
+};
+
+} // namespace
+
+region_mapping::~region_mapping() {
+  if (at_ != nullptr) ::munmap(at_, bytes_);
+}
+
+result<region_mapping> map_file(int fd, std::uint64_t bytes, map_mode mode) {
+  const int protection = mode == map_mode::write ? PROT_READ | PROT_WRITE : PROT_READ;
+  void* at = ::mmap(nullptr, bytes, protection, MAP_SHARED, fd, 0);
+  if (at == MAP_FAILED) return fail(errc::fatal, "mapping {} bytes of weights: {}", bytes, system_message(errno));
+  return region_mapping(static_cast<std::byte*>(at), bytes);
+}
+
+result<unique_fd> create_region_memory(std::uint64_t bytes) {
+  unique_fd fd(::memfd_create("hflex-weights", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd) return fail(errc::fatal, "memfd_create: {}", system_message(errno));
+  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
+    return fail(errc::fatal, "{} bytes of shared memory for weights: {}", bytes, system_message(errno));
+  return fd;
+}
+
+result<void> reserve_memory(int fd, const region_mapping& map, std::uint64_t offset, std::uint64_t bytes) {
+  int why = EINVAL;
+#ifdef MADV_POPULATE_WRITE
+  if (::madvise(map.bytes().data() + offset, bytes, MADV_POPULATE_WRITE) == 0) return {};
+  why = errno;
+#endif
+  // A kernel before 5.14: the memory is made here, its pages come one by one.
+  if (why == EINVAL) why = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  if (why == 0) return {};
+  return fail(errc::fatal, "reserving {} bytes of shared memory for weights: {}", bytes, system_message(why));
+}
+
+result<void> seal_region(int fd) {
+  if (::fcntl(fd, F_ADD_SEALS, required_seals) != 0)
+    return fail(errc::fatal, "sealing weights: {}", system_message(errno));
+  return {};
+}
+
+result<std::uint64_t> sealed_size(int fd) {
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (seals < 0) return fail(errc::reject, "weight region: not a sealable descriptor ({})", system_message(errno));
+  if ((seals & required_seals) != required_seals) return fail(errc::reject, "weight region: not sealed against change");
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) return fail(errc::reject, "weight region: {}", system_message(errno));
+  if (!S_ISREG(status.st_mode) || status.st_size <= 0) return fail(errc::reject, "weight region: empty");
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+result<std::shared_ptr<const weight_region>> open_region(unique_fd fd, std::uint64_t bytes, std::string digest) {
+  auto map = map_file(fd.get(), bytes, map_mode::read);
+  if (!map) return pass(map.error());
+  return std::make_shared<const memfd_region>(std::move(fd), std::move(*map), std::move(digest));
+}
+
+} // namespace hflex::gpu
