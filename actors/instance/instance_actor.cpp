@@ -41,6 +41,9 @@ public:
     e.id = in.getStep();
     e.sampled = wire::read(in.getSampled());
     e.elapsed = std::chrono::microseconds{in.getElapsedUs()};
+    // As this actor sees it: tokens leave, and the next step starts, when it is told, so budgets must count that in.
+    if (const auto since = std::exchange(submitted_, std::nullopt))
+      e.elapsed = std::max(e.elapsed, wire::now(self_) - *since);
     if (in.getFailed()) e.status = fail(errc::fatal, "{}", wire::read(in.getMessage()));
     note_step(e.elapsed);
     feed(e);
@@ -92,6 +95,7 @@ public:
   // ---- effects ----
 
   void perform(run_step& e) {
+    submitted_ = wire::now(self_);
     set_.context->submit(device_plan(e.plan, set_.transport), [to = wire::instance_actor{self_}](gpu::step_result r) {
       wire::tell_from_outside(
           to, msg<s::StepDone>::make(
@@ -428,6 +432,7 @@ private:
   std::map<transfer_id, way> accepted_;             ///< between KvAccept and the open_push it causes
   std::map<request_key, produced_tokens> produced_;
   double step_ms_mean_{};
+  std::optional<time_point> submitted_; ///< the step under way
   time_point last_report_{};
   time_point last_sign_{};
   bool was_idle_{true};

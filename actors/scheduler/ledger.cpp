@@ -140,8 +140,7 @@ void ledger::return_credit(const placed_request& finished, request_key key, inst
 
 // What it had to compute is known now: what it was credited beyond that, or not yet, is settled by return_credit.
 void ledger::correct_work(placed_request& p, std::uint32_t cached_tokens, instance_load& at) {
-  if (p.prefill_work + cached_tokens < p.request.tokens)
-    prefixes_.correct(p.prefill, p.request.prefix, cached_tokens);
+  if (p.prefill_work + cached_tokens < p.request.tokens) prefixes_.correct(p.prefill, p.request.prefix, cached_tokens);
   const auto credited = p.prefill_work - p.prefill_left;
   at.pending_prefill -= p.prefill_left;
   at.outstanding_tokens -= p.prefill_left;
@@ -382,9 +381,12 @@ void ledger::report(const step_reported& r, time_point now) {
   auto* at = find(r.instance);
   if (!at) return;
   at->last_heard = now;
-  at->corrector.observe(r.shape, r.elapsed);
-  at->measured = at->measured || at->corrector.observed() >= enough_steps;
-  credit_prefill(*at, r.prefill_tokens > 0 ? r.prefill_tokens : r.shape.prefill_tokens);
+  // A report without a step (blocks came free) tells of no work that was not credited before.
+  if (r.steps > 0) {
+    at->corrector.observe(r.shape, r.elapsed);
+    at->measured = at->measured || at->corrector.observed() >= enough_steps;
+    credit_prefill(*at, r.prefill_tokens > 0 ? r.prefill_tokens : r.shape.prefill_tokens);
+  }
   if (r.shape.decode_seqs > 0) {
     at->decode_steps += r.steps;
     at->decode_context += std::uint64_t{at->decoding} * r.steps;

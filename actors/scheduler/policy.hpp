@@ -1,6 +1,7 @@
 // The interface of a scheduling policy, and the table of those there are. A policy decides who goes where; the core
 // keeps the accounts and calls it. One policy is one file in policies/ and one line in policies/table.cpp.
 #pragma once
+#include "actors/scheduler/standing.hpp"
 #include "actors/scheduler/view.hpp"
 #include <memory>
 #include <span>
@@ -29,6 +30,8 @@ public:
   virtual void migrate(request_key key, instance_id to, explanation why) = 0;
   /// Plan again at that time, if nothing happens before.
   virtual void wake(time_point when) = 0;
+  /// For people: a waiting request lost its place in the plan. Changes nothing.
+  virtual void demoted(request_key, explanation) {}
 };
 
 class policy {
@@ -52,6 +55,8 @@ public:
   virtual std::uint64_t looks() const { return 0; }
   /// Called after every event, after plan(), whether requests wait or not: for those who move what is placed already.
   virtual void balance(const view&, time_point, decisions&) {}
+  /// How a waiting request stands by now, for people. Called only when somebody asks; changes no decision.
+  virtual standing explain(const view& v, request_key key, time_point) { return standing_by_arrival(v, key); }
 };
 
 /// A number of a policy that may be tuned.

@@ -5,7 +5,7 @@ namespace hflex::scheduler {
 
 instance_load::instance_load(const instance_ready& ready, const options& opts, time_point now)
     : is(ready), corrector(ready.model.value_or(opts.unmeasured_model), opts.corrector),
-      measured(ready.model.has_value()), last_heard(now) {}
+      measured(ready.model.has_value() || opts.is_measured), last_heard(now) {}
 
 std::uint32_t instance_load::free_blocks() const {
   const auto taken = std::uint64_t{reserved_blocks} + overshoot_blocks;

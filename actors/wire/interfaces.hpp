@@ -47,7 +47,8 @@ using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "t
     tells<msg<s::Ack>, demand_actor>,                                      // "this is the scaler": demand goes there
     tells<msg<s::RequestArrived>>, tells<msg<s::RequestEnded>>, tells<msg<s::PrefillFinished>>,
     tells<msg<s::InstanceUp>>, tells<msg<s::InstanceGone>>, tells<msg<s::InstanceDraining>>, tells<msg<s::StepReport>>,
-    tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>, tells<msg<s::Tick>>>;
+    tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>,
+    asks<msg<s::Explanation>, msg<s::ExplainRequest>>, tells<msg<s::Tick>>>;
 
 /// One host's agent: owns device contexts, spawns and watches instances.
 using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<msg<s::StopInstance>>,
@@ -170,5 +171,7 @@ HFLEX_MSG(ScaleFleet)
 HFLEX_MSG(ScalingQuery)
 HFLEX_MSG(ScalingLog)
 CAF_ADD_TYPE_ID(hflex, (hflex::wire::demand_actor))
+HFLEX_MSG(ExplainRequest)
+HFLEX_MSG(Explanation)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

@@ -12,6 +12,9 @@
 namespace hflex::runtime {
 class head_client;
 } // namespace hflex::runtime
+namespace hflex::cluster {
+struct snapshot;
+} // namespace hflex::cluster
 
 namespace hflex::commands {
 
@@ -25,6 +28,7 @@ runner add_jobs(CLI::App& app);
 runner add_cancel(CLI::App& app);
 runner add_wait(CLI::App& app);
 runner add_migrate(CLI::App& app);
+runner add_explain(CLI::App& app);
 runner add_topology(CLI::App& app);
 runner add_ready(CLI::App& app);
 runner add_role(CLI::App& app);
@@ -36,6 +40,7 @@ runner add_model(CLI::App& app);
 void add_model_logits(CLI::App& app, const std::shared_ptr<runner>& chosen);
 runner add_devices(CLI::App& app);
 runner add_bench(CLI::App& app);
+runner add_bench_load(CLI::App& app);
 runner add_bench_scheduler(CLI::App& app); ///< a part of bench
 runner add_profile(CLI::App& app);
 runner add_simulate(CLI::App& app);
@@ -53,6 +58,10 @@ struct head_options {
 void add_head_options(CLI::App& app, head_options& to);
 /// Connects to the head that the options name. errc::reject: the address is at fault; else as head_client::connect.
 result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& options);
+/// Waits, event by event, until so many instances are ready, and returns the topology that shows them. `timeout` is of
+/// single answers. errc::retry when it took too long.
+result<cluster::snapshot> wait_for_instances(
+    runtime::head_client& client, std::size_t wanted, duration longest, duration timeout);
 /// Examples under the options of --help.
 void add_examples(CLI::App& app, const std::string& examples);
 

@@ -165,35 +165,36 @@ std::size_t ready_instances(const cluster::snapshot& view) {
       [](const auto& a) { return a.kind == "instance" && a.state == "ready"; }));
 }
 
-/// Event by event, so that it returns the moment the last one is up.
 int wait_ready(const ready_flags& f) {
-  auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(f.longest_s);
   auto client = reach_head(f.head);
   if (!client) return report(client.error());
-  auto timeout = from_s(f.head.timeout_s);
-  auto snapshot = ask_snapshot(**client, timeout);
-  if (!snapshot) return report(snapshot.error());
-  if (auto ok = subscribe(**client, snapshot->last_event, timeout); !ok) return report(ok.error());
-  while (true) {
-    if (ready_instances(snapshot->view) >= f.instances) {
-      std::printf("%zu instances ready\n", ready_instances(snapshot->view));
-      return cli::exit_done;
-    }
-    auto left = deadline - std::chrono::steady_clock::now();
-    auto event =
-        left > duration{0} ? (*client)->events().take(std::chrono::duration_cast<duration>(left)) : std::nullopt;
-    if (!event)
-      return report(
-          {errc::retry, fmt::format("{} of {} instances ready after {} s; `hflex topology` shows what is there",
-                            ready_instances(snapshot->view), f.instances, f.longest_s)});
-    if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
-      return report({errc::reroute, "the head is gone: " + lost->reason});
-    snapshot = ask_snapshot(**client, timeout);
-    if (!snapshot) return report(snapshot.error());
-  }
+  auto view = wait_for_instances(**client, f.instances, from_s(f.longest_s), from_s(f.head.timeout_s));
+  if (!view) return report(view.error());
+  std::printf("%zu instances ready\n", ready_instances(*view));
+  return cli::exit_done;
 }
 
 } // namespace
+
+result<cluster::snapshot> wait_for_instances(
+    runtime::head_client& client, std::size_t wanted, duration longest, duration timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + longest;
+  auto snapshot = ask_snapshot(client, timeout);
+  if (!snapshot) return pass(snapshot.error());
+  if (auto ok = subscribe(client, snapshot->last_event, timeout); !ok) return pass(ok.error());
+  while (ready_instances(snapshot->view) < wanted) {
+    auto left = deadline - std::chrono::steady_clock::now();
+    auto event = left > duration{0} ? client.events().take(std::chrono::duration_cast<duration>(left)) : std::nullopt;
+    if (!event)
+      return fail(errc::retry, "{} of {} instances ready after {} s; `hflex topology` shows what is there",
+          ready_instances(snapshot->view), wanted, to_s(longest));
+    if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
+      return fail(errc::reroute, "the head is gone: {}", lost->reason);
+    snapshot = ask_snapshot(client, timeout);
+    if (!snapshot) return pass(snapshot.error());
+  }
+  return std::move(snapshot->view);
+}
 
 runner add_topology(CLI::App& app) {
   auto f = std::make_shared<topology_flags>();

@@ -40,7 +40,9 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   s.scheduler.policy = c.scheduler.policy;
   s.scheduler.max_queued = c.scheduler.max_queued;
   s.scheduler.max_wait = c.scheduler.max_wait;
+  s.scheduler.max_explained = std::min(c.router.max_in_flight + c.router.max_history, 1U << 16U);
   s.scheduler.unmeasured_model = c.instance.step_time;
+  s.scheduler.is_measured = !c.instance.profile.empty();
   auto& router = s.router.core;
   router.classes = c.slo.classes;
   router.default_class = c.slo.default_class;

@@ -142,7 +142,8 @@ void world::arrive() {
   e.client_ref = index;
   e.prompt = prompt_of(index);
   const auto room = hardware_.device.max_context - std::min(hardware_.device.max_context, r.prompt_tokens);
-  e.max_output_tokens = std::max(std::min(limit_of(r.slo_class), room), 1U);
+  const auto limit = options_.exact_answers ? r.output_tokens : limit_of(r.slo_class);
+  e.max_output_tokens = std::max(std::min(limit, room), 1U);
   e.slo_class = load_.classes[r.slo_class].name;
   e.detach = true;
   auto& record = records_[index];
@@ -181,18 +182,18 @@ void world::perform(const router::to_scheduler_arrived& e) {
   r.prefix = e.prefix;
   if (reveal_lengths_) r.known_output = load_.requests[index_of(e.key.id)].output_tokens;
   demand_.arrived(r);
-  tell_scheduler(r);
+  post_scheduler(std::move(r));
 }
 
 void world::perform(const router::to_scheduler_prefill_finished& e) {
-  tell_scheduler(scheduler::prefill_finished{e.key, e.cached_prompt_tokens});
+  post_scheduler(scheduler::prefill_finished{e.key, e.cached_prompt_tokens});
 }
 
 void world::perform(const router::to_scheduler_ended& e) {
   scheduler::request_ended ended{e.key, std::nullopt};
   if (e.outcome == outcome::finished) ended.output_tokens = load_.requests[index_of(e.key.id)].output_tokens;
   demand_.ended(scheduler_.state(), ended);
-  tell_scheduler(ended);
+  post_scheduler(ended);
 }
 
 void world::perform(const router::start& e) {
@@ -229,7 +230,10 @@ void world::flush_tokens(client_request& r, request_key key) {
 
 // --- scheduler ------------------------------------------------------------------------------------------------------
 
-void world::perform(const scheduler::dispatch& e) { tell_router(router::placed{e.key, e.prefill, e.decode}); }
+void world::perform(const scheduler::dispatch& e) {
+  if (options_.on_dispatch) options_.on_dispatch(e, events_.now() - start_);
+  tell_router(router::placed{e.key, e.prefill, e.decode});
+}
 
 void world::perform(const scheduler::shed& e) { tell_router(router::shed{e.key, e.reason}); }
 
@@ -269,7 +273,7 @@ hflex::result<run_result> world::run() {
     open_ = true;
     sample_fleet();
     if (options_.scaling != "fixed") report_demand();
-    if (!load_.requests.empty()) arrive();
+    if (!load_.requests.empty()) events_.at(start_ + load_.requests.front().arrival, [this] { arrive(); });
   });
   std::uint64_t until_progress = events_between_progress;
   while (ended_ < records_.size() && !events_.empty()) {
@@ -310,6 +314,7 @@ hflex::result<run_result> run(const cluster& hardware, const workload& load, con
   auto run_with = options;
   auto& s = run_with.scheduler;
   s.max_queued = s.max_outstanding = no_limit;
+  s.max_explained = 0; // nobody asks
   auto scheduler = scheduler::core::make(s);
   if (!scheduler) return pass(scheduler.error());
   auto fleet = options.fleet;

@@ -323,7 +323,7 @@ void world::perform(const scheduler::migrate& e) { tell_router(router::move{e.ke
 
 void world::perform(const router::migrate_at& e) { post(e.instance, instance::migrate{e.key, e.to}); }
 
-void world::perform(const router::to_scheduler_moved& e) { tell_scheduler(scheduler::moved{e.key, e.at}); }
+void world::perform(const router::to_scheduler_moved& e) { post_scheduler(scheduler::moved{e.key, e.at}); }
 
 void world::perform(sim_instance&, const instance::take_over& e) { post(e.to, instance::kv_taken{e.transfer}); }
 

@@ -69,6 +69,10 @@ private:
   void tell_router(const Event& e);
   template <class Event>
   void tell_scheduler(const Event& e);
+  /// From the router: in the same process, but a message like others. What the scheduler has in its mailbox by then,
+  /// the report of the same step for one, it reads first.
+  template <class Event>
+  void post_scheduler(Event e);
   template <class Event>
   void tell_scaler(const Event& e);
   void perform(const router::accepted& e);
@@ -176,6 +180,11 @@ void world::tell_scheduler(const Event& e) {
   std::vector<scheduler::effect> out;
   scheduler_.on(e, events_.now(), out);
   for (const auto& x : out) std::visit([this](const auto& y) { this->perform(y); }, x);
+}
+
+template <class Event>
+void world::post_scheduler(Event e) {
+  events_.after(duration{0}, [this, e = std::move(e)] { tell_scheduler(e); });
 }
 
 template <class Event>

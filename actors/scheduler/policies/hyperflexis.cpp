@@ -90,11 +90,28 @@ public:
     backlog_.bring_up_to_date(v); // bit by bit, so that no replan has it all to do
     turn_away_the_late(v, now, d);
     held_for_right_.reset();
-    if (now >= next_replan_ || (queue_.stale() && now >= replan_allowed_)) replan(v, now);
+    if (now >= next_replan_ || (queue_.stale() && now >= replan_allowed_)) replan(v, now, d);
     serve_resumed(v, now, d);
     serve_aged(v, now, d);
     serve_planned(v, now, d);
     serve_spare(v, now, d);
+  }
+
+  standing explain(const view& v, request_key key, time_point now) override {
+    const auto& w = v.waiting.at(key);
+    const auto at = queue_.find(key);
+    standing s;
+    s.band = at.band;
+    s.position = at.position;
+    s.of = at.of;
+    s.due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
+    s.latest_start = at.last_start;
+    const auto how = at.band == "resumed"   ? claim::by_right
+                     : at.band == "planned" ? claim::within_budget
+                                            : claim::left_over;
+    held_for_right_.reset();
+    s.ask_each(v, [&](const instance_load& p) { return obstacle_at(v, p, w, now, how); });
+    return s;
   }
 
 private:
@@ -145,7 +162,10 @@ private:
   void turn_away_the_late(const view& v, time_point now, decisions& d) {
     std::vector<request_key> late;
     queue_.expire(now, [&](request_key key) {
-      if (v.waiting.at(key).request.slo.when_late == late_action::shed) late.push_back(key);
+      if (v.waiting.at(key).request.slo.when_late == late_action::shed)
+        late.push_back(key);
+      else
+        d.demoted(key, "its targets cannot be met any more: it is served with what others leave over");
     });
     for (auto key : late) {
       const auto& r = v.waiting.at(key).request;
@@ -155,7 +175,7 @@ private:
     }
   }
 
-  void replan(const view& v, time_point now) {
+  void replan(const view& v, time_point now, decisions& d) {
     next_replan_ = now + opts_.replan_every;
     replan_allowed_ = now + (hyperflexis_fleet::is_small(v) ? duration{0} : replans_apart);
     hyperflexis_queue::capacity fleet;
@@ -164,6 +184,11 @@ private:
     const auto& backlog = backlog_.bring_up_to_date(v);
     fleet.backlog.assign(backlog.begin(), backlog.end());
     queue_.replan(now, std::move(fleet), opts_.plan_depth);
+    for (const auto& out : queue_.demoted())
+      d.demoted(
+          out.key, {"the plan was full: without its {:.0f} prefill tokens, the most for their weight, the request "
+                    "due in {:.0f} ms can be in time",
+                       out.tokens, to_ms(out.for_due - now)});
   }
 
   void serve_resumed(const view& v, time_point now, decisions& d) {
@@ -317,6 +342,24 @@ private:
     else
       for (const auto* d : decodes_for(v, w, how)) consider(*d);
     return best;
+  }
+
+  /// Why it is not there: the checks of serve() and best_with() once more, in words.
+  std::string obstacle_at(const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
+    if (const auto reason = closed(v, p)) return *reason;
+    decode_choices_.clear();
+    chosen_decodes_ = false;
+    if (!takes_now(v, p, w, now, how))
+      return fmt::format("has {} prefill tokens that go before it, and a step of {}: it binds late",
+          ahead_of(v, p, w, how), std::max(budget_of(p).next_step, budget_of(p).steady_step));
+    if (best_with(v, p, w, now, how)) return "could take it: others go first";
+    if (p.is.role == instance_role::prefill) return "no decode instance has room within everybody's targets";
+    if (!has_space(v, p, w))
+      return fmt::format("has {} of the {} KV blocks that it needs, and decodes {} of at most {} sequences",
+          p.free_blocks(), blocks_wanted(p, w), p.sequences(), p.is.max_sequences);
+    const auto limit = step_limit(p, w, how);
+    return fmt::format("its decode step would take {:.1f} ms; the tightest target allows {:.1f}",
+        to_ms(step_with(p, w)), limit ? to_ms(*limit) : 0.0);
   }
 
   // Where it could decode: in a small fleet anywhere, in a large one the cheapest few that have the space. Worked out

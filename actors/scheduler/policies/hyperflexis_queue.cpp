@@ -86,6 +86,7 @@ void hyperflexis_queue::capacity::add(const view& v, const instance_load& at, do
 
 void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t depth) {
   changes_ = 0;
+  demotions_.clear();
   if (!(fleet.tokens_per_s > 0)) return;
   struct job {
     double cost;
@@ -106,6 +107,7 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
     auto& e = *due.of;
     for (; dispatched != fleet.backlog.end() && dispatched->first <= due.when; ++dispatched)
       tokens += dispatched->second;
+    e.was_demoted = e.is_demoted;
     set_demoted(e, false); // hopeful_ is another set: this loop goes on undisturbed
     taken.push({e.tokens / e.weight, due.order, &e});
     tokens += e.tokens;
@@ -117,8 +119,23 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
       taken.pop();
       tokens -= costliest.tokens;
       set_demoted(costliest, true);
+      if (!costliest.was_demoted) demotions_.push_back({costliest.due.key, costliest.tokens, due.when});
     }
   }
+}
+
+hyperflexis_queue::whereabouts hyperflexis_queue::find(request_key key) const {
+  const auto& e = entries_.at(key);
+  std::optional<time_point> last_start;
+  for (const auto& s : starts_)
+    if (s.key == key && s.order == e.due.order && s.when > time_point::min()) last_start = s.when;
+  const auto in = [&](std::string_view name, const band& b, const slot& s) {
+    return whereabouts{name, static_cast<std::uint32_t>(std::distance(b.begin(), b.upper_bound(s))),
+        static_cast<std::uint32_t>(b.size()), last_start};
+  };
+  if (e.is_resumed) return in("resumed", resumed_, e.due);
+  if (e.is_lost) return in("lost", spare_, e.ages);
+  return e.is_demoted ? in("demoted", spare_, e.ages) : in("planned", planned_, e.due);
 }
 
 } // namespace hflex::scheduler

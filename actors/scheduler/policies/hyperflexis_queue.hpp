@@ -8,6 +8,7 @@
 #pragma once
 #include "actors/scheduler/view.hpp"
 #include <memory_resource>
+#include <optional>
 #include <set>
 
 namespace hflex::scheduler {
@@ -64,8 +65,24 @@ public:
   /// (tokens per weight) of those before it, or itself, is demoted. Demoted ones that fit again return. O(depth log
   /// depth).
   void replan(time_point now, capacity fleet, std::uint32_t depth);
+  /// Whom the last replan() demoted that were in the plan before it, and the tokens of each.
+  struct demotion {
+    request_key key;
+    double tokens{};
+    time_point for_due; ///< of the request that would have been late
+  };
+  const std::vector<demotion>& demoted() const { return demotions_; }
   /// Whether enough came or went since the last replan() that the plan should be made again.
   bool stale() const;
+
+  /// Where a waiting request is: its band, its place there, 1 = next, and its last start. O(n): for people.
+  struct whereabouts {
+    std::string_view band;
+    std::uint32_t position{};
+    std::uint32_t of{};
+    std::optional<time_point> last_start;
+  };
+  whereabouts find(request_key key) const;
 
   struct entry {
     slot due;
@@ -75,6 +92,7 @@ public:
     bool is_resumed{false};
     bool is_lost{false};
     bool is_demoted{false};
+    bool was_demoted{false}; ///< when the replan() under way began
   };
 
 private:
@@ -97,6 +115,7 @@ private:
   std::vector<start> starts_; ///< a heap of theirs, earliest on top; of some that have left, too
   double resumed_tokens_{};
   std::size_t changes_{}; ///< since the last replan
+  std::vector<demotion> demotions_;
 };
 
 } // namespace hflex::scheduler
