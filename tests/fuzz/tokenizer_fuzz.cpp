@@ -63,7 +63,7 @@ std::shared_ptr<const tokenizer> make_sentencepiece() {
   const auto replace = [](const std::string& from, const std::string& to) {
     return nlohmann::json{{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
   };
-  const nlohmann::json merges = {{"t", "h"}, {"th", "e"}, {mark, "the"}, {mark, mark}};
+  const nlohmann::json merges = {"t h", "th e", mark + " the", mark + " " + mark};
   const nlohmann::json file = {
       {"model", {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", merges}}},
       {"added_tokens", {{{"id", 0}, {"content", "<s>"}, {"special", true}}}},

@@ -64,10 +64,13 @@ class Reference:
         self.words = transformers.AutoTokenizer.from_pretrained(place, **more)
         self.versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
 
-        def load():  # twice: a model that has been to bf16 as a whole would compute its rotations from rounded angles
+        def load(dtype):
             return transformers.AutoModelForCausalLM.from_pretrained(
-                place, dtype=torch.bfloat16, attn_implementation="eager", **more).eval()
-        self.models = {torch.float32: load().float(), torch.bfloat16: load()}
+                place, dtype=dtype, attn_implementation="eager", **more).eval()
+        self.models = {torch.float32: load(torch.float32), torch.bfloat16: load(torch.bfloat16)}
+        with torch.no_grad():
+            for weight in self.models[torch.float32].parameters():  # not the buffers: rotations are computed in f32
+                weight.copy_(weight.bfloat16())
 
     def ids(self, prompt):
         if not self.chat:
