@@ -26,8 +26,10 @@ struct fleet_desk {
       : it(make(std::move(opts), std::move(fleet))) {
     node_up e{{1}, {}, {}};
     for (std::uint32_t i = 0; i < devices; ++i) e.devices.push_back({i, 1});
+    lead = duration{0}; // the first stand at once
     feed(e);
     settle();
+    lead = seconds{5};
   }
   static core make(options opts, std::vector<fleet_line> fleet) {
     opts.fleet = std::move(fleet);
@@ -220,7 +222,7 @@ TEST_CASE("a steady load is served by a steady fleet") {
 TEST_CASE("a side that lacks instances takes those of the other before any is started") {
   // A prompt-heavy load, then none: what prefill had is decode's when that needs it.
   fleet_desk d(using_policy("hyperflexis"), {{prefill, 4}, {decode, 1}}, 5);
-  d.load(10, seconds{30});
+  d.load(10, seconds{10});
   const auto starts = d.starts;
   // Residents that fill three decode instances.
   for (int i = 0; i < 40; ++i) {
