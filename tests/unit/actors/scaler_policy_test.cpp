@@ -82,6 +82,7 @@ struct fleet_desk {
           e.demand.instances.push_back({id, i.role, false, 0, 0, 0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
       e.demand.late = late;
       e.demand.waiting = late;
+      e.demand.waiting_tokens = std::uint64_t{late} * tokens_each;
       e.demand.looked_at = late;
       feed(e);
       most = std::max(most, it.state().running());
@@ -101,6 +102,7 @@ struct fleet_desk {
   std::uint32_t starts{};
   std::uint32_t most{};
   double owed{};
+  std::uint32_t tokens_each{10'000}; ///< of those that are late
 };
 
 options using_policy(const std::string& name) {
@@ -203,12 +205,16 @@ TEST_CASE("hyperflexis lets go what has not been needed for the hold time, and n
   CHECK(d.running() >= 1);
 }
 
-TEST_CASE("hyperflexis adds one at once when the plan gives requests up that one more would save") {
-  fleet_desk d(using_policy("hyperflexis"));
-  d.load(1, seconds{60});
-  REQUIRE(d.running() == 1);
-  d.load(1, milliseconds{250}, 3);
-  CHECK(d.running() >= 2);
+TEST_CASE("hyperflexis starts for planned demotions only when the backlog would outlast a start") {
+  for (const bool lasts : {false, true}) {
+    fleet_desk d(using_policy("hyperflexis"));
+    d.load(1, seconds{60});
+    REQUIRE(d.running() == 1);
+    d.tokens_each = lasts ? 10'000 : 1000; // 1 and 0.1 s of prefill each; a start takes 5 s
+    d.load(1, milliseconds{250}, 3);
+    CHECK(d.running() >= (lasts ? 2U : 1U));
+    CHECK((lasts || d.running() == 1));
+  }
 }
 
 TEST_CASE("a steady load is served by a steady fleet") {
