@@ -15,8 +15,9 @@ public:
   void add(time_point now, double amount);
   /// Amount per second over the latest `window`, up to now.
   double lately(duration window) const;
-  /// Amount per second expected `ahead` from now: what came lately, and the trend on top when it rises. What falls is
-  /// not extrapolated: an instance that is stopped too early costs more than one that is kept a little.
+  /// Amount per second expected `ahead` from now: the mean or the rising trend of a dozen times that while, or what
+  /// came lately where that is more by more than chance. What falls is not extrapolated: an instance that is stopped
+  /// too early costs more than one that is kept a little.
   double expected(duration ahead) const;
   /// By how much the real rate exceeded what expected(lead) had said, root mean square, over the latest minutes.
   /// Learned for the lead of the latest learn().

@@ -80,6 +80,7 @@ void core::kept::flip(instance_id id, instance_role to, time_point now, std::vec
 
 // The latest starts count most: links and caches warm up, loads change.
 void core::kept::learn_lead_time(duration took) {
+  if (took <= duration{0}) return; // it was there before
   constexpr double newest = 0.3;
   fleet.lead_time = from_s((1 - newest) * to_s(fleet.lead_time) + newest * to_s(took));
 }

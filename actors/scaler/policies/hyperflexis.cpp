@@ -15,9 +15,10 @@ namespace {
 
 constexpr std::array hyperflexis_table{
     knob{"hyperflexis.margin", 2.0, 0.0, 10.0, "standard deviations of forecast error and chance to have room for"},
-    knob{"hyperflexis.fill", 0.85, 0.1, 1.0, "share of an instance's time for work to plan with"},
+    knob{"hyperflexis.fill", 1.0, 0.1, 1.0, "share of an instance's time for work to plan with"},
     knob{"hyperflexis.hold_leads", 4.0, 0.0, 1000.0, "hold what was needed for so many times a start's lead time"},
     knob{"hyperflexis.hold_least_s", 10.0, 0.0, 86400.0, "and for so many seconds at least"},
+    knob{"hyperflexis.lasting_share", 0.5, 0.0, 10.0, "share of a lead time that a backlog must last to count"},
     knob{"hyperflexis.least_share", 0.05, 0.0, 1.0, "share of the arrivals from which a class's targets bind"},
     knob{"hyperflexis.memory_s", 120.0, 1.0, 86400.0, "seconds over which what requests are like is averaged"},
     knob{"hyperflexis.first_output", 200.0, 1.0, 1e6, "output tokens of a class of which too few have ended"},
@@ -43,6 +44,7 @@ public:
       : margin_(knob_of(opts, "hyperflexis.margin")), fill_(knob_of(opts, "hyperflexis.fill")),
         hold_leads_(knob_of(opts, "hyperflexis.hold_leads")),
         hold_least_(from_s(knob_of(opts, "hyperflexis.hold_least_s"))),
+        lasting_share_(knob_of(opts, "hyperflexis.lasting_share")),
         least_share_(knob_of(opts, "hyperflexis.least_share")), memory_s_(knob_of(opts, "hyperflexis.memory_s")),
         first_output_(knob_of(opts, "hyperflexis.first_output")),
         idle_to_zero_(from_s(knob_of(opts, "hyperflexis.idle_to_zero_s"))) {}
@@ -116,10 +118,6 @@ public:
 private:
   // --- what is needed -----------------------------------------------------------------------------------------------
 
-  static double needed_for(const work_rate& w, double share, duration horizon, double z) {
-    return instances_for(w, share, horizon, z);
-  }
-
   work_rate rate_of(const rate_forecast& f, duration lead) const { return {f.expected(lead), f.usual_excess(), 0.0}; }
 
   // What is left of the TTFT target when the request's own prefill is taken off, a quarter of it at least.
@@ -179,20 +177,28 @@ private:
     return std::max(need, need_of_the_homeless(v, instance_role::decode));
   }
 
-  // The scheduler gives requests up that one more instance would save. What starts already will save some; beyond that,
-  // enough to work off within a lead time what waits.
+  // The scheduler gives requests up that one more instance would save: if it were there in time. What is worked off
+  // before a start could be ready is a burst that no start helps; beyond that, enough to work it off within a lead
+  // time.
   double need_of_the_late(const fleet_view& v, instance_role role, const work_rate& w, double share) {
     const auto& d = v.demand;
     if (d.late <= d.late_with_one_more) return 0;
     double tokens = static_cast<double>(d.waiting_tokens);
     for (const auto& i : d.instances) tokens += static_cast<double>(i.pending_prefill);
-    const double backlog = prefill_work(model_, tokens, 0) / std::max(to_s(v.lead_time), 1.0);
+    const double lead_s = std::max(to_s(v.lead_time), 0.1);
+    const double backlog = prefill_work(model_, tokens, 0);
+    if (backlog < v.ready(role) * share * lead_s * lasting_share_) return 0;
     numbers_.push_back({"planned_demotions", static_cast<double>(d.late)});
-    return std::max((w.expected + backlog) / share, v.ready(role) + 1.0);
+    numbers_.push_back({"backlog_work", backlog});
+    return std::max((w.expected + backlog / lead_s) / share, v.ready(role) + 1.0);
   }
 
+  // No instance has room for what waits: so for half a lead time, or a second, and it is no accident.
   double need_of_the_homeless(const fleet_view& v, instance_role role) {
-    if (v.demand.without_room == 0) return 0;
+    if (v.demand.without_room == 0) homeless_since_.reset();
+    if (v.demand.without_room == 0 || v.ready(role) == 0) return v.demand.waiting > 0 && v.running(role) == 0 ? 1 : 0;
+    if (!homeless_since_) homeless_since_ = v.demand_at;
+    if (*v.demand_at - *homeless_since_ < std::min<duration>(v.lead_time / 2, std::chrono::seconds{1})) return 0;
     numbers_.push_back({"without_room", static_cast<double>(v.demand.without_room)});
     return v.ready(role) + 1.0;
   }
@@ -239,7 +245,7 @@ private:
 
   double margin_, fill_, hold_leads_;
   duration hold_least_;
-  double least_share_, memory_s_, first_output_;
+  double lasting_share_, least_share_, memory_s_, first_output_;
   duration idle_to_zero_;
   mix classes_;
   step_time_model model_{unmeasured_step_time};
@@ -248,6 +254,7 @@ private:
   duration hold_{};
   peaks held_prefill_, held_decode_;
   time_point busy_;
+  std::optional<time_point> homeless_since_; ///< since when requests without room have been reported
   reasoning reason_;
   std::vector<basis> numbers_;
 };

@@ -26,8 +26,10 @@ struct fleet_desk {
       : it(make(std::move(opts), std::move(fleet))) {
     node_up e{{1}, {}, {}};
     for (std::uint32_t i = 0; i < devices; ++i) e.devices.push_back({i, 1});
+    lead = duration{0}; // the first stand at once
     feed(e);
     settle();
+    lead = seconds{5};
   }
   static core make(options opts, std::vector<fleet_line> fleet) {
     opts.fleet = std::move(fleet);
@@ -80,6 +82,7 @@ struct fleet_desk {
           e.demand.instances.push_back({id, i.role, false, 0, 0, 0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
       e.demand.late = late;
       e.demand.waiting = late;
+      e.demand.waiting_tokens = std::uint64_t{late} * tokens_each;
       e.demand.looked_at = late;
       feed(e);
       most = std::max(most, it.state().running());
@@ -99,6 +102,7 @@ struct fleet_desk {
   std::uint32_t starts{};
   std::uint32_t most{};
   double owed{};
+  std::uint32_t tokens_each{10'000}; ///< of those that are late
 };
 
 options using_policy(const std::string& name) {
@@ -201,12 +205,16 @@ TEST_CASE("hyperflexis lets go what has not been needed for the hold time, and n
   CHECK(d.running() >= 1);
 }
 
-TEST_CASE("hyperflexis adds one at once when the plan gives requests up that one more would save") {
-  fleet_desk d(using_policy("hyperflexis"));
-  d.load(1, seconds{60});
-  REQUIRE(d.running() == 1);
-  d.load(1, milliseconds{250}, 3);
-  CHECK(d.running() >= 2);
+TEST_CASE("hyperflexis starts for planned demotions only when the backlog would outlast a start") {
+  for (const bool lasts : {false, true}) {
+    fleet_desk d(using_policy("hyperflexis"));
+    d.load(1, seconds{60});
+    REQUIRE(d.running() == 1);
+    d.tokens_each = lasts ? 10'000 : 1000; // 1 and 0.1 s of prefill each; a start takes 5 s
+    d.load(1, milliseconds{250}, 3);
+    CHECK(d.running() >= (lasts ? 2U : 1U));
+    CHECK((lasts || d.running() == 1));
+  }
 }
 
 TEST_CASE("a steady load is served by a steady fleet") {
@@ -220,7 +228,7 @@ TEST_CASE("a steady load is served by a steady fleet") {
 TEST_CASE("a side that lacks instances takes those of the other before any is started") {
   // A prompt-heavy load, then none: what prefill had is decode's when that needs it.
   fleet_desk d(using_policy("hyperflexis"), {{prefill, 4}, {decode, 1}}, 5);
-  d.load(10, seconds{30});
+  d.load(10, seconds{10});
   const auto starts = d.starts;
   // Residents that fill three decode instances.
   for (int i = 0; i < 40; ++i) {

@@ -153,6 +153,8 @@ TEST_CASE("residents of a draining instance stay where they are when they would 
   d.instance(2);
   d.arrive(3, 100, 10'000, 3);
   d.on(prefill_finished{{{3}, 1}});
+  d.now += std::chrono::seconds{1};
+  d.on(tick{});
   // Instance 2 decodes one in 1.9 ms; two take 2.8; three would take 3.7.
   const auto& v = d.core.state();
   std::size_t moving = 0;
