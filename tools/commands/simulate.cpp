@@ -36,6 +36,7 @@ struct simulate_flags {
   double duration_s{0};
   bool no_prefix_cache{false};
   std::string plot;
+  std::string requests_file;
   simulate_format format{simulate_format::table};
   sim::study_options study;
 };
@@ -131,6 +132,23 @@ result<void> write_plots(
   return {};
 }
 
+/// One line a request of every run: to see who missed what.
+result<void> write_requests(const std::vector<sim::run_result>& runs, const std::string& file) {
+  const auto ms = [](const std::optional<duration>& d) { return d ? fmt::format("{:.3f}", to_ms(*d)) : ""; };
+  std::ofstream out(file, std::ios::binary);
+  out << "policy,mode,rate_scale,number,class,arrival_s,output_tokens,ttft_ms,tpot_ms,e2e_ms,attained\n";
+  for (const auto& r : runs)
+    for (std::size_t i = 0; i < r.records.size(); ++i) {
+      const auto& q = r.records[i];
+      const bool ok = q.result == outcome::finished && attained(q.timing, q.slo);
+      out << fmt::format("{},{},{},{},{},{:.6f},{},{},{},{},{}\n", r.policy, r.mode, r.rate_scale, i, q.slo_class,
+          to_s(q.timing.arrival.time_since_epoch()), q.timing.output_tokens, ms(ttft(q.timing)), ms(tpot(q.timing)),
+          ms(e2e(q.timing)), ok ? 1 : 0);
+    }
+  if (!out.flush()) return fail(errc::fatal, "{}: cannot be written", file);
+  return {};
+}
+
 int run_simulate(simulate_flags& f) {
   if (auto ok = complete(f); !ok) return report(ok.error());
   const auto terminal = cli::detect_terminal(2);
@@ -169,6 +187,8 @@ int run_simulate(simulate_flags& f) {
     std::fputs(sim::result_csv(*runs).c_str(), stdout);
     break;
   }
+  if (!f.requests_file.empty())
+    if (auto ok = write_requests(*runs, f.requests_file); !ok) return report(ok.error());
   if (f.plot.empty()) return cli::exit_done;
   if (auto ok = write_plots(*runs, f.plot, f.study.hardware.name); !ok) return report(ok.error());
   std::fprintf(stderr, "plots: %s\n", f.plot.c_str());
@@ -218,6 +238,7 @@ runner add_simulate(CLI::App& app) {
   app.add_flag("--no-prefix-cache", f->no_prefix_cache, "Compute every prompt from its beginning");
   app.add_option("--jobs", f->study.threads, "Runs at a time")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_option("--plot", f->plot, "Write charts (SVG) into this folder");
+  app.add_option("--requests", f->requests_file, "Write one CSV line a request of every run into this file");
   app.add_option("-o,--output", f->format, "table, json or csv")
       ->transform(CLI::CheckedTransformer(std::map<std::string, simulate_format>{
           {"table", simulate_format::table}, {"json", simulate_format::json}, {"csv", simulate_format::csv}}))

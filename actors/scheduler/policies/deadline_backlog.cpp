@@ -28,7 +28,7 @@ const std::map<time_point, std::uint64_t>& deadline_backlog::bring_up_to_date(co
     if (!p.at || !p.at->may_prefill()) continue;
     for (auto key : p.at->prefilling) {
       const auto& r = v.placed.at(key);
-      if (r.prefill_left == 0) continue;
+      if (r.prefill_left == 0 || (r.best_effort && r.request.produced == 0)) continue;
       auto due = token_deadline(r.request.arrival, r.request.slo, r.request.produced);
       if (!exact) due = time_point{(due.time_since_epoch() / grain + 1) * grain};
       p.counted.emplace_back(due, r.prefill_left);

@@ -1,5 +1,6 @@
 // Prefill that was dispatched and is not done yet, by deadline, over the whole fleet: what stands before a waiting
-// request wherever it goes. Kept per instance that changed since somebody asked. Used by hyperflexis.cpp only.
+// request wherever it goes, so without best effort. Kept per instance that changed since somebody asked. Used by
+// hyperflexis.cpp only.
 #pragma once
 #include "actors/scheduler/view.hpp"
 #include <map>

@@ -182,7 +182,8 @@ private:
     fleet.tokens_per_s = fleet_.tokens_per_s();
     fleet.best_tokens_per_s = fleet_.best_tokens_per_s();
     const auto& backlog = backlog_.bring_up_to_date(v);
-    fleet.backlog.assign(backlog.begin(), backlog.end());
+    // What is overdue goes last on its instance and delays nobody here.
+    fleet.backlog.assign(backlog.lower_bound(now), backlog.end());
     queue_.replan(now, std::move(fleet), opts_.plan_depth);
     for (const auto& out : queue_.demoted())
       d.demoted(
@@ -247,14 +248,16 @@ private:
   const prefill_budget& budget_of(const instance_load& at) { return fleet_.budget_of(at); }
 
   // Prefill there that goes before a request: an instance works by deadline, so a tight newcomer overtakes the rest,
-  // and best effort comes last.
-  static std::uint64_t ahead_of(const view& v, const instance_load& p, const waiting_request& w, claim how) {
+  // and what is late for certain comes last.
+  static std::uint64_t ahead_of(
+      const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
     if (how == claim::left_over) return p.pending_prefill;
     const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
     std::uint64_t tokens = 0;
     for (auto key : p.prefilling) {
       const auto& other = v.placed.at(key);
       const auto& r = other.request;
+      if (how == claim::within_budget && goes_last(p, other, now)) continue;
       if (r.produced > 0 || token_deadline(r.arrival, r.slo, 0) <= due) tokens += other.prefill_left;
     }
     return tokens;
@@ -268,7 +271,7 @@ private:
     const auto& budget = budget_of(p);
     const auto step = std::max(budget.next_step, budget.steady_step);
     if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
-    return static_cast<double>(ahead_of(v, p, w, how) + std::min(w.request.tokens, step)) <=
+    return static_cast<double>(ahead_of(v, p, w, now, how) + std::min(w.request.tokens, step)) <=
            hyperflexis_fleet::steps_ahead * step;
   }
 
@@ -382,7 +385,7 @@ private:
       time_point now, claim how, duration step) {
     candidate c{&p, &d, duration::max(), {}};
     if (const auto alone =
-            work_time(p, budget_of(p), ahead_of(v, p, w, how) + w.request.tokens, w.request.tokens / 2)) {
+            work_time(p, budget_of(p), ahead_of(v, p, w, now, how) + w.request.tokens, w.request.tokens / 2)) {
       // The step under way ends first.
       auto rest = duration{0};
       if (p.pending_prefill > 0) rest = std::max(duration{0}, p.last_heard + fleet_.running_step_of(p) - now);

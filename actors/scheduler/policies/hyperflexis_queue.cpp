@@ -1,5 +1,6 @@
 #include "actors/scheduler/policies/hyperflexis_queue.hpp"
 #include "actors/common/check.hpp"
+#include "actors/scheduler/budget.hpp"
 #include <algorithm>
 #include <queue>
 
@@ -74,13 +75,19 @@ void hyperflexis_queue::set_demoted(entry& e, bool demoted) {
 // event constant on average.
 bool hyperflexis_queue::stale() const { return changes_ > hopeful_.size() / 8; }
 
-void hyperflexis_queue::capacity::add(const view& v, const instance_load& at, double rate) {
+bool goes_last(const instance_load& at, const placed_request& p, time_point now) {
+  if (p.request.produced > 0) return false;
+  const auto due = token_deadline(p.request.arrival, p.request.slo, 0);
+  return p.best_effort || now + fastest_prefill(at, std::max(p.prefill_left, 1U)) > due;
+}
+
+void hyperflexis_queue::capacity::add(const view& v, const instance_load& at, double rate, time_point now) {
   tokens_per_s += rate;
   best_tokens_per_s = std::max(best_tokens_per_s, rate);
   for (auto key : at.prefilling) {
     const auto& p = v.placed.at(key);
     const auto due = token_deadline(p.request.arrival, p.request.slo, p.request.produced);
-    if (p.prefill_left > 0) backlog.emplace_back(due, p.prefill_left);
+    if (p.prefill_left > 0 && !goes_last(at, p, now)) backlog.emplace_back(due, p.prefill_left);
   }
 }
 

@@ -13,6 +13,10 @@
 
 namespace hflex::scheduler {
 
+/// Whether an instance puts a request that it was given behind all those whose first token can come in time: its own
+/// cannot.
+bool goes_last(const instance_load& at, const placed_request& p, time_point now);
+
 class hyperflexis_queue {
 public:
   struct entry;
@@ -59,7 +63,7 @@ public:
     double best_tokens_per_s{}; ///< the fastest one alone
     /// Dispatched and not yet done, by deadline: tokens of prefill.
     std::vector<std::pair<time_point, std::uint64_t>> backlog;
-    void add(const view& v, const instance_load& at, double rate);
+    void add(const view& v, const instance_load& at, double rate, time_point now);
   };
   /// Moore and Hodgson's rule over the first `depth` requests by deadline: whenever one would be late, the costliest
   /// (tokens per weight) of those before it, or itself, is demoted. Demoted ones that fit again return. O(depth log
