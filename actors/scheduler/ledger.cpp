@@ -140,8 +140,7 @@ void ledger::return_credit(const placed_request& finished, request_key key, inst
 
 // What it had to compute is known now: what it was credited beyond that, or not yet, is settled by return_credit.
 void ledger::correct_work(placed_request& p, std::uint32_t cached_tokens, instance_load& at) {
-  if (p.prefill_work + cached_tokens < p.request.tokens)
-    prefixes_.correct(p.prefill, p.request.prefix, cached_tokens);
+  if (p.prefill_work + cached_tokens < p.request.tokens) prefixes_.correct(p.prefill, p.request.prefix, cached_tokens);
   const auto credited = p.prefill_work - p.prefill_left;
   at.pending_prefill -= p.prefill_left;
   at.outstanding_tokens -= p.prefill_left;
