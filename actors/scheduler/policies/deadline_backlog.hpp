@@ -24,7 +24,7 @@ private:
 
   struct part {
     std::vector<std::pair<time_point, std::uint32_t>> counted; ///< in `tokens_`
-    const instance_load* at{}; ///< none: it is gone
+    const instance_load* at{};                                 ///< none: it is gone
     bool dirty{false};
   };
   void note(const instance_load& at);
