@@ -354,7 +354,7 @@ private:
     chosen_decodes_ = false;
     if (!takes_now(v, p, w, now, how))
       return fmt::format("has {} prefill tokens that go before it, and a step of {}: it binds late",
-          ahead_of(v, p, w, how), std::max(budget_of(p).next_step, budget_of(p).steady_step));
+          ahead_of(v, p, w, now, how), std::max(budget_of(p).next_step, budget_of(p).steady_step));
     if (best_with(v, p, w, now, how)) return "could take it: others go first";
     if (p.is.role == instance_role::prefill) return "no decode instance has room within everybody's targets";
     if (!has_space(v, p, w))
