@@ -329,8 +329,8 @@ private:
   std::map<instance_id, instance_entry> instances_;
   std::map<caf::actor_addr, wire::client_actor> watchers_;
   std::deque<std::pair<std::uint64_t, std::uint64_t>> happened_; ///< sequence number and wall clock of the kept events
-  msg<s::NodeAnswer> answer_;     ///< of the join that is being fed
-  std::optional<node_id> joined_; ///< set by its welcome
+  msg<s::NodeAnswer> answer_;                                    ///< of the join that is being fed
+  std::optional<node_id> joined_;                                ///< set by its welcome
 };
 
 node_left read_leave(s::NodeLeave::Reader in) { return {node_id{in.getNode()}, in.getIncarnation()}; }
