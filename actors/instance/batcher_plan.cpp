@@ -21,7 +21,7 @@ struct core::draft {
   bool pressed{false};                  ///< layered_budget: more prefill that can be in time than one step takes
   std::vector<sequence*> deferred;      ///< could decode, and leave the step to prefill if there is any
 
-  static bool more_than_a_step(const core& c);
+  bool more_than_a_step(const core& c) const;
   std::optional<duration> limit_for_late(const core& c, std::optional<duration> limit) const;
 };
 
@@ -147,10 +147,10 @@ void core::plan_prefills(draft& d, time_point now, effects& out) {
 /// The tightest target of those that decode here, and what each has earned of the steps that it sets the pace of.
 void core::grant(draft& d) {
   if (options_.policy == step_policy::fixed_budget || options_.policy == step_policy::slack_budget) return;
-  if (options_.policy == step_policy::layered_budget) d.pressed = draft::more_than_a_step(*this);
   const auto decodes = [](const sequence& s) { return s.remaining() == 1 && s.spec.produced() > 0; };
   for (const auto& [_, s] : running_)
     if (decodes(*s)) d.tightest = std::min(d.tightest.value_or(duration::max()), s->spec.slo.tpot);
+  if (options_.policy == step_policy::layered_budget) d.pressed = d.more_than_a_step(*this);
   if (options_.policy != step_policy::credits) return;
   for (auto& [_, s] : running_)
     if (decodes(*s))
@@ -166,14 +166,20 @@ bool core::sits_out(sequence& s) const {
   return false;
 }
 
-/// Whether the prefill that can still be in time fills more than one step.
-bool core::draft::more_than_a_step(const core& c) {
-  std::uint64_t tokens = 0;
+/// Whether the prefill that can still be in time fills more than one step, as long as the tightest target allows.
+bool core::draft::more_than_a_step(const core& c) const {
+  step_shape all;
   for (const auto& [_, s] : c.running_)
-    if (s->remaining() > 1 && !s->relegated) tokens += s->remaining();
-  for (auto it = c.waiting_.begin(); it != c.waiting_.end() && tokens <= c.options_.max_batched_tokens; ++it)
-    if (!it->second->relegated) tokens += it->second->remaining();
-  return tokens + c.running_.size() > c.options_.max_batched_tokens;
+    if (s->remaining() == 1)
+      all.add_decode(s->length());
+    else if (!s->relegated)
+      all.add_prefill(s->remaining(), s->num_computed_tokens);
+  const auto most = c.options_.max_batched_tokens;
+  const auto full = [&] { return std::uint64_t{all.prefill_tokens} + all.decode_seqs > most; };
+  for (auto it = c.waiting_.begin(); it != c.waiting_.end() && !full(); ++it)
+    if (!it->second->relegated) all.add_prefill(it->second->remaining(), it->second->num_computed_tokens);
+  if (all.prefill_tokens == 0) return false;
+  return full() || (tightest && c.options_.predict && c.options_.predict(all) > *tightest);
 }
 
 /// Whether the step after this one still makes its token in time.
