@@ -65,7 +65,7 @@ struct needed {
   std::string directory; ///< on the instance's host
   std::string stamp;     ///< of the directory's files: equal on one host means that the weights in it are the same.
                          ///< Empty: not known
-  std::vector<std::string> endpoints; ///< of its node's transport: how others reach what it has while it loads
+  std::vector<std::string> endpoints{}; ///< of its node's transport: how others reach what it has while it loads
 };
 /// The instance was stopped or died before it was loaded.
 struct not_needed {
