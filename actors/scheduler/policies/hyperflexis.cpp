@@ -179,6 +179,7 @@ private:
     next_replan_ = now + opts_.replan_every;
     replan_allowed_ = now + (hyperflexis_fleet::is_small(v) ? duration{0} : replans_apart);
     hyperflexis_queue::capacity fleet;
+    fleet.beside_decodes = v.fleet.mixed > 0;
     fleet.tokens_per_s = fleet_.tokens_per_s();
     fleet.best_tokens_per_s = fleet_.best_tokens_per_s();
     const auto& backlog = backlog_.bring_up_to_date(v);

@@ -95,11 +95,14 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
   changes_ = 0;
   demotions_.clear();
   if (!(fleet.tokens_per_s > 0)) return;
-  // Rates are safe ones: without the slack that residents have banked, and at a safety quantile. Who is given up should
-  // be judged by what is likely. Swept on Azure's traces (ARCHITECTURE.md, "What decides attainment"): 1, 1.15, 1.3.
+  // Where decodes share the steps, rates are safe ones, without the slack that residents have banked. Who is given up
+  // should be judged by what is likely. Swept on Azure's traces (ARCHITECTURE.md, "What decides attainment"): 1, 1.15,
+  // 1.3.
   constexpr double likely_over_safe = 1.2;
-  fleet.tokens_per_s *= likely_over_safe;
-  fleet.best_tokens_per_s *= likely_over_safe;
+  if (fleet.beside_decodes) {
+    fleet.tokens_per_s *= likely_over_safe;
+    fleet.best_tokens_per_s *= likely_over_safe;
+  }
   struct job {
     double cost;
     std::uint64_t order;

@@ -61,6 +61,7 @@ public:
   struct capacity {
     double tokens_per_s{};      ///< all instances together
     double best_tokens_per_s{}; ///< the fastest one alone
+    bool beside_decodes{false}; ///< instances of role mixed are among them
     /// Dispatched and not yet done, by deadline: tokens of prefill.
     std::vector<std::pair<time_point, std::uint64_t>> backlog;
     void add(const view& v, const instance_load& at, double rate, time_point now);

@@ -113,6 +113,7 @@ private:
   void replan(const view& v, time_point now) {
     next_replan_ = now + opts_.replan_every;
     hyperflexis_queue::capacity fleet;
+    fleet.beside_decodes = v.fleet.mixed > 0;
     for (const auto& [id, at] : v.instances)
       if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)), now);
     queue_.replan(now, std::move(fleet), opts_.plan_depth);
