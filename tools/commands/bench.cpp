@@ -120,7 +120,10 @@ runner add_bench(CLI::App& app) {
   auto* engine =
       app.add_subcommand("engine", "Prefill and decode speed of the CPU engine against the machine's ceilings");
   engine->callback([run = add_engine(*engine), chosen] { *chosen = run; });
-  add_examples(app, "  hflex bench engine --help");
+  auto* weights =
+      app.add_subcommand("weights", "How long a new instance takes to serve, by where its weights come from");
+  weights->callback([run = add_bench_weights(*weights), chosen] { *chosen = run; });
+  add_examples(app, "  hflex bench engine --help\n  hflex bench weights --newcomers 1,4");
   return [chosen] { return (*chosen)(); };
 }
 

@@ -32,6 +32,7 @@ runner add_drain(CLI::App& app);
 runner add_model(CLI::App& app);
 runner add_devices(CLI::App& app);
 runner add_bench(CLI::App& app);
+runner add_bench_weights(CLI::App& app);
 runner add_profile(CLI::App& app);
 runner add_simulate(CLI::App& app);
 

@@ -10,6 +10,39 @@
 namespace hflex::runtime {
 namespace {
 
+cluster::head_settings settings_of(const config::cluster_config& c, const gpu::model_config& model, step_policy steps) {
+  cluster::head_settings s;
+  s.scheduler.policy = c.scheduler.policy;
+  s.scheduler.max_queued = c.scheduler.max_queued;
+  s.scheduler.max_wait = c.scheduler.max_wait;
+  s.scheduler.unmeasured_model = c.instance.step_time;
+  auto& router = s.router.core;
+  router.classes = c.slo.classes;
+  router.default_class = c.slo.default_class;
+  router.max_context = model.max_context;
+  router.eos_tokens = model.eos;
+  router.max_in_flight = c.router.max_in_flight;
+  router.max_attempts = c.router.max_attempts;
+  router.max_history = c.router.max_history;
+  router.request_timeout = c.router.request_timeout;
+  router.stage_timeout = c.router.stage_timeout;
+  s.scaler.instance = instance_options_of(c, steps);
+  s.scaler.core.expect_nodes = c.membership.expect_nodes;
+  s.scaler.core.start_deadline = c.membership.start_deadline;
+  for (const auto& entry : c.fleet.empty() ? config::default_fleet(c.mode) : c.fleet)
+    s.scaler.core.fleet.push_back({entry.role, entry.count});
+  s.weights.core.across_hosts = c.weights.across_hosts;
+  s.cluster.core.heartbeat_interval = c.membership.heartbeat_interval;
+  s.cluster.core.suspect_after = c.membership.suspect_after;
+  s.cluster.core.lost_after = c.membership.lost_after;
+  s.cluster.model = std::filesystem::path{s.scaler.instance.model_dir}.filename().string();
+  s.cluster.listen_address = cli::to_string(cli::endpoint{c.listen.host, c.listen.port});
+  s.cluster.unix_ms = unix_ms;
+  return s;
+}
+
+} // namespace
+
 wire::instance_options instance_options_of(const config::cluster_config& c, step_policy steps) {
   wire::instance_options o;
   o.model_dir = std::filesystem::absolute(c.model).lexically_normal().string();
@@ -32,39 +65,8 @@ wire::instance_options instance_options_of(const config::cluster_config& c, step
   return o;
 }
 
-cluster::head_settings settings_of(const config::cluster_config& c, const gpu::model_config& model, step_policy steps) {
-  cluster::head_settings s;
-  s.scheduler.policy = c.scheduler.policy;
-  s.scheduler.max_queued = c.scheduler.max_queued;
-  s.scheduler.max_wait = c.scheduler.max_wait;
-  s.scheduler.unmeasured_model = c.instance.step_time;
-  auto& router = s.router.core;
-  router.classes = c.slo.classes;
-  router.default_class = c.slo.default_class;
-  router.max_context = model.max_context;
-  router.eos_tokens = model.eos;
-  router.max_in_flight = c.router.max_in_flight;
-  router.max_attempts = c.router.max_attempts;
-  router.max_history = c.router.max_history;
-  router.request_timeout = c.router.request_timeout;
-  router.stage_timeout = c.router.stage_timeout;
-  s.scaler.instance = instance_options_of(c, steps);
-  s.scaler.core.expect_nodes = c.membership.expect_nodes;
-  s.scaler.core.start_deadline = c.membership.start_deadline;
-  for (const auto& entry : c.fleet.empty() ? config::default_fleet(c.mode) : c.fleet)
-    s.scaler.core.fleet.push_back({entry.role, entry.count});
-  s.cluster.core.heartbeat_interval = c.membership.heartbeat_interval;
-  s.cluster.core.suspect_after = c.membership.suspect_after;
-  s.cluster.core.lost_after = c.membership.lost_after;
-  s.cluster.model = std::filesystem::path{s.scaler.instance.model_dir}.filename().string();
-  s.cluster.listen_address = cli::to_string(cli::endpoint{c.listen.host, c.listen.port});
-  s.cluster.unix_ms = unix_ms;
-  return s;
-}
-
-} // namespace
-
-result<running_head> start_head(caf::actor_system& system, const config::cluster_config& config) {
+result<running_head> start_head(
+    caf::actor_system& system, const config::cluster_config& config, const wire::scaler_actor& other_scaler) {
   auto model = gpu::load_model_config(config.model);
   if (!model) return pass(model.error());
   auto tokenizer = gpu::tokenizer::load(config.model);
@@ -74,6 +76,7 @@ result<running_head> start_head(caf::actor_system& system, const config::cluster
       std::find_if(known.begin(), known.end(), [&](const auto& p) { return p.name == config.scheduler.policy; });
   auto steps = policy != known.end() ? policy->steps : step_policy::fixed_budget;
   auto settings = settings_of(config, *model, steps);
+  settings.other_scaler = other_scaler;
   settings.router.tokenizer = *tokenizer;
   settings.router.chat = gpu::chat_template::recognize(gpu::chat_template_of_model(config.model));
   auto head = cluster::spawn_head(system, std::move(settings));
