@@ -44,6 +44,16 @@ struct scheduler_config {
   double safety{0.03};                        ///< share of every time budget kept back against model error, [0, 0.9]
 };
 
+/// How the fleet follows the load.
+struct scaling_config {
+  std::string policy{"fixed"};                 ///< name in the table of scaling policies
+  bool dry_run{false};                         ///< only says what it would do
+  std::uint32_t min_instances{0};              ///< of all roles together
+  std::uint32_t max_instances{1024};           ///< the same
+  duration lead_time{std::chrono::seconds{5}}; ///< of a start, before one was measured
+  std::string knobs; ///< the policy's own numbers, NAME=NUMBER with commas between (hflex simulate --scaling-knob)
+};
+
 /// The router's promises and bounds.
 struct router_config {
   std::uint32_t max_in_flight{8192}; ///< accepted and unfinished requests; more are refused with errc::retry
@@ -132,6 +142,7 @@ struct cluster_config {
   serving_mode mode{serving_mode::collocated};
   std::vector<fleet_entry> fleet; ///< empty = default_fleet(mode)
   scheduler_config scheduler;
+  scaling_config scaling;
   router_config router;
   instance_config instance;
   membership_config membership;

@@ -64,6 +64,12 @@ struct checker {
         fmt::format("{}", i.max_batched_tokens));
   }
 
+  void scaling() const {
+    const scaling_config& sc = from.config.scaling;
+    expect(sc.min_instances <= sc.max_instances, "scaling.min_instances",
+        fmt::format("at most max_instances = {}", sc.max_instances), fmt::format("{}", sc.min_instances));
+  }
+
   void addresses() const {
     if (from.config.listen.private_network) return;
     const std::string expected = "a loopback address";
@@ -104,6 +110,7 @@ void check_together(const loaded_config& from, const std::vector<std::string_vie
   c.fleet();
   c.times();
   c.sizes();
+  c.scaling();
   c.addresses();
   c.names(policies);
 }

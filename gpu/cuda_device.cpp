@@ -276,9 +276,6 @@ result<std::shared_ptr<device_context>> plugin_backend::make_context(
   const cuda_model_source source(*weights);
   if (source.config.head_dim > max_cuda_head_dim)
     return fail(errc::reject, "head_dim {}: CUDA devices take at most {}", source.config.head_dim, max_cuda_head_dim);
-  if (source.config.qkv_bias || source.config.qk_norm)
-    return fail(errc::reject, "{}: the CUDA device has no biases and no norms of q and k yet; the CPU device runs it",
-        source.config.architecture);
   auto kv = plan_kv_pool(source.config, options.compute == compute_type::f32 ? 4 : 2, options);
   if (!kv) return pass(kv.error());
   if (std::uint64_t{kv->blocks} * kv->block_size > UINT32_MAX - kv->block_size)

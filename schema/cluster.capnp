@@ -91,6 +91,7 @@ enum StepPolicy {                # actors/common/step_time.hpp says what each do
   hybridPriority @2;             # by deadline and prefill left, the late behind
   credits @3;                    # decodes by credits
   tokenAllocation @4;            # decodes as their targets ask for, the late behind
+  layeredBudget @5;              # as hybridPriority; the late in short steps, early decodes give way to pressing prefill
 }
 
 struct StartInstance {           # scaler -> node agent

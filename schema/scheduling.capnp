@@ -15,6 +15,7 @@ struct RequestArrived {          # router -> scheduler
   maxOutputTokens @4 :UInt32;    # output tokens at most, over all attempts
   slo @5 :SloTargets;            # its targets
   sloClass @6 :Text;             # name of its SLO class
+  prefixMarks @7 :List(UInt64);  # of the tokens to prefill (actors/common/prefix_marks.hpp); at most 256, none: not known
 }
 
 struct RequestEnded {            # router -> scheduler: this attempt holds nothing any more
@@ -23,13 +24,16 @@ struct RequestEnded {            # router -> scheduler: this attempt holds nothi
   outputTokens @2 :UInt32;       # over all attempts
 }
 
-struct PrefillFinished { key @0 :RequestKey; } # router -> scheduler: its first token is there
+struct PrefillFinished {         # router -> scheduler: its first token is there
+  key @0 :RequestKey;            # request and attempt
+  cachedPromptTokens @1 :UInt32; # tokens that its prefill instance did not have to compute
+}
 
 struct Placed {                  # scheduler -> router
   key @0 :RequestKey;            # request and attempt
   prefillInstance @1 :UInt32;    # where it prefills
   decodeInstance @2 :UInt32;     # the same when collocated
-  why @3 :Text;                  # for people (hflex explain)
+  why @3 :Text;                  # not set any more: the scheduler tells it to those who ask (ExplainRequest)
 }
 
 struct Shed {                    # scheduler -> router
@@ -88,4 +92,48 @@ struct StepReport {              # instance -> scheduler (and cluster): coalesce
   kvBlocksCached @11 :UInt32;    # in the prefix cache, in use or idle
   startedTokens @12 :UInt64;     # to compute, of the sequences started (again) here, since the start
   cachedTokens @13 :UInt64;      # of them, found in the prefix cache
+}
+
+struct ExplainRequest { id @0 :UInt64; } # client -> scheduler: what happened to it, and why; answered by Explanation
+
+struct Explanation {             # scheduler -> client
+  union {
+    refused @0 :Text;            # why there is none: never known here, or forgotten
+    story @1 :Story;             # what is remembered
+  }
+}
+
+struct Story {                   # What the scheduler remembers of one request.
+  id @0 :UInt64;                 # request id
+  retries @1 :UInt32;            # attempts after the first
+  slo @2 :SloTargets;            # its targets, as planned with
+  ageMs @3 :Float64;             # since arrival
+  happenings @4 :List(Happening); # oldest first
+  omitted @5 :UInt32;            # happenings that were left out of the middle
+  standing @6 :Standing;         # absent: it does not wait for an instance
+}
+
+struct Happening {               # One thing that happened to a request.
+  afterMs @0 :Float64;           # since its arrival
+  attempt @1 :UInt32;            # of which attempt
+  what @2 :Text;                 # one word, for scripts (actors/scheduler/decision_log.hpp)
+  why @3 :Text;                  # for people
+  prefillInstance @4 :UInt32;    # of a dispatch; 0 = none
+  decodeInstance @5 :UInt32;     # of a dispatch or a move: where it decodes, or is to; 0 = none
+}
+
+struct Standing {                # How a waiting request stands, as its policy sees it.
+  band @0 :Text;                 # "planned", "demoted", "first come", ...
+  position @1 :UInt32;           # in its band, 1 = next
+  of @2 :UInt32;                 # requests in that band
+  dueMs @3 :Float64;             # until its next token is due; negative: it is late
+  latestStartMs @4 :Float64;     # until it must start to be in time; valid when latestStartKnown
+  latestStartKnown @5 :Bool;     # the policy plans with such a time
+  obstacles @6 :List(Obstacle);  # why it is not on these instances
+  more @7 :UInt32;               # instances that are not listed
+}
+
+struct Obstacle {                # Why a waiting request is not on an instance.
+  instance @0 :UInt32;           # instance id
+  why @1 :Text;                  # for people
 }

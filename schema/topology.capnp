@@ -55,6 +55,7 @@ struct Snapshot {
   actors @2 :List(Actor);        # by kind, then number
   links @3 :List(Link);          # by their ends
   lastEvent @4 :UInt64;          # sequence number that this snapshot includes
+  firstEvent @5 :UInt64 = 1;     # oldest event that the head still has
 }
 
 struct Subscribe {               # client -> cluster, its handle beside: events from now on, until it goes

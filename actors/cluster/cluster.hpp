@@ -210,6 +210,8 @@ public:
   /// part of it is no longer kept: take a fresh topology().
   std::optional<std::vector<cluster_event>> events_after(std::uint64_t sequence) const;
   std::uint64_t last_sequence() const { return sequence_; }
+  /// The oldest event that is kept.
+  std::uint64_t first_sequence() const { return sequence_ + 1 - history_.size(); }
 
 private:
   enum class node_state : std::uint8_t { up, suspect, lost, left };

@@ -152,6 +152,7 @@ public:
         [&](s::Snapshot::Builder out) {
           wire::write(out, core_.topology());
           out.setLastEvent(core_.last_sequence());
+          out.setFirstEvent(core_.first_sequence());
         },
         1024);
   }
@@ -160,7 +161,7 @@ public:
     if (watchers_.size() >= set_.max_watchers)
       return caf::make_error(caf::sec::runtime_error, "too many watchers of the topology");
     if (auto missed = core_.events_after(after))
-      for (const auto& e : *missed) send_event(client, e);
+      for (const auto& e : *missed) send_event(client, e, time_of(e));
     watchers_[client.address()] = client;
     watcher_.watch(self_, client, [this, address = client.address()](const std::string&) { watchers_.erase(address); });
     return msg<s::Ack>{};
@@ -218,7 +219,10 @@ public:
 
   void perform(cluster_event& e) {
     spdlog::info("cluster: {} {} {}", to_string(e.what), e.subject, e.detail);
-    for (const auto& [address, client] : watchers_) send_event(client, e);
+    const auto at = set_.unix_ms();
+    happened_.emplace_back(e.sequence, at);
+    if (happened_.size() > set_.core.max_events) happened_.pop_front();
+    for (const auto& [address, client] : watchers_) send_event(client, e, at);
   }
 
   void perform(wake_at& e) { timer_.at(e.time); }
@@ -328,8 +332,14 @@ private:
     return host_ids_.at(a) == host_ids_.at(b) ? "shm" : "tcp";
   }
 
-  void send_event(const wire::client_actor& to, const cluster_event& e) {
-    wire::tell(self_, to, msg<s::Event>::make([&](s::Event::Builder out) { wire::write(out, e, set_.unix_ms()); }));
+  void send_event(const wire::client_actor& to, const cluster_event& e, std::uint64_t unix_ms) {
+    wire::tell(self_, to, msg<s::Event>::make([&](s::Event::Builder out) { wire::write(out, e, unix_ms); }));
+  }
+
+  /// When it happened, not when somebody asks. Sequence numbers have no gaps.
+  std::uint64_t time_of(const cluster_event& e) const {
+    if (happened_.empty() || e.sequence < happened_.front().first) return 0;
+    return happened_.at(static_cast<std::size_t>(e.sequence - happened_.front().first)).second;
   }
 
   wire::cluster_actor::pointer self_;
@@ -342,8 +352,9 @@ private:
   std::map<instance_id, instance_entry> instances_;
   std::map<instance_id, node_id> weights_from_; ///< the node whose memory an instance's weights come from
   std::map<caf::actor_addr, wire::client_actor> watchers_;
-  msg<s::NodeAnswer> answer_;     ///< of the join that is being fed
-  std::optional<node_id> joined_; ///< set by its welcome
+  std::deque<std::pair<std::uint64_t, std::uint64_t>> happened_; ///< sequence number and wall clock of the kept events
+  msg<s::NodeAnswer> answer_;                                    ///< of the join that is being fed
+  std::optional<node_id> joined_;                                ///< set by its welcome
 };
 
 node_left read_leave(s::NodeLeave::Reader in) { return {node_id{in.getNode()}, in.getIncarnation()}; }

@@ -10,19 +10,24 @@ namespace {
 
 using sample = std::vector<double>;
 
-double percentile(const sample& sorted, double p) {
-  const double rank = p * static_cast<double>(sorted.size() - 1);
-  const auto below = static_cast<std::size_t>(rank);
-  const auto above = std::min(below + 1, sorted.size() - 1);
-  return std::lerp(sorted[below], sorted[above], rank - static_cast<double>(below));
+// Orders as much of the sample as it needs. What was asked for a smaller p before has left the larger ones behind it.
+double percentile(sample& values, double p, std::size_t ordered_up_to) {
+  const double rank = p * static_cast<double>(values.size() - 1);
+  const auto below = values.begin() + static_cast<std::ptrdiff_t>(rank);
+  std::nth_element(values.begin() + static_cast<std::ptrdiff_t>(ordered_up_to), below, values.end());
+  const auto above = below + 1 == values.end() ? below : std::min_element(below + 1, values.end());
+  return std::lerp(*below, *above, rank - std::floor(rank));
 }
 
 distribution describe(sample& values) {
   if (values.empty()) return {};
-  std::sort(values.begin(), values.end());
   const double sum = std::accumulate(values.begin(), values.end(), 0.0);
-  return {values.size(), sum / static_cast<double>(values.size()), percentile(values, 0.50), percentile(values, 0.90),
-      percentile(values, 0.99)};
+  const auto rank = [&](double p) { return static_cast<std::size_t>(p * static_cast<double>(values.size() - 1)); };
+  distribution d{values.size(), sum / static_cast<double>(values.size()), 0, 0, 0};
+  d.p50_ms = percentile(values, 0.50, 0);
+  d.p90_ms = percentile(values, 0.90, rank(0.50));
+  d.p99_ms = percentile(values, 0.99, rank(0.90));
+  return d;
 }
 
 // What is gathered for one summary.

@@ -18,8 +18,8 @@ double predict_ms(const step_time_model& m, const step_shape& s) {
 // the same order and one covariance scale suits them.
 constexpr std::array<double, 6> typical{1.0, 1e3, 1e6, 1e2, 1e5, 1e5};
 
-// Relative noise of one measured step, as a variance: what the corrector weighs a measurement with.
-constexpr double noise = 0.05 * 0.05;
+// Relative noise of one measured step, a standard deviation: what the corrector weighs a measurement with.
+constexpr double noise_deviation = 0.05;
 
 // Steps that train before errors are judged: a wrong prior must neither be called an outlier nor become a safety
 // factor.
@@ -33,6 +33,26 @@ duration step_time_model::plan_ahead(const step_shape& shape) const {
   return from_ms(predict_ms(*this, shape) * safety);
 }
 
+namespace {
+
+// Where the planned time of the step would reach `tau` if tokens were not whole: the root of
+//   base + c1*max(0, n + D - m0) + c2*(n*ctx + n^2/2) = tau / safety.
+double tokens_until(const step_time_model& m, duration tau, const step_shape& decodes, std::uint32_t ctx_before) {
+  const double free = static_cast<double>(m.m0) - decodes.decode_seqs; // tokens that ride along
+  const double left_ms =
+      to_ms(tau) / m.safety - m.c0_ms - m.c3_ms * decodes.decode_seqs - (m.c4_ms + m.c5_ms) * decodes.decode_context;
+  const auto root = [&](double per_token, double ms) {
+    const double b = per_token + m.c2_ms * ctx_before;
+    const double d = b * b + 2.0 * m.c2_ms * ms;
+    return d > 0 ? 2.0 * ms / (b + std::sqrt(d)) : 0.0;
+  };
+  if (free <= 0) return root(m.c1_ms, left_ms + m.c1_ms * free);
+  const double riding = root(0.0, left_ms);
+  return riding <= free && m.c2_ms > 0 ? riding : std::max(free, root(m.c1_ms, left_ms + m.c1_ms * free));
+}
+
+} // namespace
+
 std::uint32_t max_prefill_tokens(const step_time_model& model, duration tau, const step_shape& decodes,
     std::uint32_t ctx_before, std::uint32_t cap) {
   HFLEX_CHECK(decodes.prefill_tokens == 0);
@@ -41,13 +61,21 @@ std::uint32_t max_prefill_tokens(const step_time_model& model, duration tau, con
     shape.add_prefill(n, ctx_before);
     return model.plan_ahead(shape) <= tau;
   };
-  // The time never falls with n, so the border between fitting and not fitting is found by bisection.
-  std::uint32_t good = 0;
-  std::uint32_t bad = cap + 1;
-  if (cap > 0 && fits(cap)) return cap;
-  while (bad - good > 1) {
-    const auto middle = good + (bad - good) / 2;
-    (fits(middle) ? good : bad) = middle;
+  // The time never falls with n, so the border between fitting and not fitting can be closed in on from a guess: a few
+  // looks when it is good, as many as bisection takes when it is not.
+  if (cap == 0 || fits(cap)) return cap;
+  std::uint32_t good = 0; // 0 need not fit: it is the answer when nothing does
+  std::uint32_t bad = cap;
+  const double guess = tokens_until(model, tau, decodes, ctx_before);
+  auto probe = guess >= 1.0 ? static_cast<std::uint32_t>(std::min<double>(guess, cap - 1)) : 1U;
+  for (std::uint32_t stride = 1; bad - good > 1; stride *= 2) {
+    probe = std::clamp(probe, good + 1, bad - 1);
+    const bool fit = fits(probe);
+    (fit ? good : bad) = probe;
+    if (stride > 8)
+      probe = good + (bad - good) / 2;
+    else
+      probe = fit ? probe + stride : probe - std::min(probe, stride);
   }
   return good;
 }
@@ -87,11 +115,13 @@ void step_time_corrector::observe(const step_shape& shape, duration elapsed) {
 
 // Each step counts by its relative error: a long one must not outweigh a hundred short ones.
 void step_time_corrector::learn(const vec& features_of_step, double measured_ms) {
+  // Scaled by the noise's deviation here, so that nothing is divided below.
+  const double scale = 1.0 / (measured_ms * noise_deviation);
   vec x = features_of_step;
-  for (auto& v : x) v /= measured_ms;
+  for (auto& v : x) v *= scale;
   for (std::size_t i = 0; i < terms; ++i) {
-    for (std::size_t j = 0; j < terms; ++j) squares_[i][j] = opts_.forgetting * squares_[i][j] + x[i] * x[j] / noise;
-    products_[i] = opts_.forgetting * products_[i] + x[i] / noise;
+    for (std::size_t j = 0; j < terms; ++j) squares_[i][j] = opts_.forgetting * squares_[i][j] + x[i] * x[j];
+    products_[i] = opts_.forgetting * products_[i] + x[i] * (1.0 / noise_deviation);
   }
   solve();
   model_.c0_ms = theta_[0] / typical[0];
@@ -106,12 +136,19 @@ void step_time_corrector::learn(const vec& features_of_step, double measured_ms)
 // from where it was: the sum is strictly convex, so every sweep comes closer and none can run away.
 void step_time_corrector::solve() {
   constexpr int sweeps = 3;
+  vec pull, weight;
+  for (std::size_t i = 0; i < terms; ++i) {
+    pull[i] = products_[i] + spring_[i] * prior_[i];
+    weight[i] = 1.0 / (squares_[i][i] + spring_[i]);
+  }
   for (int sweep = 0; sweep < sweeps; ++sweep)
     for (std::size_t i = 0; i < terms; ++i) {
-      double rest = products_[i] + spring_[i] * prior_[i];
-      for (std::size_t j = 0; j < terms; ++j)
-        if (j != i) rest -= squares_[i][j] * theta_[j];
-      theta_[i] = std::max(0.0, rest / (squares_[i][i] + spring_[i]));
+      static_assert(terms == 6); // three sums side by side: one after the other they would wait for each other
+      const auto& s = squares_[i];
+      const double even = s[0] * theta_[0] + s[2] * theta_[2];
+      const double odd = s[1] * theta_[1] + s[3] * theta_[3];
+      const double others = (even + odd) + (s[4] * theta_[4] + s[5] * theta_[5]) - s[i] * theta_[i];
+      theta_[i] = std::max(0.0, (pull[i] - others) * weight[i]);
     }
 }
 

@@ -18,6 +18,7 @@ enum class step_policy : std::uint8_t {
   hybrid_priority,  ///< as slack_budget, but ordered by deadline + a time per prefill token left, the late ones last
   credits,          ///< a decode takes part in tightest / own TPOT target of the steps, none longer than the tightest
   token_allocation, ///< decodes that another step still serves in time leave this one to prefill, the late ones last
+  layered_budget,   ///< as hybrid_priority; the late get short steps, and early decodes give way to pressing prefill
 };
 
 /// What one step works on. `ctx_before` is a chunk's position when it starts: Q grows by n*(ctx_before + n/2).

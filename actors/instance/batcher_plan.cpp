@@ -18,39 +18,48 @@ struct core::draft {
   std::vector<const sequence*> decodes; ///< in the plan
   std::vector<ranked> prefills;         ///< residents with more than one token to compute, in order
   std::optional<duration> tightest;     ///< TPOT target of those that decode here; for policies that share steps out
+  bool pressed{false};                  ///< layered_budget: more prefill that can be in time than one step takes
   std::vector<sequence*> deferred;      ///< could decode, and leave the step to prefill if there is any
+
+  bool more_than_a_step(const core& c) const;
+  std::optional<duration> limit_for_late(const core& c, std::optional<duration> limit) const;
 };
+
+namespace {
+
+/// Deadlines are put off by the prefill that is left: long ones yield to short ones.
+bool weighs_prefill(step_policy p) { return p == step_policy::hybrid_priority || p == step_policy::layered_budget; }
+
+} // namespace
 
 /// How many prefill tokens still fit in a step.
 class core::chunk_budget {
 public:
-  chunk_budget(const options& o, const step_shape& shape, std::optional<duration> limit)
-      : options_(o), shape_(shape), limit_(limit) {}
+  chunk_budget(const options& o, const step_shape& shape) : options_(o), shape_(shape) {}
 
-  /// The largest share of `wanted` tokens after `position` that fits; 0: the step is full.
-  std::uint32_t fit(std::uint32_t wanted, std::uint32_t position) const {
+  /// The largest share of `wanted` tokens after `position` that fits into a step of `limit`; 0: the step is full.
+  std::uint32_t fit(std::uint32_t wanted, std::uint32_t position, std::optional<duration> limit) const {
     const auto used = shape_.decode_seqs + shape_.prefill_tokens;
     const auto most = std::min(wanted, options_.max_batched_tokens - used);
-    if (!limit_ || in_time(most, position)) return most;
+    if (!limit || in_time(most, position, *limit)) return most;
     std::uint32_t fits = 0, too_many = most;
     while (too_many - fits > 1) {
       const auto middle = fits + (too_many - fits) / 2;
-      (in_time(middle, position) ? fits : too_many) = middle;
+      (in_time(middle, position, *limit) ? fits : too_many) = middle;
     }
     const auto floor = options_.min_chunk - std::min(options_.min_chunk, shape_.prefill_tokens);
     return std::max(fits, std::min(most, floor));
   }
 
 private:
-  bool in_time(std::uint32_t count, std::uint32_t position) const {
+  bool in_time(std::uint32_t count, std::uint32_t position, duration limit) const {
     auto grown = shape_;
     grown.add_prefill(count, position);
-    return options_.predict(grown) <= *limit_;
+    return options_.predict(grown) <= limit;
   }
 
   const options& options_;
   const step_shape& shape_; ///< of the plan as it grows
-  std::optional<duration> limit_;
 };
 
 void core::plan_step(time_point now, effects& out) {
@@ -111,7 +120,9 @@ void core::plan_decodes(draft& d, time_point now, effects& out) {
 /// Residents and newcomers in one order, so that a tight newcomer overtakes a long prefill. The first newcomer without
 /// room stops all others: nobody is passed over for being large.
 void core::plan_prefills(draft& d, time_point now, effects& out) {
-  const chunk_budget budget(options_, d.plan.shape, step_limit(d, now));
+  const chunk_budget budget(options_, d.plan.shape);
+  const auto limit = step_limit(d, now);
+  const auto for_late = d.limit_for_late(*this, limit);
   auto resident = d.prefills.begin();
   bool admitting = true;
   while (true) {
@@ -121,7 +132,7 @@ void core::plan_prefills(draft& d, time_point now, effects& out) {
     auto& s = newcomer ? *waiting_.begin()->second : *resident->s;
     const auto hit = newcomer ? find_prefix(s) : prefix_hit{};
     const auto computed = s.num_computed_tokens + hit.blocks * options_.block_size;
-    const auto count = budget.fit(s.length() - computed, computed);
+    const auto count = budget.fit(s.length() - computed, computed, s.relegated ? for_late : limit);
     if (count == 0) return;
     if (newcomer && !start(s, hit, now, out)) {
       admitting = false;
@@ -135,10 +146,11 @@ void core::plan_prefills(draft& d, time_point now, effects& out) {
 
 /// The tightest target of those that decode here, and what each has earned of the steps that it sets the pace of.
 void core::grant(draft& d) {
-  if (options_.policy != step_policy::credits && options_.policy != step_policy::token_allocation) return;
+  if (options_.policy == step_policy::fixed_budget || options_.policy == step_policy::slack_budget) return;
   const auto decodes = [](const sequence& s) { return s.remaining() == 1 && s.spec.produced() > 0; };
   for (const auto& [_, s] : running_)
     if (decodes(*s)) d.tightest = std::min(d.tightest.value_or(duration::max()), s->spec.slo.tpot);
+  if (options_.policy == step_policy::layered_budget) d.pressed = d.more_than_a_step(*this);
   if (options_.policy != step_policy::credits) return;
   for (auto& [_, s] : running_)
     if (decodes(*s))
@@ -154,18 +166,33 @@ bool core::sits_out(sequence& s) const {
   return false;
 }
 
+/// Whether the prefill that can still be in time fills more than one step, as long as the tightest target allows.
+bool core::draft::more_than_a_step(const core& c) const {
+  step_shape all;
+  for (const auto& [_, s] : c.running_)
+    if (s->remaining() == 1)
+      all.add_decode(s->length());
+    else if (!s->relegated)
+      all.add_prefill(s->remaining(), s->num_computed_tokens);
+  const auto most = c.options_.max_batched_tokens;
+  const auto full = [&] { return std::uint64_t{all.prefill_tokens} + all.decode_seqs > most; };
+  for (auto it = c.waiting_.begin(); it != c.waiting_.end() && !full(); ++it)
+    if (!it->second->relegated) all.add_prefill(it->second->remaining(), it->second->num_computed_tokens);
+  if (all.prefill_tokens == 0) return false;
+  return full() || (tightest && c.options_.predict && c.options_.predict(all) > *tightest);
+}
+
 /// Whether the step after this one still makes its token in time.
 bool core::may_defer(const sequence& s, const draft& d, time_point now) const {
-  return options_.policy == step_policy::token_allocation && options_.predict && s.spec.produced() > 0 &&
-         due(s) > now + 2 * *d.tightest;
+  const bool wanted = options_.policy == step_policy::token_allocation || d.pressed;
+  return wanted && options_.predict && s.spec.produced() > 0 && due(s) > now + 2 * *d.tightest;
 }
 
 /// Those that cannot have their first token in time any more go behind those that can, for good. Of the waiting ones
 /// only the first in order is looked at: the others are when their turn comes.
 void core::relegate(draft& d, time_point now) {
-  const bool wanted =
-      options_.policy == step_policy::hybrid_priority || options_.policy == step_policy::token_allocation;
-  if (!wanted || !options_.predict) return;
+  if (!(weighs_prefill(options_.policy) || options_.policy == step_policy::token_allocation) || !options_.predict)
+    return;
   const auto is_late = [&](const sequence& s) {
     if (s.relegated || s.spec.produced() > 0) return false;
     step_shape rest;
@@ -190,7 +217,9 @@ void core::relegate(draft& d, time_point now) {
 /// are shared out at most the tightest target; none: nobody to wait for.
 std::optional<duration> core::step_limit(const draft& d, time_point now) const {
   if (options_.policy == step_policy::fixed_budget || !options_.predict) return std::nullopt;
-  auto tau = d.tightest;
+  const bool shared_out = options_.policy == step_policy::credits || options_.policy == step_policy::token_allocation;
+  std::optional<duration> tau;
+  if (shared_out) tau = d.tightest;
   if (options_.policy != step_policy::credits && !d.decodes.empty()) {
     const auto decode_only = options_.predict(d.plan.shape);
     for (const auto* s : d.decodes)
@@ -198,6 +227,20 @@ std::optional<duration> core::step_limit(const draft& d, time_point now) const {
   }
   if (!tau) return std::nullopt;
   return duration{static_cast<duration::rep>(static_cast<double>(tau->count()) * (1.0 - options_.safety))};
+}
+
+/// A newcomer waits for the end of the step under way: one that only the late need ends soon. Such a step may take
+/// half as long again as its decodes alone, where prefill costs little, or a tenth of the tightest time to a first
+/// token that anybody here was promised, as the next newcomer may be promised as much.
+std::optional<duration> core::draft::limit_for_late(const core& c, std::optional<duration> limit) const {
+  if (c.options_.policy != step_policy::layered_budget || !c.options_.predict) return limit;
+  auto alone = plan.shape;
+  if (alone.decode_seqs == 0) alone.add_decode(1);
+  auto promised = std::chrono::duration_cast<duration>(std::chrono::hours{1});
+  for (const auto& [_, s] : c.running_) promised = std::min(promised, s->spec.slo.ttft);
+  if (!c.waiting_.empty()) promised = std::min(promised, c.waiting_.begin()->second->spec.slo.ttft);
+  const auto brief = std::max(c.options_.predict(alone) * 3 / 2, promised / 10);
+  return limit ? std::min(*limit, brief) : brief;
 }
 
 /// Whether a request can no longer attain its targets, however much room its decodes are given: the first token came
@@ -226,7 +269,7 @@ rank core::rank_of(const sequence& s) const {
   if (options_.policy == step_policy::fixed_budget) return {false, time_point{}, s.serial};
   const bool fresh = s.spec.produced() == 0;
   auto when = due(s) + (s.relegated ? behind_all : duration{0});
-  if (fresh && options_.policy == step_policy::hybrid_priority) when += options_.prefill_weight * s.remaining();
+  if (fresh && weighs_prefill(options_.policy)) when += options_.prefill_weight * s.remaining();
   return {fresh, when, s.serial};
 }
 

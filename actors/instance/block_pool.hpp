@@ -11,7 +11,7 @@
 // its blocks back from its end, so that the end of a text is evicted before its beginning, without which it is of no
 // use. Two blocks may come to hold the same text (sequences that computed it side by side); one of them can be found.
 #pragma once
-#include "actors/instance/prefix_hash.hpp"
+#include "actors/common/prefix_hash.hpp"
 #include <cstdint>
 #include <span>
 #include <unordered_map>

@@ -42,6 +42,9 @@ public:
     e.id = in.getStep();
     e.sampled = wire::read(in.getSampled());
     e.elapsed = std::chrono::microseconds{in.getElapsedUs()};
+    // As this actor sees it: tokens leave, and the next step starts, when it is told, so budgets must count that in.
+    if (const auto since = std::exchange(submitted_, std::nullopt))
+      e.elapsed = std::max(e.elapsed, wire::now(self_) - *since);
     if (in.getFailed()) e.status = fail(errc::fatal, "{}", wire::read(in.getMessage()));
     note_step(e.elapsed);
     feed(e);
@@ -93,6 +96,7 @@ public:
   // ---- effects ----
 
   void perform(run_step& e) {
+    submitted_ = wire::now(self_);
     set_.context->submit(device_plan(e.plan, set_.transport), [to = wire::instance_actor{self_}](gpu::step_result r) {
       wire::tell_from_outside(
           to, msg<s::StepDone>::make(
@@ -358,8 +362,7 @@ private:
   /// message.
   void tell_slack() {
     const auto share = std::clamp(core_.slack_share(wire::now(self_)), -1.0, 1.0);
-    const auto eighths = static_cast<int>(std::floor(share * 8));
-    if (std::exchange(told_slack_, eighths) == eighths) return;
+    if (const auto now = static_cast<int>(std::floor(share * 8)); std::exchange(told_slack_, now) == now) return;
     wire::tell(self_, set_.agent, msg<s::SourceSlack>::make([&](s::SourceSlack::Builder out) {
       out.setInstance(set_.core.self.value);
       out.setShare(share);
@@ -392,7 +395,7 @@ private:
     wire::tell(self_, set_.cluster, message);
     last_report_ = wire::now(self_);
     was_idle_ = is_idle(snap);
-    if (was_idle_) tell_slack(); // nobody is left who could be late
+    if (was_idle_) tell_slack();
   }
 
   /// A cancelled sequence keeps its blocks until the step that works on it is done.
@@ -443,6 +446,7 @@ private:
   std::map<transfer_id, way> accepted_;             ///< between KvAccept and the open_push it causes
   std::map<request_key, produced_tokens> produced_;
   double step_ms_mean_{};
+  std::optional<time_point> submitted_; ///< the step under way
   time_point last_report_{};
   time_point last_sign_{};
   bool was_idle_{true};

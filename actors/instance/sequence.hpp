@@ -1,8 +1,8 @@
 // One sequence as the batcher keeps it. Plain state: every rule about it is in the batcher.
 #pragma once
+#include "actors/common/prefix_hash.hpp"
 #include "actors/common/request.hpp"
 #include "actors/common/time.hpp"
-#include "actors/instance/prefix_hash.hpp"
 #include <compare>
 #include <cstdint>
 #include <optional>

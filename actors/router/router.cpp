@@ -281,8 +281,16 @@ void core::arrive(request& r, std::vector<effect>& out) {
   r.record.state = job_state::waiting;
   auto produced = r.record.output_tokens();
   out.emplace_back(to_scheduler_arrived{r.key(), r.record.timing.arrival, r.record.prompt_tokens + produced,
-      r.record.prompt_tokens, produced, r.record.max_output_tokens, r.record.slo_class, r.record.targets});
+      r.record.prompt_tokens, produced, r.record.max_output_tokens, r.record.slo_class, r.record.targets, marks_of(r)});
   arm(r);
+}
+
+std::vector<prefix_mark> core::marks_of(const request& r) const {
+  if (!opts_.prefix_key) return {};
+  if (r.record.token_ids.empty()) return prefix_marks(*opts_.prefix_key, r.prompt);
+  auto text = r.prompt;
+  text.insert(text.end(), r.record.token_ids.begin(), r.record.token_ids.end());
+  return prefix_marks(*opts_.prefix_key, text);
 }
 
 /// What a decode instance finds when it computes a preempted sequence again is not what the client was spared.
@@ -309,7 +317,8 @@ void core::append(request& r, const token_id* ids, std::size_t count, time_point
   timing.last_token = now;
   timing.output_tokens = next;
   r.record.token_ids.insert(r.record.token_ids.end(), fresh.ids.begin(), fresh.ids.end());
-  if (!std::exchange(r.saw_token, true)) out.emplace_back(to_scheduler_prefill_finished{r.key()});
+  if (!std::exchange(r.saw_token, true))
+    out.emplace_back(to_scheduler_prefill_finished{r.key(), r.record.cached_prompt_tokens});
   if (!r.detach) out.emplace_back(std::move(fresh));
   if (!r.held.empty()) return;
   if (r.held_end && r.record.output_tokens() < r.held_end->output_tokens) return;

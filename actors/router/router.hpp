@@ -10,6 +10,7 @@
 //
 // What an instance says counts only under the request's current attempt; token indices make replays harmless.
 #pragma once
+#include "actors/common/prefix_marks.hpp"
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
 #include "actors/common/slo.hpp"
@@ -36,6 +37,7 @@ struct options {
   std::size_t max_in_flight{4096};                    ///< accepted and not ended; more are refused
   std::size_t max_history{1024};                      ///< ended requests kept for jobs(), job() and wait
   std::size_t max_waiters{64};                        ///< clients waiting for one request
+  std::optional<hash_key> prefix_key;                 ///< random, and this router's secret; nothing: no prefix marks
   std::size_t max_held_tokens{64};                    ///< tokens of one request that overtook others and wait for them
   std::uint32_t max_attempts{3};                      ///< tries of one request before it fails with the last cause
   duration request_timeout{std::chrono::minutes{10}}; ///< arrival to end
@@ -163,10 +165,12 @@ struct to_scheduler_arrived {
   std::uint32_t max_output_tokens{}; ///< over all attempts
   std::string slo_class;
   slo_targets targets{};
+  std::vector<prefix_mark> prefix; ///< of what is to prefill; none without options::prefix_key
 };
 /// To the scheduler: this attempt's first token came; its prefill is done.
 struct to_scheduler_prefill_finished {
   request_key key{};
+  std::uint32_t cached_prompt_tokens{}; ///< that its instance did not have to compute
 };
 /// To the scheduler: forget this attempt and free what it reserved. Follows every to_scheduler_arrived once, unless the
 /// scheduler shed the attempt itself.
@@ -293,6 +297,7 @@ private:
   request* running(request_key key);
   bool complete(const request& r) const;
   time_point deadline(const request& r) const;
+  std::vector<prefix_mark> marks_of(const request& r) const;
   void arrive(request& r, std::vector<effect>& out);
   static void note_cached(request& r, instance_id by, std::uint32_t prompt_tokens);
   static void note_place(request& r, instance_id at);

@@ -172,12 +172,16 @@ public:
       out.setMaxOutputTokens(e.max_output_tokens);
       wire::write(out.initSlo(), e.targets);
       out.setSloClass(e.slo_class);
+      auto marks = out.initPrefixMarks(static_cast<unsigned>(e.prefix.size()));
+      for (unsigned i = 0; i < e.prefix.size(); ++i) marks.set(i, e.prefix[i]);
     }));
   }
 
   void perform(to_scheduler_prefill_finished& e) {
-    wire::tell(self_, set_.scheduler,
-        msg<s::PrefillFinished>::make([&](s::PrefillFinished::Builder out) { wire::write(out.initKey(), e.key); }));
+    wire::tell(self_, set_.scheduler, msg<s::PrefillFinished>::make([&](s::PrefillFinished::Builder out) {
+      wire::write(out.initKey(), e.key);
+      out.setCachedPromptTokens(e.cached_prompt_tokens);
+    }));
   }
 
   void perform(to_scheduler_moved& e) {

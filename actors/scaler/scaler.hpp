@@ -1,16 +1,21 @@
-// The scaler: keeps the fleet that is wanted alive: starts what is missing, on which device, stops what is too much,
-// and judges the operator's commands (role change, drain). Called by scaler_actor and by the simulator, one event at a
-// time. How many instances of each role are wanted is a policy's business (policies/); the core only makes it so. It
+// The scaler: keeps the fleet that is wanted alive: starts what is missing, on which device, changes the role of what
+// is too much on one side and missing on the other, stops what is too much, and judges the operator's commands (role
+// change, drain, scale). Called by scaler_actor and by the simulator, one event at a time. How many instances of each
+// role are wanted is a policy's business (policies/), within the limits of the options; the core only makes it so. It
 // must not read a clock, spawn anything itself or place requests.
 //
 //   start_instance --started--> starting --ready--> ready --stop_instance--> stopping --gone--> (forgotten)
 //        \-- failed | deadline over | node gone | gone: forgotten, its slot rests for the backoff, tried again
 //        elsewhere
 #pragma once
+#include "actors/common/demand.hpp"
 #include "actors/common/ids.hpp"
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
+#include <deque>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -58,6 +63,11 @@ struct role_changed {
   instance_role role{instance_role::mixed};
 };
 
+/// What is asked of the fleet since the report before: each quarter of a second or so while anything happens.
+struct demand_reported {
+  demand_report demand;
+};
+
 struct tick {};
 
 // Commands of an operator. Each is answered within the same on(): refused when a refuse{} is among the effects, else
@@ -78,6 +88,16 @@ struct drain_instance {
 /// Ended by its next node_up.
 struct drain_node {
   node_id node;
+};
+
+/// Another size, or other limits. Under a policy of its own mind, `count` holds the role at that number until
+/// `automatic` says that the policy decides again.
+struct request_scale {
+  std::optional<instance_role> role; ///< may be left out where there is only one
+  std::optional<std::uint32_t> count;
+  std::optional<std::uint32_t> min_instances; ///< of all roles together
+  std::optional<std::uint32_t> max_instances;
+  bool automatic{false};
 };
 
 // --- effects --------------------------------------------------------------------------------------------------------
@@ -110,9 +130,17 @@ struct wake_at {
   time_point when;
 };
 
-/// The decision log: what was decided and why, for `hflex explain`.
+/// A number that a decision stands on, with its unit in its name: "arrivals_rps".
+struct basis {
+  std::string_view name; ///< a literal
+  double value{};
+};
+
+/// For the log: what was decided and why.
 struct note {
   std::string why;
+  std::vector<basis> numbers; ///< of a policy's decision
+  bool advice{false};         ///< dry run: not carried out
 };
 
 using effect = std::variant<start_instance, stop_instance, change_role, refuse, wake_at, note>;
@@ -135,6 +163,21 @@ struct options {
   std::uint32_t expect_nodes{1}; ///< the first instances are placed once so many nodes are up, so that they spread ...
   duration expect_for{std::chrono::seconds{5}}; ///< ... or when the first has waited this long for the others
   std::uint32_t first_instance{1};              ///< ids are counted up from here; above any adopted one
+  std::uint32_t min_instances{0};               ///< of all roles together; a policy's wish is brought within them
+  std::uint32_t max_instances{1024};
+  bool dry_run{false};                          ///< what the policy wants is only noted; the configured fleet stands
+  duration lead_time{std::chrono::seconds{10}}; ///< of a start, before one was measured
+  std::size_t max_decisions{256};               ///< kept for `hflex explain --scaling`
+  /// Numbers of the policies that may be tuned, "policy.knob" -> value: those of policies() (policy.hpp), which know
+  /// their defaults and ranges.
+  std::map<std::string, double> knobs;
+};
+
+/// A note as it is kept: for `hflex explain --scaling`.
+struct decision {
+  std::uint64_t number{}; ///< grows by one
+  time_point when;
+  note what;
 };
 
 // --- the core -------------------------------------------------------------------------------------------------------
@@ -157,14 +200,19 @@ public:
   void on(const request_role_change& e, time_point now, std::vector<effect>& out);
   void on(const drain_instance& e, time_point now, std::vector<effect>& out);
   void on(const drain_node& e, time_point now, std::vector<effect>& out);
+  void on(const request_scale& e, time_point now, std::vector<effect>& out);
+  void on(const demand_reported& e, time_point now, std::vector<effect>& out);
   void on(const tick& e, time_point now, std::vector<effect>& out);
 
+  /// The latest options::max_decisions notes, oldest first.
+  const std::deque<decision>& decisions() const;
   /// What runs where, to read: for topology, metrics, tests.
   const fleet_view& state() const;
 
 private:
   core(const options& opts, std::unique_ptr<policy> p);
   struct kept;
+  struct chronicle;
   std::unique_ptr<kept> kept_;
 };
 

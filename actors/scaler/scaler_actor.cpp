@@ -1,5 +1,6 @@
 #include "actors/scaler/scaler_actor.hpp"
 #include "actors/common/check.hpp"
+#include "actors/wire/convert_scaling.hpp"
 #include "actors/wire/shell.hpp"
 #include <spdlog/spdlog.h>
 
@@ -12,7 +13,9 @@ using wire::msg;
 class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::scaler_actor::pointer self, shell_settings settings, core c)
-      : self_(self), set_(std::move(settings)), core_(std::move(c)), timer_(self) {}
+      : self_(self), set_(std::move(settings)), core_(std::move(c)), timer_(self) {
+    wire::tell(self_, set_.scheduler, msg<s::Ack>{}, wire::demand_actor{wire::scaler_actor{self_}});
+  }
 
   template <class Event>
   void feed(const Event& event) {
@@ -72,6 +75,21 @@ public:
     });
   }
 
+  msg<s::ScalingLog> log() const {
+    const auto now = wire::now(self_);
+    const auto& decisions = core_.decisions();
+    return msg<s::ScalingLog>::make(
+        [&](s::ScalingLog::Builder out) {
+          out.setPolicy(set_.core.policy);
+          out.setDryRun(set_.core.dry_run);
+          out.setMinInstances(core_.state().min_instances);
+          out.setMaxInstances(core_.state().max_instances);
+          out.setLeadTimeMs(to_ms(core_.state().lead_time));
+          wire::write(out.initDecisions(static_cast<unsigned>(decisions.size())), decisions, now);
+        },
+        64 * (1 + decisions.size()));
+  }
+
   void perform(start_instance& e) {
     homes_[e.instance] = e.device.node;
     spdlog::info("scaler: start {} as {} on {}", to_string(e.instance), to_string(e.role), to_string(e.device));
@@ -102,7 +120,7 @@ public:
 
   void perform(refuse& e) { refusal_ = "cannot " + e.command + ": " + e.reason; }
   void perform(wake_at& e) { timer_.at(e.when); }
-  void perform(note& e) { spdlog::info("scaler: {}", e.why); }
+  void perform(note& e) { spdlog::info("scaler: {}{}", e.advice ? "(dry run) " : "", e.why); }
 
 private:
   void gone(instance_id id, instance_phase phase, const std::string& reason) {
@@ -157,6 +175,10 @@ wire::scaler_actor::behavior_type scaler_shell(wire::scaler_actor::pointer self,
         instance_id id{in.getInstance()};
         return sh->command(drain_instance{id}, to_string(id) + " drains");
       }),
+      on_ask<msg<s::CommandAnswer>, s::ScaleFleet>(
+          [sh](s::ScaleFleet::Reader in) { return sh->command(wire::read(in), "the fleet follows"); }),
+      on_ask<msg<s::ScalingLog>, s::ScalingQuery>([sh](s::ScalingQuery::Reader) { return sh->log(); }),
+      on<s::DemandReport>([sh](s::DemandReport::Reader in) { sh->feed(demand_reported{wire::read(in)}); }),
       on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),
   };
 }

@@ -58,11 +58,15 @@ std::optional<duration> work_time(
 }
 
 duration fastest_prefill(const instance_load& at, std::uint32_t tokens) {
-  const auto cap = at.is.max_batched_tokens;
+  return fastest_prefill(at.model(), at.is.max_batched_tokens, tokens);
+}
+
+duration fastest_prefill(const step_time_model& model, std::uint32_t max_batched_tokens, std::uint32_t tokens) {
+  const auto cap = max_batched_tokens;
   const auto steps = static_cast<std::int64_t>((tokens + cap - 1) / cap);
   step_shape whole;
   whole.add_prefill(std::min(tokens, cap), tokens > cap ? (tokens - cap) / 2 : 0);
-  return at.model().predict(whole) * steps * tokens / (steps * std::min(tokens, cap));
+  return model.predict(whole) * steps * tokens / (steps * std::min(tokens, cap));
 }
 
 double prefill_rate(const instance_load& at, const prefill_budget& budget) {

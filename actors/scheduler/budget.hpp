@@ -27,6 +27,7 @@ std::optional<duration> work_time(
 
 /// The prefill time of a request on that instance if it had nothing else to do: no plan can be faster.
 duration fastest_prefill(const instance_load& at, std::uint32_t tokens);
+duration fastest_prefill(const step_time_model& model, std::uint32_t max_batched_tokens, std::uint32_t tokens);
 
 /// Prefill tokens per second that its residents leave room for.
 double prefill_rate(const instance_load& at, const prefill_budget& budget);

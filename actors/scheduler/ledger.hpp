@@ -17,14 +17,24 @@ public:
   const view& state() const { return view_; }
   policy& chooser() { return *policy_; }
 
-  /// Highest attempt known of that request, waiting or placed.
+  /// The attempt of that request that is known, waiting or placed; there is one at most.
   std::optional<request_key> known_attempt(request_id id) const;
-  void enqueue(const request_arrived& r, time_point now);
+  /// Takes a request in that is not known. It waits once it is queued; before that it may only be placed.
+  void take_in(const request_arrived& r, time_point now);
+  const waiting_request& newcomer() const { return newcomer_; }
+  bool has_newcomer() const { return has_newcomer_; } ///< taken in, neither placed nor queued
+  void queue_newcomer();
+  void enqueue(const request_arrived& r, time_point now) {
+    take_in(r, now);
+    queue_newcomer();
+  }
   /// Takes a waiting request out: it was shed or ended.
   void drop_waiting(request_key key);
-  /// Moves a waiting request onto its instances. Breaking the rules of placement is a bug of the policy: checked.
+  /// Moves a waiting request, or the newcomer, onto its instances. Breaking the rules of placement is a bug of the
+  /// policy: checked.
   void place(request_key key, const placement& to, time_point now);
-  void finish_prefill(request_key key, time_point now);
+  /// `cached_tokens`: that the instance turned out to have in its prefix cache, where that is known.
+  void finish_prefill(request_key key, std::optional<std::uint32_t> cached_tokens, time_point now);
   /// Reserves what a decoding request will need at `to`; returns where it is. Checked like place().
   instance_id begin_move(request_key key, instance_id to);
   /// It is at `at` now: what it held at the other end is free. Ignored when no move to there was under way.
@@ -40,17 +50,28 @@ public:
 
 private:
   instance_load* find(instance_id id);
-  void take_off(const placed_request& p);
+  void start_decoding(placed_request& p, time_point now, instance_load& at);
+  void take_off(placed_request& p);
   void take_off_promise(placed_request& p);
+  void correct_work(placed_request& p, std::uint32_t cached_tokens, instance_load& at);
   void leave_prefill(placed_request& p, request_key key, instance_load& at);
+  void leave_residents(placed_request& p, instance_load& at);
+  void join_residents(placed_request& p, request_key key, instance_load& at);
   void return_credit(const placed_request& finished, request_key key, instance_load& at);
   void leave_tier(const placed_request& p, instance_load& at);
   void credit_prefill(instance_load& at, std::uint64_t tokens);
+  void changed(const instance_load& at) { policy_->changed(view_, at); }
+  void fleet_changed();
 
   options opts_;
   std::unique_ptr<policy> policy_;
   view view_;
   output_length_predictor lengths_;
+  prefix_index prefixes_;
+  id_map slots_;                      ///< of instances, by id
+  std::vector<instance_load*> loads_; ///< by slot; null: free
+  waiting_request newcomer_;
+  bool has_newcomer_{false};
   std::uint64_t next_order_{1};
 };
 

@@ -3,19 +3,25 @@
 #pragma once
 #include <array>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace hflex::scheduler {
 
 class output_length_predictor {
 public:
   explicit output_length_predictor(double quantile) : quantile_(quantile) {}
+  /// A number for the class, to ask by in constant time.
+  std::uint32_t number_of(std::string_view slo_class);
   /// A request of that class ended well after so many output tokens.
-  void observe(std::string_view slo_class, std::uint32_t tokens);
+  void observe(std::uint32_t class_number, std::uint32_t tokens);
+  void observe(std::string_view slo_class, std::uint32_t tokens) { observe(number_of(slo_class), tokens); }
   /// Output tokens over its whole life, > `produced` and at most max(max_tokens, produced + 1).
-  std::uint32_t predict(std::string_view slo_class, std::uint32_t produced, std::uint32_t max_tokens) const;
+  std::uint32_t predict(std::uint32_t class_number, std::uint32_t produced, std::uint32_t max_tokens) const;
+  std::uint32_t predict(std::string_view slo_class, std::uint32_t produced, std::uint32_t max_tokens) {
+    return predict(number_of(slo_class), produced, max_tokens);
+  }
 
 private:
   // Eight buckets per doubling: 9 % wide. Counts are halved now and then, so that old days fade.
@@ -23,11 +29,19 @@ private:
   static std::size_t bucket_of(std::uint32_t tokens);
   static std::uint32_t upper_end(std::size_t bucket);
   struct histogram {
+    std::string name;
     std::array<std::uint32_t, buckets> counts{};
     std::uint32_t total{};
+    // Where the quantile of all lies: moved along with each observation, so that a fresh request is predicted at once.
+    std::size_t quantile_bucket{};
+    std::uint32_t below{}; ///< counts of the buckets before it
   };
+  void settle_quantile(histogram& h) const;
+  /// The first bucket from `from` on that the quantile of what lies there is in.
+  std::size_t quantile_from(const histogram& h, std::size_t from) const;
+
   double quantile_;
-  std::map<std::string, histogram, std::less<>> classes_;
+  std::vector<histogram> classes_;
 };
 
 } // namespace hflex::scheduler

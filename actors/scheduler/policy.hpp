@@ -1,6 +1,7 @@
 // The interface of a scheduling policy, and the table of those there are. A policy decides who goes where; the core
 // keeps the accounts and calls it. One policy is one file in policies/ and one line in policies/table.cpp.
 #pragma once
+#include "actors/scheduler/standing.hpp"
 #include "actors/scheduler/view.hpp"
 #include <memory>
 #include <span>
@@ -29,6 +30,8 @@ public:
   virtual void migrate(request_key key, instance_id to, explanation why) = 0;
   /// Plan again at that time, if nothing happens before.
   virtual void wake(time_point when) = 0;
+  /// For people: a waiting request lost its place in the plan. Changes nothing.
+  virtual void demoted(request_key, explanation) {}
 };
 
 class policy {
@@ -37,11 +40,23 @@ public:
   /// A request began to wait / waits no more (placed, shed or ended): for policies that keep an order of their own.
   virtual void queued(const view&, const waiting_request&) {}
   virtual void unqueued(const view&, const waiting_request&) {}
+  /// The accounts of that instance, or its place in the fleet, are others now: for policies that keep a table of the
+  /// instances. Called for each change, so it should only take note.
+  virtual void changed(const view&, const instance_load&) {}
+  /// That instance is about to go; nothing is placed on it any more.
+  virtual void gone(const view&, const instance_load&) {}
+  /// Nobody waits and `w` has just come: dispatch it at once, if that is what plan() would do after queued(). If not,
+  /// it will be queued.
+  virtual void place_newcomer(const view&, const waiting_request&, time_point, decisions&) {}
   /// Called after every event, when requests wait. Deterministic: a function of the view, `now` and what it was told
   /// before.
   virtual void plan(const view& v, time_point now, decisions& d) = 0;
+  /// Instances that its plans have looked at so far, where it counts them: a measure of work.
+  virtual std::uint64_t looks() const { return 0; }
   /// Called after every event, after plan(), whether requests wait or not: for those who move what is placed already.
   virtual void balance(const view&, time_point, decisions&) {}
+  /// How a waiting request stands by now, for people. Called only when somebody asks; changes no decision.
+  virtual standing explain(const view& v, request_key key, time_point) { return standing_by_arrival(v, key); }
 };
 
 /// A number of a policy that may be tuned.

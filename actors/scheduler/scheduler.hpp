@@ -11,6 +11,7 @@
 #pragma once
 #include "actors/common/explanation.hpp"
 #include "actors/common/ids.hpp"
+#include "actors/common/prefix_marks.hpp"
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
 #include "actors/common/slo.hpp"
@@ -37,6 +38,7 @@ struct request_arrived {
   std::uint32_t produced{};                  ///< output tokens that earlier attempts delivered
   slo_targets slo;                           ///< TTFT beyond a day and TPOT beyond 10 s count as that
   std::string slo_class;                     ///< output lengths are predicted per class
+  std::vector<prefix_mark> prefix;           ///< of `tokens`; none: nothing is known to be cached anywhere
   std::optional<std::uint32_t> known_output; ///< simulator, for the oracle: output tokens over its whole life
 };
 
@@ -50,6 +52,7 @@ struct request_ended {
 /// Its first token (of this attempt) was seen: the prefill side is free of it, the decode side has it.
 struct prefill_finished {
   request_key key;
+  std::optional<std::uint32_t> cached_tokens{}; ///< that its instance had in its prefix cache, where that is known
 };
 
 /// An instance may be used from now on. A second one for the same id replaces the numbers and keeps the accounts.
@@ -87,7 +90,7 @@ struct step_reported {
   std::uint32_t running{}; ///< sequences that decode
   std::uint32_t waiting{}; ///< sequences that wait for prefill or for blocks
   std::uint32_t kv_blocks_free{};
-  std::uint32_t steps{1};         ///< steps since the report before, this one included
+  std::uint32_t steps{1};         ///< steps since the report before, this one included; 0: told again, with no new one
   std::uint64_t prefill_tokens{}; ///< of all those steps; 0 = the same as shape.prefill_tokens
 };
 
@@ -153,20 +156,28 @@ struct options {
   duration ageing_floor{std::chrono::seconds{5}};
   double ageing_factor{10.0};
   double ageing_share{0.1};
-  double lost_after{8.0};        ///< a resident this many token times late has lost its attainment and binds nobody
-  double length_quantile{0.7};   ///< of a class's output lengths: what is reserved
-  std::uint32_t plan_depth{512}; ///< waiting requests that one plan looks at, at most
+  double lost_after{8.0};            ///< a resident this many token times late has lost its attainment and binds nobody
+  double length_quantile{0.7};       ///< of a class's output lengths: what is reserved
+  std::uint32_t plan_depth{512};     ///< waiting requests that one plan looks at, at most
+  std::uint32_t max_explained{4096}; ///< latest requests whose decisions are remembered for people; 0 = none
+  /// Fleets of up to so many instances are walked whole for each request, so that the best place is found; in larger
+  /// ones a plan looks at a few, the most promising first (hyperflexis).
+  std::uint32_t walk_all_up_to{16};
   corrector_options corrector;
   /// Numbers of the policies that may be tuned, "policy.knob" -> value: those of policies() (policy.hpp), which know
   /// their defaults and ranges. A run that compares policies may set knobs of all of them.
   std::map<std::string, double> knobs;
   /// For instances that bring no model of their own; corrected by their steps like any other.
   step_time_model unmeasured_model{unmeasured_step_time};
+  bool is_measured{false}; ///< that model was measured on devices like theirs: it is no guess
 };
 
 // --- the core -------------------------------------------------------------------------------------------------------
 
 struct view;
+struct standing;
+struct request_story;
+struct fleet_abilities;
 class policy;
 class decisions;
 
@@ -195,13 +206,26 @@ public:
 
   /// The accounts, to read: for topology, metrics, tests.
   const view& state() const;
+  /// Instances that the policy's plans have looked at so far, where it counts them: to watch how plans scale.
+  std::uint64_t looks() const;
+
+  /// What happened to a request and why (decision_log.hpp). Nothing when it is not remembered. Valid until the next
+  /// event.
+  const request_story* story(request_id id) const;
+  /// How a waiting request stands (standing.hpp). Nothing when it does not wait.
+  std::optional<standing> explain(request_id id, time_point now);
 
 private:
+  class recorder;
+
   core(const options& opts, std::unique_ptr<policy> p);
   bool turn_away_if_too_big(const request_arrived& r, std::vector<effect>& out) const;
-  void recheck_waiting(std::vector<effect>& out);
+  void recheck_waiting(const fleet_abilities& before, time_point now, std::vector<effect>& out);
+  void note_shed(time_point now, const std::vector<effect>& out);
+  bool admit_newcomer(time_point now, std::vector<effect>& out);
   void give_up_waiting(time_point now, decisions& d);
   void plan(time_point now, std::vector<effect>& out);
+  void settle(time_point now, recorder& d, std::vector<effect>& out);
 
   struct kept;
   std::unique_ptr<kept> kept_;

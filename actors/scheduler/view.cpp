@@ -5,7 +5,7 @@ namespace hflex::scheduler {
 
 instance_load::instance_load(const instance_ready& ready, const options& opts, time_point now)
     : is(ready), corrector(ready.model.value_or(opts.unmeasured_model), opts.corrector),
-      measured(ready.model.has_value()), last_heard(now) {}
+      measured(ready.model.has_value() || opts.is_measured), last_heard(now) {}
 
 std::uint32_t instance_load::free_blocks() const {
   const auto taken = std::uint64_t{reserved_blocks} + overshoot_blocks;
@@ -41,13 +41,33 @@ std::optional<duration> instance_load::slack(double lost_after) const {
   return least;
 }
 
+std::uint32_t prefill_work(const waiting_request& w, instance_id at) {
+  if (w.cached.empty()) return w.request.tokens;
+  const auto hit = std::lower_bound(
+      w.cached.begin(), w.cached.end(), at, [](const prefix_index::hit& h, instance_id id) { return h.instance < id; });
+  if (hit == w.cached.end() || hit->instance != at) return w.request.tokens;
+  // The last token is computed in any case: its logits are needed.
+  return std::max(w.request.tokens - std::min(hit->tokens, w.request.tokens), 1U);
+}
+
+bool fleet_abilities::can_hold(const request_arrived& r) const {
+  const auto whole = tokens_at_most(r);
+  if (mixed_tokens >= whole || (prefill_tokens >= r.tokens && decode_tokens >= whole)) return true;
+  // While a side is missing nothing can be said of its pools: only a request that no pool here could hold is too big.
+  return !serviceable() && (largest_tokens() == 0 || largest_tokens() >= whole);
+}
+
+std::uint64_t tokens_at_most(const request_arrived& r) {
+  return std::uint64_t{r.prompt_tokens} + std::max(r.max_output_tokens, r.produced + 1);
+}
+
 std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens) {
   const auto blocks = (tokens + at.is.block_size - 1) / at.is.block_size;
   return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, std::numeric_limits<std::uint32_t>::max()));
 }
 
 std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r) {
-  return blocks_for(at, std::uint64_t{r.prompt_tokens} + std::max(r.max_output_tokens, r.produced + 1));
+  return blocks_for(at, tokens_at_most(r));
 }
 
 std::uint64_t context_of(const instance_load& decode, const placed_request& p) {

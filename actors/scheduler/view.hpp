@@ -1,12 +1,15 @@
 // What the scheduler knows: who waits, and what every instance has in hand and has promised. The ledger keeps it;
 // policies, tests and topology read it. All iteration is in id order. It must not decide anything.
 #pragma once
+#include "actors/scheduler/arrival_line.hpp"
+#include "actors/scheduler/prefix_index.hpp"
+#include "actors/scheduler/request_table.hpp"
 #include "actors/scheduler/scheduler.hpp"
+#include "actors/scheduler/tpot_tiers.hpp"
 #include <cstdint>
 #include <deque>
 #include <limits>
 #include <map>
-#include <set>
 
 namespace hflex::scheduler {
 
@@ -14,8 +17,11 @@ namespace hflex::scheduler {
 struct waiting_request {
   request_arrived request;
   time_point queued_at;
-  std::uint64_t order{};          ///< first come, first served is ascending `order`
-  std::uint32_t output_to_come{}; ///< predicted tokens that it still produces, >= 1
+  std::uint64_t order{};                 ///< first come, first served is ascending `order`
+  std::uint32_t output_to_come{};        ///< predicted tokens that it still produces, >= 1
+  std::vector<prefix_index::hit> cached; ///< who is likely to have how much of its text, by instance id
+  std::uint32_t length_class{};          ///< of its SLO class, for the length prediction
+  std::uint32_t place_in_line{};         ///< in view::first_come
 };
 
 /// A request that was dispatched and has not ended.
@@ -26,7 +32,8 @@ struct placed_request {
   std::uint32_t decode_blocks{}; ///< reserved on `decode`
   std::uint32_t
       prefill_blocks{};         ///< reserved on `prefill` until its prefill is finished, when that is another instance
-  std::uint32_t prefill_left{}; ///< tokens not yet reported as prefilled
+  std::uint32_t prefill_work{}; ///< tokens that its instance has to compute, as believed when it was placed
+  std::uint32_t prefill_left{}; ///< of them, not yet reported as prefilled
   std::uint32_t output_to_come{};
   instance_id moving_to;          ///< it migrates: room is promised there too
   std::uint32_t moving_blocks{};  ///< reserved there
@@ -36,12 +43,8 @@ struct placed_request {
   bool binds{false};              ///< its token deadlines are in the decode instance's book
   std::uint64_t steps_before{};   ///< decode steps of the instance before its first one
   time_point anchor;              ///< token deadlines: anchor + (decode steps of the instance) * TPOT
-};
-
-/// Residents and promised residents of one instance that share a TPOT target and still count for attainment.
-struct tpot_tier {
-  std::uint32_t members{};
-  std::multiset<time_point> anchors; ///< of those that decode already
+  std::uint32_t length_class{};   ///< of its SLO class, for the length prediction
+  std::uint32_t resident_at{};    ///< its index in instance_load::residents of `decode`
 };
 
 /// One instance and its accounts.
@@ -63,8 +66,10 @@ struct instance_load {
   std::uint32_t promised{};           ///< sequences that will decode here once their prefill is finished
   std::uint64_t decode_context{};     ///< summed context of both
   std::uint64_t decode_steps{};       ///< steps with decode work so far
-  std::map<duration, tpot_tier> tiers; ///< by TPOT target, tightest first
-  time_point last_heard;               ///< last report, or the last dispatch that a silence let through
+  tpot_tiers tiers;                   ///< those that bind, by TPOT target
+  std::vector<request_key> residents; ///< all whose decode side it is, in no order
+  std::uint32_t slot{};               ///< a small number of its own, for tables beside this one; used again later
+  time_point last_heard;              ///< last report, or the last dispatch that a silence let through
 
   const step_time_model& model() const { return corrector.model(); }
   bool may_prefill() const { return !draining && can_prefill(is.role); }
@@ -81,17 +86,39 @@ struct instance_load {
   std::optional<duration> slack(double lost_after) const;
 };
 
-struct view {
-  const options* opts{};
-  std::map<instance_id, instance_load> instances;
-  std::map<request_key, waiting_request> waiting;
-  std::map<std::uint64_t, request_key> first_come; ///< waiting ones by `order`
-  std::map<request_key, placed_request> placed;
+/// What the fleet can serve at all, as its roles and pools stand. Kept by the ledger at every change of the fleet.
+struct fleet_abilities {
+  std::uint32_t mixed{}; ///< instances that take new requests, by role
+  std::uint32_t prefill{};
+  std::uint32_t decode{};
+  std::uint32_t draining{};     ///< those that take none any more
+  std::uint64_t mixed_tokens{}; ///< the largest pool of that role in tokens, draining or not
+  std::uint64_t prefill_tokens{};
+  std::uint64_t decode_tokens{};
+
+  /// Whether there is somebody for every part of a request.
+  bool serviceable() const { return mixed > 0 || (prefill > 0 && decode > 0); }
+  std::uint64_t largest_tokens() const { return std::max({mixed_tokens, prefill_tokens, decode_tokens}); }
+  /// Whether some pool, or pair of pools, could ever hold it.
+  bool can_hold(const request_arrived& r) const;
 };
 
+struct view {
+  const options* opts{};
+  fleet_abilities fleet;
+  std::map<instance_id, instance_load> instances; ///< an instance stays where it is until it is gone
+  request_table<waiting_request> waiting;
+  arrival_line first_come; ///< waiting ones by `order`
+  request_table<placed_request> placed;
+};
+
+/// Tokens of the request at its end: the whole prompt and all the output that it may produce.
+std::uint64_t tokens_at_most(const request_arrived& r);
+/// Tokens that the instance would have to compute for it, beyond what its prefix cache is likely to hold; >= 1.
+std::uint32_t prefill_work(const waiting_request& w, instance_id at);
 /// KV blocks of `tokens` tokens on that instance.
 std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens);
-/// KV blocks of the request at its end: the whole prompt and all the output that it may produce.
+/// KV blocks of the request at its end.
 std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r);
 /// Tokens of a placed request that its decode instance holds by now.
 std::uint64_t context_of(const instance_load& decode, const placed_request& p);

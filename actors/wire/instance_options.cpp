@@ -11,6 +11,7 @@ static_assert(static_cast<int>(schema::StepPolicy::HYBRID_PRIORITY) == static_ca
 static_assert(static_cast<int>(schema::StepPolicy::CREDITS) == static_cast<int>(step_policy::credits));
 static_assert(
     static_cast<int>(schema::StepPolicy::TOKEN_ALLOCATION) == static_cast<int>(step_policy::token_allocation));
+static_assert(static_cast<int>(schema::StepPolicy::LAYERED_BUDGET) == static_cast<int>(step_policy::layered_budget));
 
 void write(schema::InstanceOptions::Builder out, const instance_options& o) {
   out.setModelDir(o.model_dir);
@@ -43,7 +44,7 @@ instance_options read(schema::InstanceOptions::Reader in) {
   o.max_batched_tokens = in.getMaxBatchedTokens();
   o.max_sequences = in.getMaxSequences();
   o.max_waiting = in.getMaxWaiting();
-  KJ_REQUIRE(in.getStepPolicy() <= schema::StepPolicy::TOKEN_ALLOCATION, "unknown step policy");
+  KJ_REQUIRE(in.getStepPolicy() <= schema::StepPolicy::LAYERED_BUDGET, "unknown step policy");
   o.steps = static_cast<step_policy>(in.getStepPolicy());
   KJ_REQUIRE(in.getPrefillWeightUs() >= 0 && in.getPrefillWeightUs() <= 1e7, "prefill weight out of range");
   o.prefill_weight = from_ms(in.getPrefillWeightUs() * 1e-3);

@@ -7,6 +7,7 @@
 #include "schema/instance.capnp.h"
 #include "schema/job.capnp.h"
 #include "schema/kv.capnp.h"
+#include "schema/scaling.capnp.h"
 #include "schema/scheduling.capnp.h"
 #include "schema/topology.capnp.h"
 #include "schema/weights.capnp.h"
@@ -38,11 +39,16 @@ using router_actor = caf::typed_actor<asks<msg<s::SubmitAnswer>, msg<s::SubmitJo
     tells<msg<s::InstanceUp>, instance_actor>, tells<msg<s::InstanceGone>>, tells<msg<s::SequencesHeld>>,
     tells<msg<s::Migrate>>, tells<msg<s::MigrationEnded>>, tells<msg<s::Tick>>>;
 
+/// Who wants to know what is asked of the fleet.
+using demand_actor = caf::typed_actor<tells<msg<s::DemandReport>>>;
+
 /// Decides which instance serves which request, and when.
 using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "this is the router": placements go there
+    tells<msg<s::Ack>, demand_actor>,                                      // "this is the scaler": demand goes there
     tells<msg<s::RequestArrived>>, tells<msg<s::RequestEnded>>, tells<msg<s::PrefillFinished>>,
     tells<msg<s::InstanceUp>>, tells<msg<s::InstanceGone>>, tells<msg<s::InstanceDraining>>, tells<msg<s::StepReport>>,
-    tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>, tells<msg<s::Tick>>>;
+    tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>,
+    asks<msg<s::Explanation>, msg<s::ExplainRequest>>, tells<msg<s::Tick>>>;
 
 /// One host's agent: owns device contexts, spawns and watches instances.
 using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<msg<s::StopInstance>>,
@@ -54,9 +60,10 @@ using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<ms
     tells<msg<s::ContextReady>>>;
 
 /// Keeps the fleet as it should be.
-using scaler_actor = caf::typed_actor<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
+using scaler_actor = demand_actor::extend<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
     tells<msg<s::InstanceState>>, asks<msg<s::CommandAnswer>, msg<s::ChangeRole>>,
-    asks<msg<s::CommandAnswer>, msg<s::Drain>>, tells<msg<s::Tick>>>;
+    asks<msg<s::CommandAnswer>, msg<s::Drain>>, asks<msg<s::CommandAnswer>, msg<s::ScaleFleet>>,
+    asks<msg<s::ScalingLog>, msg<s::ScalingQuery>>, tells<msg<s::Tick>>>;
 
 /// Tells each new instance where its weights come from.
 using weights_actor = caf::typed_actor<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
@@ -160,6 +167,13 @@ HFLEX_MSG(MigrateRequest)
 HFLEX_MSG(MigrateSequence)
 HFLEX_MSG(MigrationEnded)
 HFLEX_MSG(KvTaken)
+HFLEX_MSG(DemandReport)
+HFLEX_MSG(ScaleFleet)
+HFLEX_MSG(ScalingQuery)
+HFLEX_MSG(ScalingLog)
+CAF_ADD_TYPE_ID(hflex, (hflex::wire::demand_actor))
+HFLEX_MSG(ExplainRequest)
+HFLEX_MSG(Explanation)
 HFLEX_MSG(GrantWeights)
 HFLEX_MSG(WeightsTraffic)
 HFLEX_MSG(SourceSlack)

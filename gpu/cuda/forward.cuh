@@ -32,6 +32,9 @@ struct layer_weights {
   float* mlp_norm{};
   T* gate_up{}; ///< [2 I][C]: gate, then up
   T* down{};
+  float* qkv_bias{}; ///< null: none, as the next two
+  float* q_norm{};
+  float* k_norm{};
 };
 
 template <class T>
@@ -148,7 +151,8 @@ private:
     normalize(shape.rows, nullptr, w.attn_norm);
     stream_.multiply(product<T>{w.qkv, m_.qkv_width(), m_.hidden, work_.normed, shape.rows, work_.qkv, false, false});
     stream_.launch(rotate_and_store<T>, {shape.rows, 1, 1}, row_threads, 0, work_.qkv, work_.cos_sin, in.slots,
-        m_.heads, m_.kv_heads, m_.head_dim, keys(layer), values(layer));
+        m_.heads, m_.kv_heads, m_.head_dim, qkv_finish{w.qkv_bias, w.q_norm, w.k_norm, m_.eps}, keys(layer),
+        values(layer));
     stream_.layer_done(layer);
     attend(shape, in, layer);
     stream_.multiply(

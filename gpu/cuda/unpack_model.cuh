@@ -59,9 +59,14 @@ private:
     case kind::head:
       out.head = matrix(t);
       break;
-    case kind::qkv_bias: // models that have these are refused before it comes to this (cuda_device.cpp)
+    case kind::qkv_bias:
+      layer.qkv_bias = vector(t);
+      break;
     case kind::q_norm:
+      layer.q_norm = vector(t);
+      break;
     case kind::k_norm:
+      layer.k_norm = vector(t);
       break;
     }
   }
@@ -70,9 +75,11 @@ private:
     return static_cast<const unsigned char*>(model_.region) + t.offset;
   }
 
+  /// Norms are one row, biases one column.
   float* vector(const hflex_cuda_tensor& t) {
-    float* out = memory_.floats(t.columns);
-    memory_.copy(out, source(t), t.columns * sizeof(float));
+    const std::size_t count = std::size_t{t.rows} * t.columns;
+    float* out = memory_.floats(count);
+    memory_.copy(out, source(t), count * sizeof(float));
     return out;
   }
 

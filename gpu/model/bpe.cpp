@@ -1,12 +1,14 @@
 #include "gpu/model/bpe.hpp"
+#include "actors/common/check.hpp"
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <queue>
 
 namespace hflex::gpu {
 namespace {
 
-/// Up to here scanning all pairs beats a heap: nearly every piece of real text is shorter.
+/// Up to here scanning all pairs beats a heap: nearly every piece of byte-level text is shorter.
 constexpr std::size_t short_piece = 48;
 
 constexpr std::uint64_t pair_key(token_id left, token_id right) {
@@ -22,11 +24,11 @@ constexpr std::uint64_t mix(std::uint64_t x) {
 
 } // namespace
 
-bpe::bpe(const std::array<token_id, 256>& byte_tokens, std::span<const bpe_merge> merges)
-    : byte_tokens_(byte_tokens), table_(std::bit_ceil(merges.size() * 2 + 2)) {
-  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    const auto pair = pair_key(merges[rank].left, merges[rank].right);
-    table_[slot_of(pair)] = {pair, static_cast<std::uint32_t>(rank), merges[rank].merged};
+bpe::bpe(std::span<const bpe_merge> merges) : table_(std::bit_ceil(merges.size() * 2 + 2)) {
+  for (const auto& merge : merges) {
+    HFLEX_CHECK(merge.rank != entry::none);
+    const auto pair = pair_key(merge.left, merge.right);
+    table_[slot_of(pair)] = {pair, merge.rank, merge.merged};
   }
 }
 
@@ -39,21 +41,19 @@ std::size_t bpe::slot_of(std::uint64_t pair) const {
 
 bpe::entry bpe::find(token_id left, token_id right) const { return table_[slot_of(pair_key(left, right))]; }
 
-void bpe::encode(std::string_view piece, std::vector<token_id>& out) const {
-  if (piece.size() <= short_piece) {
-    encode_short(piece, out);
+void bpe::encode(std::span<const token_id> symbols, std::vector<token_id>& out) const {
+  if (symbols.size() <= short_piece) {
+    encode_short(symbols, out);
   } else {
-    encode_long(piece, out);
+    encode_long(symbols, out);
   }
 }
 
-void bpe::encode_short(std::string_view piece, std::vector<token_id>& out) const {
+void bpe::encode_short(std::span<const token_id> piece, std::vector<token_id>& out) const {
   std::array<token_id, short_piece> symbols;
   std::array<entry, short_piece> pairs; // pairs[i] joins symbols[i] and symbols[i + 1]
-  std::size_t n = 0;
-  for (const unsigned char byte : piece) {
-    if (byte_tokens_[byte] != no_token) symbols[n++] = byte_tokens_[byte];
-  }
+  std::size_t n = piece.size();
+  std::copy(piece.begin(), piece.end(), symbols.begin());
   for (std::size_t i = 0; i + 1 < n; ++i) pairs[i] = find(symbols[i], symbols[i + 1]);
   while (n > 1) {
     std::size_t best = 0;
@@ -71,8 +71,8 @@ void bpe::encode_short(std::string_view piece, std::vector<token_id>& out) const
   out.insert(out.end(), symbols.begin(), symbols.begin() + n);
 }
 
-void bpe::encode_long(std::string_view piece, std::vector<token_id>& out) const {
-  // Symbols stay where their first byte stood and are linked; a heap holds the merges that were possible when they were
+void bpe::encode_long(std::span<const token_id> piece, std::vector<token_id>& out) const {
+  // Symbols stay where their first part stood and are linked; a heap holds the merges that were possible when they were
   // seen, and what has changed since is noticed when it is taken out.
   struct symbol {
     token_id id;
@@ -89,11 +89,8 @@ void bpe::encode_long(std::string_view piece, std::vector<token_id>& out) const 
   constexpr token_id gone = -1;
   std::vector<symbol> symbols;
   symbols.reserve(piece.size());
-  for (const unsigned char byte : piece) {
-    if (byte_tokens_[byte] != no_token) symbols.push_back({byte_tokens_[byte], symbols.size() - 1, symbols.size() + 1});
-  }
+  for (const auto id : piece) symbols.push_back({id, symbols.size() - 1, symbols.size() + 1});
   const std::size_t end = symbols.size();
-  if (end == 0) return;
   symbols.front().previous = end;
   std::priority_queue<candidate, std::vector<candidate>, std::greater<>> heap;
   const auto consider = [&](std::size_t at) {

@@ -299,7 +299,7 @@ result<std::vector<chat_piece>> chat_template::render(std::span<const chat_messa
 }
 
 /// Tokenizer files may list a marker among their ordinary tokens, which are found in any text. Cut inside, it is none.
-std::vector<token_id> chat_template::encode_text(std::string_view text, const tokenizer& words) {
+void chat_template::encode_text(std::string_view text, const tokenizer& words, std::vector<token_id>& out) {
   struct unsafe_marker {
     std::string_view text;
     std::size_t next{}; ///< where it stands next; each text is searched once for each marker
@@ -309,18 +309,31 @@ std::vector<token_id> chat_template::encode_text(std::string_view text, const to
     const auto id = words.added_token_id(marker);
     if (id && !words.is_special(*id)) unsafe.push_back({marker, text.find(marker)});
   }
-  std::vector<token_id> out;
   for (std::size_t begin = 0; begin < text.size();) {
     std::size_t end = text.size();
     for (auto& marker : unsafe) {
       if (marker.next < begin) marker.next = text.find(marker.text, begin);
       if (marker.next != text.npos) end = std::min(end, marker.next + 1);
     }
-    const auto ids = words.encode(text.substr(begin, end - begin), {false, false});
+    const encode_options as_text{.add_bos = false, .parse_special = false, .continues = !out.empty()};
+    const auto ids = words.encode(text.substr(begin, end - begin), as_text);
     out.insert(out.end(), ids.begin(), ids.end());
     begin = end;
   }
-  return out;
+}
+
+/// Mistral's first vocabularies and those of Llama 2 have no token for [INST]: there the frame spells it as text.
+std::vector<chat_piece> chat_template::with_spelled_markers(std::vector<chat_piece> pieces, const tokenizer& words) {
+  piece_writer out;
+  for (const auto& piece : pieces) {
+    const bool spelled =
+        piece.special && (piece.text == inst_open || piece.text == inst_close) && !words.added_token_id(piece.text);
+    if (piece.special && !spelled)
+      out.special(piece.text);
+    else
+      out.text(piece.text);
+  }
+  return out.take();
 }
 
 result<std::vector<token_id>> chat_template::encode(
@@ -328,10 +341,9 @@ result<std::vector<token_id>> chat_template::encode(
   auto pieces = render(messages);
   if (!pieces) return pass(pieces.error());
   std::vector<token_id> out;
-  for (const auto& piece : *pieces) {
+  for (const auto& piece : with_spelled_markers(std::move(*pieces), words)) {
     if (!piece.special) {
-      const auto ids = encode_text(piece.text, words);
-      out.insert(out.end(), ids.begin(), ids.end());
+      encode_text(piece.text, words, out);
       continue;
     }
     const auto id = words.added_token_id(piece.text);

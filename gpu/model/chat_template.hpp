@@ -59,7 +59,8 @@ private:
   std::vector<chat_piece> render_chatml(std::span<const chat_message> messages) const;
   std::vector<chat_piece> render_mistral(std::span<const chat_message> messages) const;
   std::string content_of(const chat_message& message) const;
-  static std::vector<token_id> encode_text(std::string_view text, const tokenizer& words);
+  static void encode_text(std::string_view text, const tokenizer& words, std::vector<token_id>& out);
+  static std::vector<chat_piece> with_spelled_markers(std::vector<chat_piece> pieces, const tokenizer& words);
 
   explicit chat_template(kind k) : kind_(k) {}
 

@@ -370,6 +370,14 @@ std::optional<std::vector<std::int64_t>> integers_of(const gguf_value& value) {
   return out;
 }
 
+std::optional<std::vector<float>> reals_of(const gguf_value& value) {
+  const auto* list = std::get_if<gguf_array>(&value);
+  if (list == nullptr || list->element != gguf_type::f32) return std::nullopt;
+  std::vector<float> out(list->count);
+  if (!out.empty()) std::memcpy(out.data(), list->data.data(), out.size() * sizeof(float));
+  return out;
+}
+
 const gguf_value* gguf_content::find(std::string_view key) const {
   const auto at = metadata.find(key);
   return at == metadata.end() ? nullptr : &at->second;

@@ -37,6 +37,8 @@ std::optional<std::uint64_t> natural_of(const gguf_value* value);
 std::optional<std::vector<std::string_view>> strings_of(const gguf_value& value);
 /// The elements of a list of 8 to 32 bit integers; nothing when the value is something else.
 std::optional<std::vector<std::int64_t>> integers_of(const gguf_value& value);
+/// The elements of a list of f32; nothing when the value is something else.
+std::optional<std::vector<float>> reals_of(const gguf_value& value);
 
 /// What one file holds: views into its bytes, which must outlive them.
 struct gguf_content {

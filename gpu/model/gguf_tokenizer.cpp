@@ -1,8 +1,10 @@
 #include "gpu/model/gguf_tokenizer.hpp"
 #include "gpu/model/json_file.hpp"
+#include "gpu/model/spm_merges.hpp"
 #include "gpu/model/utf8.hpp"
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 namespace hflex::gpu {
 namespace {
@@ -46,6 +48,10 @@ constexpr std::array pre_tokenizers{
 /// tokenizer.ggml.token_type
 enum token_type : std::int64_t { normal = 1, unknown, control, user_defined, unused, byte };
 
+/// Cutting a piece in all ways takes the square of its length; SentencePiece's own limit is 16 characters.
+constexpr std::size_t max_piece_bytes = 256;
+constexpr auto space_mark = "\xe2\x96\x81"; // U+2581, a blank in SentencePiece's vocabularies
+
 bool is_utf8(std::string_view text) {
   while (!text.empty()) {
     const auto step = next_utf8(text);
@@ -59,25 +65,40 @@ class translator {
 public:
   explicit translator(const gguf_content& content) : in_(content) {}
 
-  result<json> run() {
+  result<tokenizer_parts> run() {
     document_["model"] = {{"type", "BPE"}};
-    document_["decoder"] = {{"type", "ByteLevel"}};
-    for (const auto step :
-        {&translator::read_kind, &translator::read_tokens, &translator::read_merges, &translator::read_prefix}) {
-      if (auto status = (this->*step)(); !status) return pass(std::move(status.error()));
+    const auto status = read_kind();
+    if (!status) return pass(status.error());
+    for (const auto step : by_score_ ? score_steps() : merge_steps()) {
+      if (auto done = (this->*step)(); !done) return pass(std::move(done.error()));
     }
-    return std::move(document_);
+    auto parts = read_tokenizer(document_, "tokenizer.ggml");
+    if (parts && by_score_) parts->merges = merges_by_score(pieces_);
+    return parts;
   }
 
 private:
+  using step_list = std::vector<result<void> (translator::*)()>;
+  static step_list merge_steps() {
+    return {&translator::read_pre, &translator::read_tokens, &translator::read_merges, &translator::read_prefix};
+  }
+  static step_list score_steps() {
+    return {&translator::read_spaces, &translator::read_tokens, &translator::read_scores, &translator::read_prefix};
+  }
+
   /// `found` as it is, or "nothing".
   static std::string shown(const gguf_value* found) { return found != nullptr ? described(*found) : "nothing"; }
 
   result<void> read_kind() {
     const auto* model = in_.find("tokenizer.ggml.model");
-    if (text_of(model) != "gpt2") {
-      return fail(errc::reject, "tokenizer.ggml.model: expected \"gpt2\" (byte-level BPE), found {}", shown(model));
-    }
+    by_score_ = text_of(model) == "llama";
+    if (by_score_ || text_of(model) == "gpt2") return {};
+    return fail(errc::reject,
+        "tokenizer.ggml.model: expected \"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece's), found {}",
+        shown(model));
+  }
+
+  result<void> read_pre() {
     const auto* name = in_.find("tokenizer.ggml.pre");
     std::vector<std::string_view> names;
     for (const auto& pre : pre_tokenizers) {
@@ -87,6 +108,11 @@ private:
     if (pre_ == nullptr) {
       return fail(errc::reject, "tokenizer.ggml.pre: found {}; known: {}", shown(name), fmt::join(names, ", "));
     }
+    const auto spaces = flag("tokenizer.ggml.add_space_prefix", false);
+    if (!spaces) return pass(spaces.error());
+    if (*spaces) return fail(errc::reject, "tokenizer.ggml.add_space_prefix: true is not supported for \"gpt2\"");
+    add_bos_ = pre_->add_bos;
+    document_["decoder"] = {{"type", "ByteLevel"}};
     document_["model"]["ignore_merges"] = pre_->ignore_merges;
     if (pre_->compose) document_["normalizer"] = {{"type", "NFC"}};
     json steps = json::array();
@@ -96,6 +122,46 @@ private:
     }
     steps.push_back({{"type", "ByteLevel"}, {"use_regex", false}});
     document_["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
+    return {};
+  }
+
+  /// Blanks are marks, one more before each run of text; what has no piece is spelled in bytes.
+  result<void> read_spaces() {
+    const auto prefix = flag("tokenizer.ggml.add_space_prefix", true);
+    if (!prefix) return pass(prefix.error());
+    const auto replace = [](const char* from, const char* to) {
+      return json{{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+    };
+    json before = json::array();
+    json after = {replace(space_mark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
+    if (*prefix) {
+      before.push_back({{"type", "Prepend"}, {"prepend", space_mark}});
+      after.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1U}, {"stop", 0U}});
+    }
+    before.push_back(replace(" ", space_mark));
+    document_["normalizer"] = {{"type", "Sequence"}, {"normalizers", std::move(before)}};
+    document_["decoder"] = {{"type", "Sequence"}, {"decoders", std::move(after)}};
+    document_["model"]["byte_fallback"] = true;
+    document_["model"]["merges"] = json::array(); // the scores say it
+    add_bos_ = true;
+    return {};
+  }
+
+  result<void> read_scores() {
+    const auto* value = in_.find("tokenizer.ggml.scores");
+    const auto scores = value != nullptr ? reals_of(*value) : std::nullopt;
+    if (!scores || scores->size() != token_count_) {
+      return fail(errc::reject, "tokenizer.ggml.scores: expected a list of {} numbers (f32), found {}", token_count_,
+          shown(value));
+    }
+    for (auto& piece : pieces_) {
+      piece.score = (*scores)[static_cast<std::size_t>(piece.id)];
+      if (!std::isfinite(piece.score))
+        return fail(errc::reject, "tokenizer.ggml.scores: entry {}: {} is no number", piece.id, piece.score);
+      if (piece.text.size() > max_piece_bytes)
+        return fail(errc::reject, "tokenizer.ggml.tokens: entry {}, {}, has more than {} bytes", piece.id,
+            printable(piece.text), max_piece_bytes);
+    }
     return {};
   }
 
@@ -123,6 +189,8 @@ private:
     json added = json::array();
     for (std::size_t id = 0; id < tokens->size(); ++id) {
       const std::string text((*tokens)[id]);
+      const bool merges = (*types)[id] == normal || (*types)[id] == user_defined;
+      if (by_score_ && merges && !text.empty()) pieces_.push_back({(*tokens)[id], static_cast<token_id>(id)});
       switch ((*types)[id]) {
       case normal:
       case byte:
@@ -164,12 +232,10 @@ private:
 
   /// What stands before every text: bos or nothing.
   result<void> read_prefix() {
-    for (const auto* key : {"tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_space_prefix"}) {
-      const auto set = flag(key, false);
-      if (!set) return pass(set.error());
-      if (*set) return fail(errc::reject, "{}: true is not supported", key);
-    }
-    const auto add_bos = flag("tokenizer.ggml.add_bos_token", pre_->add_bos);
+    const auto add_eos = flag("tokenizer.ggml.add_eos_token", false);
+    if (!add_eos) return pass(add_eos.error());
+    if (*add_eos) return fail(errc::reject, "tokenizer.ggml.add_eos_token: true is not supported");
+    const auto add_bos = flag("tokenizer.ggml.add_bos_token", add_bos_);
     if (!add_bos) return pass(add_bos.error());
     if (!*add_bos) return {};
     const auto* bos = in_.find("tokenizer.ggml.bos_token_id");
@@ -185,7 +251,10 @@ private:
   }
 
   const gguf_content& in_;
+  bool by_score_{false}; ///< SentencePiece's kind
+  bool add_bos_{false};  ///< where the file does not say
   const pre_tokenizer* pre_{nullptr};
+  std::vector<scored_piece> pieces_; ///< by_score_ only: what text is merged into
   std::size_t token_count_{};
   json document_;
 };
@@ -193,9 +262,9 @@ private:
 } // namespace
 
 result<tokenizer_parts> read_gguf_tokenizer(const gguf_content& content, const std::string& source) {
-  const auto document = translator(content).run();
-  if (!document) return fail(errc::reject, "{}: {}", source, document.error().message);
-  return read_tokenizer(*document, source + ": tokenizer.ggml");
+  auto parts = translator(content).run();
+  if (!parts) return fail(errc::reject, "{}: {}", source, parts.error().message);
+  return parts;
 }
 
 result<tokenizer_parts> load_gguf_tokenizer(const std::string& path) {

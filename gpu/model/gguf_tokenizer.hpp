@@ -8,9 +8,9 @@
 
 namespace hflex::gpu {
 
-/// errc::reject names `source` and the key, at the first fault: another model than byte-level BPE ("gpt2"), a
-/// tokenizer.ggml.pre whose regular expressions are not known here, tokens that are not UTF-8 or occur twice, lists of
-/// different lengths, whatever read_tokenizer refuses.
+/// errc::reject names `source` and the key, at the first fault: another model than byte-level BPE ("gpt2") or
+/// SentencePiece's ("llama"), a tokenizer.ggml.pre whose regular expressions are not known here, tokens that are not
+/// UTF-8 or occur twice, lists of different lengths, scores that are no numbers, whatever read_tokenizer refuses.
 result<tokenizer_parts> read_gguf_tokenizer(const gguf_content& content, const std::string& source);
 
 /// The same from the file. Blocks on the disk.

@@ -3,19 +3,21 @@
 #include "gpu/model/bpe.hpp"
 #include "gpu/model/tokenizer_file.hpp"
 #include "gpu/model/utf8.hpp"
-#include <unordered_map>
+#include <algorithm>
 
 namespace hflex::gpu {
 namespace {
 
-std::vector<added_token> composed(std::vector<added_token> tokens, bool compose) {
+/// As they are looked for: those marked `normalized` in normalized text.
+std::vector<added_token> as_found(std::vector<added_token> tokens, std::span<const normalizer_step> steps) {
   for (auto& token : tokens) {
-    if (compose && token.normalized) token.content = compose_nfc(token.content);
+    if (token.normalized) token.content = normalized(token.content, steps);
   }
+  std::erase_if(tokens, [](const auto& t) { return t.content.empty(); });
   return tokens;
 }
 
-/// Added tokens are looked for twice: in the text as it came, and (those marked `normalized`) once it is composed.
+/// Added tokens are looked for twice: in the text as it came, and (those marked `normalized`) once it is normalized.
 struct added_token_sets {
   added_token_set raw;
   added_token_set normalized;
@@ -40,26 +42,18 @@ void drain(std::string& bytes, std::string& out) {
 } // namespace
 
 struct tokenizer::state {
-  std::vector<std::string> token_bytes;
+  tokenizer_parts parts;
   std::vector<bool> special; ///< by id
-  std::vector<added_token> added;
   added_token_sets all;
   added_token_sets ordinary;
-  bool compose;
-  std::vector<split_regex> splits;
   bpe merger;
-  std::unordered_map<std::string_view, token_id> whole; ///< pieces that are tokens as they stand; keys in token_bytes
-  std::vector<token_id> prefix;
 
-  explicit state(tokenizer_parts parts)
-      : token_bytes(std::move(parts.token_bytes)), special(token_bytes.size()),
-        added(composed(std::move(parts.added), parts.compose)), all(added, true), ordinary(added, false),
-        compose(parts.compose), splits(std::move(parts.splits)), merger(parts.byte_tokens, parts.merges),
-        prefix(std::move(parts.prefix)) {
-    for (const auto& token : added) special[static_cast<std::size_t>(token.id)] = token.special;
-    if (!parts.ignore_merges) return;
-    whole.reserve(parts.byte_level_tokens.size());
-    for (const auto id : parts.byte_level_tokens) whole.emplace(token_bytes[static_cast<std::size_t>(id)], id);
+  explicit state(tokenizer_parts given)
+      : parts(std::move(given)), special(parts.token_bytes.size()),
+        all(as_found(parts.added, parts.text.normalizer), true),
+        ordinary(as_found(parts.added, parts.text.normalizer), false), merger(parts.merges) {
+    for (const auto& token : parts.added) special[static_cast<std::size_t>(token.id)] = token.special;
+    std::vector<bpe_merge>().swap(parts.merges); // the merger has them in another form
   }
 
   /// Calls `on_text` for what lies between the tokens of `set`, and appends the tokens.
@@ -74,21 +68,30 @@ struct tokenizer::state {
     if (done < text.size()) on_text(text.substr(done));
   }
 
-  /// Text without added tokens, composed.
-  void encode_plain(std::string_view text, std::vector<token_id>& out) const {
-    std::vector<std::string_view> pieces{text};
-    for (const auto& split : splits) {
+  /// Text without added tokens, normalized. `at_start`: nothing stands before it.
+  void encode_plain(std::string_view text, bool at_start, std::vector<token_id>& out) const {
+    const auto& spaces = parts.text.spaces;
+    const auto with_marks = spaces ? marked(text, *spaces, at_start) : std::string();
+    std::vector<std::string_view> pieces;
+    if (spaces && spaces->cuts)
+      cut_at_marks(with_marks, spaces->mark, pieces);
+    else
+      pieces.push_back(spaces ? std::string_view(with_marks) : text);
+    for (const auto& split : parts.text.splits) {
       std::vector<std::string_view> finer;
       for (const auto piece : pieces) split.split(piece, finer);
       pieces = std::move(finer);
     }
+    std::vector<token_id> symbols;
     for (const auto piece : pieces) {
-      const auto token = whole.find(piece);
-      if (token != whole.end()) {
+      const auto token = parts.whole.find(piece);
+      if (token != parts.whole.end()) {
         out.push_back(token->second);
-      } else {
-        merger.encode(piece, out);
+        continue;
       }
+      symbols.clear();
+      parts.letters.spell(piece, symbols);
+      merger.encode(symbols, out);
     }
   }
 };
@@ -110,12 +113,14 @@ result<std::shared_ptr<const tokenizer>> tokenizer::parse(std::string_view text,
 
 std::vector<token_id> tokenizer::encode(std::string_view text, encode_options options) const {
   std::vector<token_id> out;
-  if (options.add_bos) out = state_->prefix;
+  if (options.add_bos) out = state_->parts.prefix;
   const auto& sets = options.parse_special ? state_->all : state_->ordinary;
   const auto valid = lossy_utf8(text);
   state::divide(valid, sets.raw, out, [&](std::string_view part) {
-    const auto normal = state_->compose ? compose_nfc(part) : std::string(part);
-    state::divide(normal, sets.normalized, out, [&](std::string_view plain) { state_->encode_plain(plain, out); });
+    const bool first = part.data() == valid.data() && !options.continues;
+    const auto normal = normalized(part, state_->parts.text.normalizer);
+    state::divide(normal, sets.normalized, out,
+        [&](std::string_view plain) { state_->encode_plain(plain, first && plain.data() == normal.data(), out); });
   });
   return out;
 }
@@ -125,10 +130,13 @@ std::string tokenizer::decode(std::span<const token_id> tokens, bool skip_specia
   for (const auto token : tokens) {
     if (!skip_special || !is_special(token)) bytes += bytes_of(token);
   }
-  return lossy_utf8(bytes);
+  const auto blanks = std::min(bytes.find_first_not_of(' '), bytes.size());
+  return lossy_utf8(std::string_view(bytes).substr(std::min(blanks, strip_blanks())));
 }
 
-std::uint32_t tokenizer::vocab_size() const { return static_cast<std::uint32_t>(state_->token_bytes.size()); }
+std::size_t tokenizer::strip_blanks() const { return state_->parts.text.strip_blanks; }
+
+std::uint32_t tokenizer::vocab_size() const { return static_cast<std::uint32_t>(state_->parts.token_bytes.size()); }
 
 bool tokenizer::is_special(token_id token) const {
   const auto at = static_cast<std::size_t>(token);
@@ -137,11 +145,12 @@ bool tokenizer::is_special(token_id token) const {
 
 std::string_view tokenizer::bytes_of(token_id token) const {
   const auto at = static_cast<std::size_t>(token);
-  return token >= 0 && at < state_->token_bytes.size() ? std::string_view(state_->token_bytes[at]) : std::string_view();
+  return token >= 0 && at < state_->parts.token_bytes.size() ? std::string_view(state_->parts.token_bytes[at])
+                                                             : std::string_view();
 }
 
 std::optional<token_id> tokenizer::added_token_id(std::string_view content) const {
-  for (const auto& token : state_->added) {
+  for (const auto& token : state_->parts.added) {
     if (token.content == content) return token.id;
   }
   return std::nullopt;
@@ -152,12 +161,20 @@ std::string stream_decoder::push(token_id token) {
   if (skip_special_ && source_->is_special(token)) return out;
   pending_ += source_->bytes_of(token);
   drain(pending_, out);
-  return out;
+  std::size_t blanks = 0;
+  for (; !started_ && blanks < out.size(); ++blanks) {
+    started_ = out[blanks] != ' ' || stripped_ == source_->strip_blanks();
+    if (started_) break;
+    ++stripped_;
+  }
+  return out.substr(blanks);
 }
 
 std::string stream_decoder::finish() {
-  const auto rest = lossy_utf8(pending_);
+  auto rest = lossy_utf8(pending_);
   pending_.clear();
+  stripped_ = 0;
+  started_ = false;
   return rest;
 }
 

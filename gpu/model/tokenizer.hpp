@@ -1,8 +1,9 @@
-// Text to token ids and back: byte-level BPE as Hugging Face's tokenizer.json describes it, id for id. Called by the
-// router (prompts, streamed text) and by tools. Chat templates are not its business.
-// Two known differences, both of text that hardly occurs: NFC orders combining marks by the installed utf8proc's
-// Unicode, Hugging Face by an older one that lacks some of them; and an added token that NFC changes decodes as the
-// file spells it.
+// Text to token ids and back: BPE, byte-level or SentencePiece's, as Hugging Face's tokenizer.json describes it, id for
+// id. Called by the router (prompts, streamed text) and by tools. Chat templates are not its business.
+// Known differences, all of text that hardly occurs: NFC orders combining marks by the installed utf8proc's Unicode,
+// Hugging Face by an older one that lacks some of them; an added token that NFC changes decodes as the file spells it;
+// and of byte tokens in a row that are not UTF-8 altogether, Hugging Face makes one U+FFFD each, whereas here the
+// characters among them are kept, so that a stream can show each as soon as it is complete.
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
@@ -19,6 +20,7 @@ namespace hflex::gpu {
 struct encode_options {
   bool add_bos{true};        ///< put before the text what the file's template puts there (often bos, often nothing)
   bool parse_special{false}; ///< text that spells a special token becomes it; leave off for text that strangers wrote
+  bool continues{false};     ///< other text stands before this one: no blank that only the first word gets
 };
 
 /// Immutable and thread-safe.
@@ -41,6 +43,8 @@ public:
   /// One past the largest id: a model must have at least so many embeddings.
   std::uint32_t vocab_size() const;
   bool is_special(token_id token) const;
+  /// So many blanks at the start of a decoded text are not part of it: SentencePiece puts one before every text.
+  std::size_t strip_blanks() const;
   /// The bytes that a token stands for: often not valid UTF-8 alone; empty for an id that no token has.
   std::string_view bytes_of(token_id token) const;
   /// The id of an added token ("<|end_of_text|>"), if there is one.
@@ -69,6 +73,8 @@ private:
   std::shared_ptr<const tokenizer> source_;
   bool skip_special_;
   std::string pending_; ///< the first bytes of a character: at most 3 between calls
+  std::size_t stripped_{};
+  bool started_{false}; ///< something other than what is stripped has been shown
 };
 
 } // namespace hflex::gpu

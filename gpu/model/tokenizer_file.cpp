@@ -1,6 +1,7 @@
 #include "gpu/model/tokenizer_file.hpp"
 #include "gpu/model/gguf_tokenizer.hpp"
 #include "gpu/model/json_file.hpp"
+#include "gpu/model/json_view.hpp"
 #include "gpu/model/utf8.hpp"
 #include <algorithm>
 #include <optional>
@@ -15,32 +16,15 @@ using nlohmann::json;
 constexpr std::uint64_t max_file_bytes = 256U << 20U;
 constexpr std::size_t max_ids = 1U << 22U; // 25 times the largest vocabulary there is
 constexpr std::size_t max_added_bytes = 1024;
-constexpr std::size_t max_splits = 16;
 constexpr std::size_t max_prefix = 16;
 
-/// ByteLevel's own expression (GPT-2's).
-constexpr auto byte_level_regex = R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
-/// The member, or null when the value is no object or has no such member: lets checks be written without asking thrice.
-const json& member(const json& value, const char* key) {
-  static const json none;
-  if (!value.is_object()) return none;
-  const auto at = value.find(key);
-  return at == value.end() ? none : *at;
-}
-
-std::string_view text_of(const json& value) {
-  const auto* text = value.get_ptr<const std::string*>();
-  return text != nullptr ? std::string_view(*text) : std::string_view();
-}
-
-bool is_true(const json& value) { return value.is_boolean() && value.get<bool>(); }
+constexpr auto no_token = alphabet::no_token;
 
 /// Byte-level vocabularies write each byte as one printable character: itself where that is printable, the others as
 /// U+0100 onwards in order.
-class byte_alphabet {
+class byte_spelling {
 public:
-  byte_alphabet() {
+  byte_spelling() {
     byte_of_.fill(-1);
     int next = 0x100;
     for (int byte = 0; byte < 256; ++byte) {
@@ -71,36 +55,39 @@ public:
   explicit parser(const json& root) : root_(root), model_(member(root, "model")) {}
 
   result<tokenizer_parts> run() {
-    for (const auto step : {&parser::read_kind, &parser::read_vocabulary, &parser::read_added, &parser::read_bytes,
-             &parser::read_merges, &parser::read_normalizer, &parser::read_pre_tokenizer, &parser::read_post_processor,
-             &parser::read_decoder}) {
+    for (const auto step :
+        {&parser::read_kind, &parser::read_pipeline_of, &parser::read_vocabulary, &parser::read_added,
+            &parser::read_letters, &parser::read_merges, &parser::read_whole, &parser::read_post_processor}) {
       if (auto status = (this->*step)(); !status) return pass(std::move(status.error()));
     }
     return std::move(parts_);
   }
 
 private:
-  static tl::unexpected<error> unsupported(const char* what, const json& value) {
-    const auto type = text_of(member(value, "type"));
-    return fail(errc::reject, "{}: {} is not supported; byte-level BPE tokenizers are (GPT-2, Llama 3, Qwen, SmolLM)",
-        what, type.empty() ? described(value) : printable(type));
-  }
-
   result<void> read_kind() {
     if (!root_.is_object()) return fail(errc::reject, "expected an object, found {}", described(root_));
-    if (text_of(member(model_, "type")) != "BPE") return unsupported("model", model_);
+    const auto type = text_of(member(model_, "type"));
+    if (type != "BPE") {
+      return fail(errc::reject, "model: {} is not supported; byte-level BPE and SentencePiece's BPE are",
+          type.empty() ? described(model_) : printable(type));
+    }
     for (const auto* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const auto& value = member(model_, key);
       if (!value.is_null() && value != "")
         return fail(errc::reject, "model.{}: {} is not supported", key, described(value));
     }
-    for (const auto* key : {"dropout", "byte_fallback"}) {
-      const auto& value = member(model_, key);
-      if (!value.is_null() && value != false && value != 0) {
-        return fail(errc::reject, "model.{}: {} is not supported", key, described(value));
-      }
-    }
-    parts_.ignore_merges = is_true(member(model_, "ignore_merges"));
+    const auto& dropout = member(model_, "dropout");
+    if (!dropout.is_null() && dropout != 0)
+      return fail(errc::reject, "model.dropout: {} is not supported", described(dropout));
+    return {};
+  }
+
+  result<void> read_pipeline_of() {
+    auto read = read_pipeline(root_);
+    if (!read) return pass(std::move(read.error()));
+    parts_.text = std::move(*read);
+    if (parts_.text.byte_level && is_true(member(model_, "byte_fallback")))
+      return fail(errc::reject, "model.byte_fallback: true is not supported in a byte-level tokenizer");
     return {};
   }
 
@@ -118,7 +105,8 @@ private:
     }
     if (known_[at]) return fail(errc::reject, "token {}: id {} is another token's too", printable(text), id);
     known_[at] = true;
-    parts_.token_bytes[at] = alphabet_.bytes_of(text).value_or(std::string(text));
+    parts_.token_bytes[at] = parts_.text.byte_level ? spelling_.bytes_of(text).value_or(std::string(text))
+                                                    : decoded_piece(text, parts_.text);
     return {};
   }
 
@@ -159,31 +147,81 @@ private:
         return fail(
             errc::reject, "added token {}: id {}, but {} in model.vocab", printable(content), *id, in_vocab->second);
       }
+      const bool normal = is_true(member(item, "normalized"));
+      if (normal && !parts_.text.byte_level) // it was found with the mark that the normalizer put before it
+        parts_.token_bytes[static_cast<std::size_t>(*id)] =
+            decoded_piece(normalized(content, parts_.text.normalizer), parts_.text);
       const bool special = is_true(member(item, "special"));
       if (special) specials_.insert(*id);
-      parts_.added.push_back({*id, std::string(content), special, is_true(member(item, "normalized"))});
+      parts_.added.push_back({*id, std::string(content), special, normal});
     }
     return {};
   }
 
-  /// The tokens of single bytes, and everything that ordinary text may become.
+  result<void> read_letters() { return parts_.text.byte_level ? read_bytes() : read_characters(); }
+
+  bool is_ordinary(token_id id) const { return specials_.count(id) == 0; }
+
+  /// The tokens of single bytes of a byte-level vocabulary.
   result<void> read_bytes() {
-    parts_.byte_tokens.fill(bpe::no_token);
+    auto& bytes = parts_.letters.bytes;
     for (const auto& [text, id] : ids_) {
-      const auto bytes = alphabet_.bytes_of(text);
-      if (!bytes || bytes->empty() || specials_.count(id) != 0) continue;
-      parts_.byte_level_tokens.push_back(id);
-      if (bytes->size() == 1) parts_.byte_tokens[static_cast<unsigned char>(bytes->front())] = id;
+      const auto spelled = spelling_.bytes_of(text);
+      if (!spelled || spelled->size() != 1 || !is_ordinary(id)) continue;
+      bytes[static_cast<unsigned char>(spelled->front())] = id;
     }
-    std::sort(parts_.byte_level_tokens.begin(), parts_.byte_level_tokens.end());
     // Vocabularies made from text alone (SmolLM2's) lack bytes that it does not hold.
     constexpr std::string_view blanks = "\t\n\r";
-    for (std::size_t byte = 0; byte < parts_.byte_tokens.size(); ++byte) {
+    for (std::size_t byte = 0; byte < bytes.size(); ++byte) {
       const bool needed = (byte >= 0x20 && byte < 0x7f) || blanks.find(static_cast<char>(byte)) != blanks.npos;
-      if (!needed || parts_.byte_tokens[byte] != bpe::no_token) continue;
+      if (!needed || bytes[byte] != no_token) continue;
       return fail(errc::reject,
           "model.vocab: byte 0x{:02x} has no (ordinary) token; a byte-level vocabulary has all of printable ASCII",
           byte);
+    }
+    return {};
+  }
+
+  /// The tokens of single characters, of the bytes that others fall back to, or of the unknown.
+  result<void> read_characters() {
+    auto& letters = parts_.letters;
+    letters.by_character = true;
+    for (const auto& [text, id] : ids_) {
+      if (text.empty() || next_utf8(text).bytes != text.size()) continue;
+      if (!is_ordinary(id))
+        return fail(errc::reject, "special token {}: is one character, which any text may hold", printable(text));
+      letters.characters.emplace(code_point(text), id);
+    }
+    if (is_true(member(model_, "byte_fallback"))) return read_fallback_bytes();
+    const auto& unknown = member(model_, "unk_token");
+    if (unknown.is_null()) return {};
+    const auto found = ids_.find(text_of(unknown));
+    if (found == ids_.end()) return fail(errc::reject, "model.unk_token: {} is not in model.vocab", described(unknown));
+    letters.unknown = found->second;
+    letters.fuse_unknown = is_true(member(model_, "fuse_unk"));
+    return {};
+  }
+
+  result<void> read_fallback_bytes() {
+    for (std::size_t byte = 0; byte < parts_.letters.bytes.size(); ++byte) {
+      const auto name = fmt::format("<0x{:02X}>", byte);
+      const auto found = ids_.find(name);
+      if (found == ids_.end() || !is_ordinary(found->second)) {
+        return fail(errc::reject,
+            "model.vocab: byte_fallback is true, but {} has no (ordinary) token; all 256 bytes are expected", name);
+      }
+      parts_.letters.bytes[byte] = found->second;
+    }
+    return {};
+  }
+
+  /// What a whole piece is looked up in when it need not be merged.
+  result<void> read_whole() {
+    if (!is_true(member(model_, "ignore_merges"))) return {};
+    parts_.whole.reserve(ids_.size());
+    for (const auto& [text, id] : ids_) {
+      const auto spelled = parts_.text.byte_level ? spelling_.bytes_of(text) : std::optional(std::string(text));
+      if (spelled && !spelled->empty() && is_ordinary(id)) parts_.whole.emplace(*spelled, id);
     }
     return {};
   }
@@ -219,68 +257,9 @@ private:
         return fail(errc::reject, "model.merges: entry {} makes the special token {}", parts_.merges.size(),
             printable(whole->first));
       }
-      parts_.merges.push_back({left->second, right->second, whole->second});
+      const auto rank = static_cast<std::uint32_t>(parts_.merges.size());
+      parts_.merges.push_back({left->second, right->second, whole->second, rank});
     }
-    return {};
-  }
-
-  result<void> read_normalizer() {
-    const auto& top = member(root_, "normalizer");
-    const auto& list = text_of(member(top, "type")) == "Sequence" ? member(top, "normalizers") : top;
-    const auto read_one = [&](const json& item) {
-      if (text_of(member(item, "type")) == "NFC") return parts_.compose = true;
-      return item.is_null();
-    };
-    if (!list.is_array()) return read_one(list) ? result<void>{} : unsupported("normalizer", list);
-    for (const auto& item : list) {
-      if (!read_one(item)) return unsupported("normalizer", item);
-    }
-    return {};
-  }
-
-  result<void> read_pre_tokenizer() {
-    const auto& top = member(root_, "pre_tokenizer");
-    bool byte_level = false;
-    const auto read_one = [&](const json& item) -> result<void> {
-      if (byte_level) return fail(errc::reject, "pre_tokenizer: {} after ByteLevel is not supported", described(item));
-      const auto type = text_of(member(item, "type"));
-      byte_level = type == "ByteLevel";
-      if (byte_level) return read_byte_level(item);
-      if (type == "Split") return read_split(item);
-      if (type == "Digits") return add_split(is_true(member(item, "individual_digits")) ? R"(\p{N})" : R"(\p{N}+)");
-      return unsupported("pre_tokenizer", item);
-    };
-    const json alone = json::array({top});
-    const bool sequence = text_of(member(top, "type")) == "Sequence";
-    for (const auto& item : sequence ? member(top, "pretokenizers") : alone) {
-      if (auto status = read_one(item); !status) return status;
-    }
-    if (byte_level) return {};
-    return fail(errc::reject, "pre_tokenizer: has no ByteLevel, so this is not a byte-level tokenizer");
-  }
-
-  result<void> read_byte_level(const json& item) {
-    if (is_true(member(item, "add_prefix_space"))) {
-      return fail(errc::reject, "pre_tokenizer: ByteLevel: add_prefix_space is not supported");
-    }
-    const auto& use_regex = member(item, "use_regex"); // older files have none and mean true
-    return use_regex.is_null() || is_true(use_regex) ? add_split(byte_level_regex) : result<void>{};
-  }
-
-  result<void> read_split(const json& item) {
-    const auto& regex = member(member(item, "pattern"), "Regex");
-    if (!regex.is_string()) return fail(errc::reject, "pre_tokenizer: Split: expected pattern.Regex");
-    if (text_of(member(item, "behavior")) != "Isolated" || is_true(member(item, "invert"))) {
-      return fail(errc::reject, "pre_tokenizer: Split: only behavior Isolated without invert is supported");
-    }
-    return add_split(text_of(regex));
-  }
-
-  result<void> add_split(std::string_view pattern) {
-    if (parts_.splits.size() == max_splits) return fail(errc::reject, "pre_tokenizer: more than {} splits", max_splits);
-    auto split = split_regex::compile(pattern);
-    if (!split) return fail(errc::reject, "pre_tokenizer: {}", split.error().message);
-    parts_.splits.push_back(std::move(*split));
     return {};
   }
 
@@ -289,7 +268,9 @@ private:
     const auto read_one = [&](const json& item) -> result<void> {
       const auto type = text_of(member(item, "type"));
       if (item.is_null() || type == "ByteLevel") return {}; // ByteLevel here only trims offsets
-      return type == "TemplateProcessing" ? read_template(item) : unsupported("post_processor", item);
+      return type == "TemplateProcessing" ? read_template(item)
+                                          : fail(errc::reject, "post_processor: {} is not supported",
+                                                type.empty() ? described(item) : printable(type));
     };
     if (text_of(member(top, "type")) != "Sequence") return read_one(top);
     for (const auto& item : member(top, "processors")) {
@@ -328,14 +309,9 @@ private:
     return fail(errc::reject, "post_processor: single: has no sequence A, the text itself");
   }
 
-  result<void> read_decoder() {
-    const auto& top = member(root_, "decoder");
-    return text_of(member(top, "type")) == "ByteLevel" ? result<void>{} : unsupported("decoder", top);
-  }
-
   const json& root_;
   const json& model_;
-  const byte_alphabet alphabet_;
+  const byte_spelling spelling_;
   tokenizer_parts parts_;
   std::vector<bool> known_;                            ///< by id
   std::unordered_map<std::string_view, token_id> ids_; ///< model.vocab; the keys live in the document

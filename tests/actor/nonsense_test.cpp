@@ -19,7 +19,7 @@ struct tells {
 using for_router = tells<s::Placed, s::Shed, s::TokensProduced, s::SequenceEnded, s::HandedBack, s::InstanceGone,
     s::CancelJob, s::JobQuery, s::Migrate, s::MigrationEnded, s::Tick>;
 using for_scheduler = tells<s::RequestArrived, s::RequestEnded, s::PrefillFinished, s::InstanceUp, s::InstanceGone,
-    s::InstanceDraining, s::StepReport, s::Moved, s::MigrateRequest, s::Tick>;
+    s::InstanceDraining, s::StepReport, s::Moved, s::MigrateRequest, s::ExplainRequest, s::Tick>;
 using for_scaler = tells<s::NodeGone, s::InstanceState, s::ChangeRole, s::Drain, s::Tick>;
 using for_weights = tells<s::NodeGone, s::WeightsNeeded, s::WeightsNotNeeded, s::WeightsHeld, s::WeightsReleased,
     s::WeightsProgress, s::WeightsLoaded, s::WeightsFailed, s::Tick>;

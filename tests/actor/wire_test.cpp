@@ -1,6 +1,7 @@
 // Messages on their way between processes: what CAF's serializer does with them, and what becomes of damaged ones.
 #include "actors/cluster/cluster_actor.hpp"
 #include "actors/wire/convert.hpp"
+#include "actors/wire/convert_scaling.hpp"
 #include "actors/wire/convert_topology.hpp"
 #include "actors/wire/instance_options.hpp"
 #include "tests/support/actor_fixture.hpp"
@@ -28,10 +29,11 @@ using all_schemas = schema_list<s::SubmitJob, s::SubmitAnswer, s::TokenChunk, s:
     s::WeightsLoaded, s::WeightsFailed, s::Hello, s::Directory, s::NodeJoin, s::NodeAnswer, s::Rejoin, s::Heartbeat,
     s::NodeLeave, s::StartInstance, s::StopInstance, s::ChangeRole, s::Drain, s::InstanceState, s::InstanceReady,
     s::NodeUp, s::NodeGone, s::LinkTraffic, s::WeightsTraffic, s::GrantWeights, s::SourceSlack, s::ContextReady,
-    s::Snapshot, s::Subscribe, s::Event>;
+    s::Snapshot, s::Subscribe, s::Event, s::ExplainRequest, s::Explanation, s::DemandReport, s::ScaleFleet,
+    s::ScalingLog>;
 /// Structs that convert.hpp and its kin read.
 using converted_schemas = schema_list<s::RequestKey, s::Sampling, s::SloTargets, s::StepShape, s::SequenceSpec,
-    s::InstanceOptions, s::Snapshot, s::Event>;
+    s::InstanceOptions, s::Snapshot, s::Event, s::DemandReport, s::ScaleFleet>;
 
 template <class... Schemas, class F>
 void for_each_schema(schema_list<Schemas...>, F f) {

@@ -1,6 +1,7 @@
 // The CUDA engine on random weights of Llama-3.1-8B's shape, against what the same device copies and multiplies: decode
-// at 1k context by batch, prefill by length, KV and weight moves. Prints a table. Arguments: the plug-in, and where
-// JSON goes; both may be left out. Exit code 77 where there is no device.
+// at 1k context by batch, prefill by length, KV and weight moves. Prints a table. Arguments, of which the last may be
+// left out: the plug-in, where JSON goes, the JSON that torch_llama.py wrote, the commit. Makes a file of 1 GiB without
+// a name in the current folder. Exit code 77 where there is no device.
 #include "gpu/cuda_device.hpp"
 #include "gpu/model/packed_model.hpp"
 #include "tests/bench/cuda_rates.hpp"
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <future>
 #include <nlohmann/json.hpp>
@@ -148,14 +150,30 @@ double passed_weights(const gpu::model_config& c) {
   return c.layers * (attention + mlp) + static_cast<double>(c.hidden) * c.vocab;
 }
 
+/// What is asked for, of the bound named beside it.
+constexpr double wanted_decode = 75;  ///< % of the copy bandwidth, batch 1 to 64
+constexpr double wanted_prefill = 60; ///< % of the matrix rate, 2,048 tokens and more
+
 class report {
 public:
   void line(const std::string& what, const std::string& value, const std::string& bound = {}) {
     std::printf("%-34s %-32s %s\n", what.c_str(), value.c_str(), bound.c_str());
     std::fflush(stdout);
   }
+  /// ", PyTorch 4.1 ms" where torch_llama.py has measured the same; `key` names the step ("batch" or "tokens").
+  std::string torch_beside(const char* phase, const char* key, std::uint32_t value) const {
+    if (!torch.is_object() || !torch.contains(phase)) return {};
+    for (const auto& step : torch.at(phase))
+      if (step.value(key, 0U) == value) return fmt::format(", PyTorch {:.2f} ms", step.value("device_ms", 0.0));
+    return {};
+  }
   nlohmann::ordered_json json;
+  nlohmann::json torch; ///< null: not measured
 };
+
+std::string verdict(bool asked, double percent, double wanted) {
+  return !asked ? "" : fmt::format(" ({} {:.0f})", percent >= wanted ? "meets" : "MISSES", wanted);
+}
 
 void measure_decode(
     gpu::device_context& context, const gpu::model_config& c, const bench::machine_rates& rates, report& out) {
@@ -171,7 +189,9 @@ void measure_decode(
     const double bound_ms = bytes / rates.device_copy_gbs * 1e-6;
     out.line(fmt::format("decode, batch {}, 1k context", batch),
         fmt::format("{:.3f} ms, {:.0f} tok/s", t.device_ms, batch / t.device_ms * 1e3),
-        fmt::format("{:.0f} % of copy bandwidth; wall {:.3f} ms", bound_ms / t.device_ms * 100, t.wall_ms));
+        fmt::format("{:.0f} % of copy bandwidth{}; wall {:.3f} ms{}", bound_ms / t.device_ms * 100,
+            verdict(batch <= 64, bound_ms / t.device_ms * 100, wanted_decode), t.wall_ms,
+            out.torch_beside("decode", "batch", batch)));
     out.json["decode"].push_back({{"batch", batch}, {"context", context_tokens}, {"device_ms", t.device_ms},
         {"wall_ms", t.wall_ms}, {"copy_bound_ms", bound_ms}});
   }
@@ -187,7 +207,9 @@ void measure_prefill(
     const double tflops = work / t.device_ms * 1e-9;
     out.line(fmt::format("prefill, {} tokens", tokens),
         fmt::format("{:.2f} ms, {:.0f} tok/s", t.device_ms, tokens / t.device_ms * 1e3),
-        fmt::format("{:.0f} TFLOP/s, {:.0f} % of cuBLASLt's", tflops, tflops / rates.matrix_tflops * 100));
+        fmt::format("{:.0f} TFLOP/s, {:.0f} % of cuBLASLt's{}{}", tflops, tflops / rates.matrix_tflops * 100,
+            verdict(tokens >= 2048, tflops / rates.matrix_tflops * 100, wanted_prefill),
+            out.torch_beside("prefill", "tokens", tokens)));
     out.json["prefill"].push_back(
         {{"tokens", tokens}, {"device_ms", t.device_ms}, {"wall_ms", t.wall_ms}, {"tflops", tflops}});
   }
@@ -211,6 +233,28 @@ void measure_kv(gpu::device_context& context, report& out) {
   }
 }
 
+/// 1k tokens out of one context into another on the same device, layer by layer as a hand-over does it.
+void measure_kv_between(const gpu::device_context& from, gpu::device_context& to, report& out) {
+  std::vector<std::byte> rows(context_tokens * from.kv().token_layer_bytes());
+  std::vector<gpu::block_index> table(context_tokens / block_size);
+  std::iota(table.rbegin(), table.rend(), 0U);
+  std::vector<double> seconds;
+  for (int i = 0; i < runs; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    for (std::uint32_t layer = 0; layer < from.kv().layers; ++layer) {
+      auto ok = from.read_kv(layer, table, 0, context_tokens, rows);
+      if (ok) ok = to.write_kv(layer, table, 0, context_tokens, rows);
+      if (!ok) throw std::runtime_error(ok.error().message);
+    }
+    seconds.push_back(seconds_since(begin));
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const double gbs = static_cast<double>(rows.size()) * from.kv().layers / seconds[runs / 2] * 1e-9;
+  out.line("KV, 1k tokens, context to context", fmt::format("{:.1f} GB/s, {:.2f} ms", gbs, seconds[runs / 2] * 1e3),
+      "by way of the host");
+  out.json["kv_between_contexts_gbs"] = gbs;
+}
+
 bench::machine_rates measure_machine(bench::ipc_peer& peer, report& out) {
   bench::machine_rates r;
   if (!bench::measure_rates(peer, r)) throw std::runtime_error("the device's rates could not be measured");
@@ -219,12 +263,19 @@ bench::machine_rates measure_machine(bench::ipc_peer& peer, report& out) {
   out.line("host to device, pageable", fmt::format("{:.1f} GB/s", r.h2d_pageable_gbs));
   out.line("host to device, pinned", fmt::format("{:.1f} GB/s", r.h2d_pinned_gbs));
   out.line("device to host, pinned", fmt::format("{:.1f} GB/s", r.d2h_pinned_gbs));
+  const auto or_not = [](double gbs) { return gbs > 0 ? fmt::format("{:.1f} GB/s", gbs) : "not measured"; };
+  out.line("disk to device", or_not(r.disk_gbs));
+  out.line("page cache to device", or_not(r.page_cache_gbs));
+  out.line("device to device, one process", fmt::format("{:.0f} GB/s", r.device_copy_gbs / 2));
   out.line("between processes, CUDA IPC", r.ipc_gbs > 0 ? fmt::format("{:.0f} GB/s", r.ipc_gbs) : "not measured");
   out.json["device_copy_gbs"] = r.device_copy_gbs;
   out.json["matrix_tflops"] = r.matrix_tflops;
   out.json["h2d_pageable_gbs"] = r.h2d_pageable_gbs;
   out.json["h2d_pinned_gbs"] = r.h2d_pinned_gbs;
   out.json["d2h_pinned_gbs"] = r.d2h_pinned_gbs;
+  out.json["disk_gbs"] = r.disk_gbs;
+  out.json["page_cache_gbs"] = r.page_cache_gbs;
+  out.json["d2d_gbs"] = r.device_copy_gbs / 2;
   out.json["ipc_gbs"] = r.ipc_gbs;
   return r;
 }
@@ -256,6 +307,21 @@ void run(gpu::cuda_backend& cuda, bench::ipc_peer& peer, report& out) {
   measure_decode(**context, config, rates, out);
   measure_prefill(**context, config, rates, out);
   measure_kv(**context, out);
+  o.kv_blocks = context_tokens / block_size;
+  o.max_batched_tokens = 512;
+  begin = std::chrono::steady_clock::now();
+  auto second = cuda.make_context(0, region, o); // the weights are there already
+  if (!second) throw std::runtime_error(second.error().message);
+  out.json["second_context_s"] = seconds_since(begin);
+  out.line("second context, weights shared", fmt::format("{:.3f} s", seconds_since(begin)));
+  measure_kv_between(**context, **second, out);
+}
+
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  ::gmtime_r(&now, &utc);
+  return fmt::format("{:04}-{:02}-{:02}", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
 }
 
 } // namespace
@@ -268,6 +334,12 @@ int main(int argc, char** argv) {
     return 77;
   }
   report out;
+  out.json["date"] = today();
+  if (argc > 4) out.json["commit"] = argv[4];
+  if (argc > 3) {
+    out.torch = nlohmann::json::parse(std::ifstream(argv[3]), nullptr, false); // discarded when it is not there
+    if (out.torch.is_object()) out.json["torch"] = out.torch;
+  }
   try {
     run(**cuda, peer, out);
   } catch (const std::exception& e) {

@@ -2,6 +2,7 @@
 #include "tests/bench/cuda_rates.hpp"
 #include <algorithm>
 #include <chrono>
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,6 +60,56 @@ void serve(int in, int out) {
   }
   if (faults.bad()) std::fprintf(stderr, "between processes: %s\n", faults.fault().words);
   write_all(out, &rate, sizeof rate);
+}
+
+/// A file without a name in the current folder, of `pinned`'s bytes; -1 when it cannot be made.
+int unnamed_file(const unsigned char* pinned) {
+  const int fd = ::open(".", O_TMPFILE | O_RDWR, 0600);
+  for (std::size_t done = 0; fd >= 0 && done < copied_bytes;) {
+    const auto wrote = ::write(fd, pinned + done, std::min<std::size_t>(copied_bytes - done, std::size_t{64} << 20U));
+    if (wrote <= 0) {
+      ::close(fd);
+      return -1;
+    }
+    done += static_cast<std::size_t>(wrote);
+  }
+  if (fd >= 0) ::fsync(fd); // what is not on the disk cannot be forgotten
+  return fd;
+}
+
+/// GB/s of the file on its way to the device through two pinned buffers, as weights go; 0 when it cannot be read.
+double file_rate(int fd, bool forgotten, unsigned char* device, device_stream& stream, fault_box& faults) {
+  constexpr std::size_t half = std::size_t{32} << 20U;
+  memory_owner memory;
+  auto* pinned = memory.pinned<unsigned char>(2 * half, faults);
+  const device_event free_again[2] = {{faults, false}, {faults, false}};
+  if (forgotten) ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  const auto begin = std::chrono::steady_clock::now();
+  for (std::size_t done = 0, turn = 0; done < copied_bytes && !faults.bad(); done += half, turn ^= 1U) {
+    faults.check(cudaEventSynchronize(free_again[turn].get()), "cudaEventSynchronize");
+    if (::pread(fd, pinned + turn * half, half, static_cast<off_t>(done)) != static_cast<ssize_t>(half)) return 0.0;
+    stream.copy(device + done, pinned + turn * half, half);
+    stream.record(free_again[turn].get());
+  }
+  stream.wait();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return faults.bad() ? 0.0 : static_cast<double>(copied_bytes) / seconds * 1e-9;
+}
+
+void measure_file(
+    unsigned char* pinned, unsigned char* device, device_stream& stream, fault_box& faults, machine_rates& out) {
+  const int fd = unnamed_file(pinned);
+  if (fd < 0) {
+    std::fprintf(stderr, "no file of %zu bytes can be made in this folder: disk and page cache are not measured\n",
+        copied_bytes);
+    return;
+  }
+  out.disk_gbs = file_rate(fd, true, device, stream, faults);
+  std::vector<double> cached; // the run before has brought the file back
+  for (int i = 0; i < 3; ++i) cached.push_back(file_rate(fd, false, device, stream, faults));
+  std::sort(cached.begin(), cached.end());
+  out.page_cache_gbs = cached[1];
+  ::close(fd);
 }
 
 double matrix_rate(device_stream& stream, memory_owner& memory, fault_box& faults) {
@@ -133,6 +184,7 @@ bool measure_rates(ipc_peer& peer, machine_rates& out) {
     out.h2d_pinned_gbs = rate(one, pinned);
     out.d2h_pinned_gbs = rate(pinned, one);
     out.h2d_pageable_gbs = rate(one, pageable.data());
+    measure_file(pinned, one, stream, faults, out);
     out.ipc_gbs = peer.copy_rate(one, copied_bytes);
     out.matrix_tflops = matrix_rate(stream, memory, faults);
   }

@@ -10,8 +10,10 @@ struct machine_rates {
   double h2d_pageable_gbs{};
   double h2d_pinned_gbs{};
   double d2h_pinned_gbs{};
-  double ipc_gbs{};       ///< out of another process' memory; 0: not measured
-  double matrix_tflops{}; ///< bf16 product of 8192 x 4096 by 28672 x 4096, cuBLASLt
+  double page_cache_gbs{}; ///< a file that is in memory, read and copied to the device
+  double disk_gbs{};       ///< the same after the system has been asked to forget the file; 0: not measured
+  double ipc_gbs{};        ///< out of another process' memory; 0: not measured
+  double matrix_tflops{};  ///< bf16 product of 8192 x 4096 by 28672 x 4096, cuBLASLt
 };
 
 /// A second process for the measurement between processes; made before this one touches CUDA.

@@ -1,6 +1,8 @@
-// The first byte chooses: any bytes as a prompt for the byte-level tokenizer below, or any bytes as a tokenizer.json.
+// The first byte chooses: any bytes as a prompt for the tokenizers below, byte-level or SentencePiece's, or any bytes
+// as a tokenizer.json.
 #include "actors/common/check.hpp"
 #include "gpu/model/json_file.hpp"
+#include "gpu/model/text_steps.hpp"
 #include "gpu/model/tokenizer.hpp"
 #include "gpu/model/utf8.hpp"
 #include <cstddef>
@@ -48,10 +50,34 @@ std::shared_ptr<const tokenizer> make_tokenizer() {
   return *made;
 }
 
-void try_prompt(const std::shared_ptr<const tokenizer>& words, std::string_view text) {
-  const auto plain = words->encode(text, {false, false});
-  for (const auto id : plain) HFLEX_CHECK(!words->is_special(id));
-  HFLEX_CHECK(words->decode(plain) == compose_nfc(lossy_utf8(text)));
+/// Bytes, some letters and what they merge to, a mark for blanks, Llama 2's pipeline.
+std::shared_ptr<const tokenizer> make_sentencepiece() {
+  const std::string mark = "\xe2\x96\x81";
+  nlohmann::json vocab;
+  token_id next = 1;
+  for (int byte = 0; byte < 256; ++byte) vocab[fmt::format("<0x{:02X}>", byte)] = next++;
+  for (const auto& piece : {mark, mark + mark, std::string("t"), std::string("h"), std::string("e"), std::string("th"),
+           std::string("the"), mark + "the", std::string("\xc3\xa9"), std::string("<0"), std::string("<")})
+    vocab[piece] = next++;
+  vocab["<s>"] = 0;
+  const auto replace = [](const std::string& from, const std::string& to) {
+    return nlohmann::json{{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+  };
+  const nlohmann::json merges = {"t h", "th e", mark + " the", mark + " " + mark};
+  const nlohmann::json file = {
+      {"model", {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", merges}}},
+      {"added_tokens", {{{"id", 0}, {"content", "<s>"}, {"special", true}}}},
+      {"normalizer",
+          {{"type", "Sequence"}, {"normalizers", {{{"type", "Prepend"}, {"prepend", mark}}, replace(" ", mark)}}}},
+      {"decoder", {{"type", "Sequence"},
+                      {"decoders", {replace(mark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}},
+                                       {{"type", "Strip"}, {"content", " "}, {"start", 1U}, {"stop", 0U}}}}}}};
+  const auto made = tokenizer::parse(file.dump(), "built in");
+  HFLEX_CHECK(made.has_value());
+  return *made;
+}
+
+void try_stream(const std::shared_ptr<const tokenizer>& words, std::string_view text) {
   const auto parsed = words->encode(text, {false, true});
   stream_decoder stream(words, false);
   std::string together;
@@ -59,14 +85,31 @@ void try_prompt(const std::shared_ptr<const tokenizer>& words, std::string_view 
   HFLEX_CHECK(together + stream.finish() == words->decode(parsed, false));
 }
 
+void try_sentencepiece(const std::shared_ptr<const tokenizer>& words, std::string_view text) {
+  const auto plain = words->encode(text, {false, false});
+  for (const auto id : plain) HFLEX_CHECK(!words->is_special(id));
+  HFLEX_CHECK(words->decode(plain) == replaced(lossy_utf8(text), "\xe2\x96\x81", " "));
+  try_stream(words, text);
+}
+
+void try_prompt(const std::shared_ptr<const tokenizer>& words, std::string_view text) {
+  const auto plain = words->encode(text, {false, false});
+  for (const auto id : plain) HFLEX_CHECK(!words->is_special(id));
+  HFLEX_CHECK(words->decode(plain) == compose_nfc(lossy_utf8(text)));
+  try_stream(words, text);
+}
+
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const auto built_in = make_tokenizer();
+  static const auto marked_words = make_sentencepiece();
   if (size == 0) return 0;
   const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
-  if (data[0] % 2 == 0) {
+  if (data[0] % 3 == 0) {
     try_prompt(built_in, text);
+  } else if (data[0] % 3 == 1) {
+    try_sentencepiece(marked_words, text);
   } else if (const auto words = tokenizer::parse(text, "fuzz")) {
     for (const auto id : (*words)->encode(text))
       HFLEX_CHECK(id >= 0 && static_cast<std::uint32_t>(id) < (*words)->vocab_size());

@@ -119,6 +119,28 @@ TEST_CASE("a CUDA device gives the CPU's greedy tokens in f32, alone, in batches
   }
 }
 
+TEST_CASE("a CUDA device runs models with biases and with norms of heads as the CPU does") {
+  const auto cuda = cuda_or_skip();
+  if (!cuda) return;
+  for (const auto* family : {"qwen2", "qwen3"}) {
+    INFO(family);
+    const auto weights = load_weights(HFLEX_SOURCE_DIR "/tests/unit/gpu/golden/" + std::string(family), {});
+    REQUIRE(weights);
+    const auto options = engine_options(compute_type::f32);
+    const auto device = cuda->make_context(0, *weights, options);
+    const auto cpu = make_host_context(*weights, options);
+    REQUIRE(device);
+    REQUIRE(cpu);
+    const auto table = block_range(3, 4);
+    auto item = item_of({2, 77, 200, 9, 31}, 0, table);
+    for (std::uint32_t step = 0; step < 12; ++step) {
+      const auto expected = sampled_by(**cpu, {item});
+      REQUIRE(sampled_by(**device, {item}) == expected);
+      item = item_of({expected[0]}, 5 + step, table, step + 1);
+    }
+  }
+}
+
 TEST_CASE("a CUDA device draws the CPU's tokens from the same seeds in f32") {
   const auto cuda = cuda_or_skip();
   if (!cuda) return;

@@ -46,6 +46,8 @@ inline std::vector<token_id> expected_tokens(std::vector<token_id> prompt, std::
 class device_clock {
 public:
   duration step{std::chrono::milliseconds{10}};
+  std::function<duration(const gpu::step_plan&)> step_time; ///< instead of `step`, when there is one
+  duration of(const gpu::step_plan& plan) const { return step_time ? step_time(plan) : step; }
   time_point now{};
 
   void after(duration delay, std::function<void()> work) { due_.emplace(now + delay, std::move(work)); }
@@ -77,8 +79,10 @@ public:
   std::uint64_t memory_used_bytes() const override { return geometry_.pool_bytes(); }
 
   void submit(gpu::step_plan plan, gpu::step_callback done) override {
-    clock_->after(clock_->step,
-        [self = shared_from_this(), plan = std::move(plan), done = std::move(done)] { done(self->compute(plan)); });
+    const auto takes = clock_->of(plan);
+    clock_->after(takes, [self = shared_from_this(), plan = std::move(plan), done = std::move(done), takes] {
+      done(self->compute(plan, takes));
+    });
   }
 
   result<void> read_kv(std::uint32_t layer, std::span<const gpu::block_index> table, std::uint32_t begin,
@@ -104,10 +108,10 @@ private:
     return (layer * geometry_.blocks + block) * geometry_.block_size + position % geometry_.block_size;
   }
 
-  gpu::step_result compute(const gpu::step_plan& plan) {
+  gpu::step_result compute(const gpu::step_plan& plan, duration took) {
     gpu::step_result out;
     out.id = plan.id;
-    out.elapsed = clock_->step;
+    out.elapsed = took;
     for (const auto& item : plan.items) {
       const auto end = item.position + static_cast<std::uint32_t>(item.tokens.size());
       for (std::uint32_t layer = 0; layer < scripted_layers; ++layer) {

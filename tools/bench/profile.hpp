@@ -4,7 +4,10 @@
 #include "actors/common/result.hpp"
 #include "actors/common/step_time_fit.hpp"
 #include "gpu/device.hpp"
+#include <atomic>
 #include <functional>
+#include <memory>
+#include <thread>
 #include <vector>
 
 namespace hflex::bench {
@@ -13,12 +16,26 @@ struct profile_grid {
   std::vector<std::uint32_t> prefill{0, 16, 64, 128, 256, 512, 1024}; ///< tokens of the step's chunk
   std::vector<std::uint32_t> decode{0, 1, 2, 4, 8, 16, 32};           ///< sequences that decode in the step
   std::vector<std::uint32_t> context{16, 256, 1024, 2048};            ///< tokens before the chunk, and of each sequence
-  std::uint32_t repeats{5}; ///< the median of so many steps is one measurement
+  std::uint32_t repeats{5}; ///< the median of so many steps, from submit to completion, is one measurement
 };
 
 /// The steps of the grid that fit the context's KV pool, in an order that mixes large and small ones, so that what
 /// disturbs the machine for a while disturbs all kinds alike. `on_step` sees how many of how many are done. Blocks.
 result<std::vector<measured_step>> measure_steps(gpu::device_context& context, const profile_grid& grid,
     std::uint32_t max_batched_tokens, const std::function<void(std::size_t done, std::size_t all)>& on_step);
+
+/// Device contexts that decode without a pause for as long as this lives: what the other instances of a host do to the
+/// memory bandwidth that they share with the one that is measured. Their contexts must hold a sequence of 300 tokens.
+class busy_neighbours {
+public:
+  explicit busy_neighbours(std::vector<std::shared_ptr<gpu::device_context>> contexts);
+  ~busy_neighbours();
+  busy_neighbours(const busy_neighbours&) = delete;
+  busy_neighbours& operator=(const busy_neighbours&) = delete;
+
+private:
+  std::atomic<bool> stopped_{false};
+  std::vector<std::thread> threads_;
+};
 
 } // namespace hflex::bench

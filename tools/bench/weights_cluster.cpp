@@ -98,6 +98,9 @@ wire::scaler_actor::behavior_type desk_scaler(wire::scaler_actor::pointer, std::
       on<s::InstanceState>([desk](s::InstanceState::Reader in) { desk->state(in); }),
       on_ask<msg<s::CommandAnswer>, s::ChangeRole>([](s::ChangeRole::Reader) { return no_command(); }),
       on_ask<msg<s::CommandAnswer>, s::Drain>([](s::Drain::Reader) { return no_command(); }),
+      on_ask<msg<s::CommandAnswer>, s::ScaleFleet>([](s::ScaleFleet::Reader) { return no_command(); }),
+      on_ask<msg<s::ScalingLog>, s::ScalingQuery>([](s::ScalingQuery::Reader) { return msg<s::ScalingLog>{}; }),
+      on<s::DemandReport>([](s::DemandReport::Reader) {}),
       on<s::Tick>([](s::Tick::Reader) {}),
   };
 }

@@ -12,6 +12,9 @@
 namespace hflex::runtime {
 class head_client;
 } // namespace hflex::runtime
+namespace hflex::cluster {
+struct snapshot;
+} // namespace hflex::cluster
 
 namespace hflex::commands {
 
@@ -25,13 +28,20 @@ runner add_jobs(CLI::App& app);
 runner add_cancel(CLI::App& app);
 runner add_wait(CLI::App& app);
 runner add_migrate(CLI::App& app);
+runner add_explain(CLI::App& app);
 runner add_topology(CLI::App& app);
 runner add_ready(CLI::App& app);
 runner add_role(CLI::App& app);
+runner add_scale(CLI::App& app);
 runner add_drain(CLI::App& app);
+runner add_explain(CLI::App& app);
 runner add_model(CLI::App& app);
+/// `hflex model logits`, a subcommand of that; puts what runs it into `chosen`.
+void add_model_logits(CLI::App& app, const std::shared_ptr<runner>& chosen);
 runner add_devices(CLI::App& app);
 runner add_bench(CLI::App& app);
+runner add_bench_load(CLI::App& app);
+runner add_bench_scheduler(CLI::App& app); ///< a part of bench
 runner add_bench_weights(CLI::App& app);
 runner add_profile(CLI::App& app);
 runner add_simulate(CLI::App& app);
@@ -49,6 +59,10 @@ struct head_options {
 void add_head_options(CLI::App& app, head_options& to);
 /// Connects to the head that the options name. errc::reject: the address is at fault; else as head_client::connect.
 result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& options);
+/// Waits, event by event, until so many instances are ready, and returns the topology that shows them. `timeout` is of
+/// single answers. errc::retry when it took too long.
+result<cluster::snapshot> wait_for_instances(
+    runtime::head_client& client, std::size_t wanted, duration longest, duration timeout);
 /// Examples under the options of --help.
 void add_examples(CLI::App& app, const std::string& examples);
 
@@ -56,6 +70,9 @@ void add_examples(CLI::App& app, const std::string& examples);
 int report(const error& e);
 /// The same for errors of the command line.
 int usage_error(const std::string& what);
+
+/// `hflex explain --scaling`: the scaler's decisions, for people or (`json`) for scripts. An exit code.
+int explain_scaling(const head_options& head, bool json);
 
 /// "r17", "17"; "i3"; "n2". errc::reject says what was expected.
 result<std::uint64_t> parse_id(const std::string& word, char letter, const char* what);

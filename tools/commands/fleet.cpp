@@ -1,5 +1,6 @@
-// `hflex role` and `hflex drain`: an operator's hand on the fleet, through the scaler.
+// `hflex role`, `hflex scale` and `hflex drain`: an operator's hand on the fleet, through the scaler.
 #include "actors/wire/convert.hpp"
+#include "actors/wire/convert_scaling.hpp"
 #include "tools/cli/exit_code.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/runtime/client.hpp"
@@ -40,6 +41,23 @@ int change(const fleet_flags& f) {
   }));
 }
 
+struct scale_flags {
+  fleet_flags fleet;
+  scaler::request_scale to;
+};
+
+int scale(scale_flags& f) {
+  if (!f.fleet.role.empty()) {
+    f.to.role = parse_instance_role(f.fleet.role);
+    if (!f.to.role) return usage_error("\"" + f.fleet.role + "\" is no role: expected prefill, decode or mixed");
+  }
+  if (!f.to.count && !f.to.min_instances && !f.to.max_instances && !f.to.automatic)
+    return usage_error("nothing to do: expected --count, --min, --max or --auto");
+  if (f.to.count && f.to.automatic)
+    return usage_error("--count holds the number, --auto lets go of it: give one of them");
+  return order(f.fleet, msg<s::ScaleFleet>::make([&](s::ScaleFleet::Builder out) { wire::write(out, f.to); }));
+}
+
 int drain(const fleet_flags& f) {
   auto is_node = !f.target.empty() && f.target.front() == 'n';
   auto id = is_node ? parse_id(f.target, 'n', "node") : parse_id(f.target, 'i', "instance");
@@ -61,6 +79,20 @@ runner add_role(CLI::App& app) {
   add_head_options(app, f->head);
   add_examples(app, "  hflex role i2 mixed\n  hflex role i1 prefill");
   return [f] { return change(*f); };
+}
+
+runner add_scale(CLI::App& app) {
+  auto f = std::make_shared<scale_flags>();
+  app.add_option("--count", f->to.count, "Instances of the role; held until --auto")->check(CLI::Range(0U, 100000U));
+  app.add_option("--role", f->fleet.role, "prefill, decode or mixed; may be left out when there is one only");
+  app.add_option("--min", f->to.min_instances, "The scaling policy keeps at least so many")
+      ->check(CLI::Range(0U, 100000U));
+  app.add_option("--max", f->to.max_instances, "... and at most so many")->check(CLI::Range(1U, 100000U));
+  app.add_flag("--auto", f->to.automatic, "Let the scaling policy decide again");
+  add_head_options(app, f->fleet.head);
+  add_examples(
+      app, "  hflex scale --count 4\n  hflex scale --role decode --count 3\n  hflex scale --auto --min 1 --max 8");
+  return [f] { return scale(*f); };
 }
 
 runner add_drain(CLI::App& app) {

@@ -1,4 +1,5 @@
-// `hflex model info` and `hflex model check`: what a checkpoint is, and whether it will load.
+// `hflex model info` and `hflex model check`: what a checkpoint is, and whether it will load. `hflex model logits` is
+// in model_logits.cpp.
 #include "gpu/model/model_info.hpp"
 #include "tools/cli/exit_code.hpp"
 #include "tools/cli/json_line.hpp"
@@ -88,6 +89,7 @@ runner add_model(CLI::App& app) {
   auto* will_load = app.add_subcommand("check", "Every fault that keeps it from loading");
   add_flags(*will_load, *f);
   will_load->callback([f, chosen] { *chosen = [f] { return check(*f); }; });
+  add_model_logits(*app.add_subcommand("logits", "What the engine computes for a text, in numbers"), chosen);
   add_examples(app, "  hflex model info examples/models/austen-2.7m\n  hflex model check /models/mine -o json");
   return [chosen] { return (*chosen)(); };
 }

@@ -23,6 +23,7 @@ struct profile_flags {
   gpu::host_context_options device;
   bench::profile_grid grid;
   std::uint32_t kv_memory_mib{512};
+  std::uint32_t beside{0};
   output format{output::text};
 };
 
@@ -68,6 +69,13 @@ int run_profile(profile_flags& f) {
   if (!weights) return report(weights.error());
   auto context = gpu::make_host_context(*weights, f.device);
   if (!context) return report(context.error());
+  std::vector<std::shared_ptr<gpu::device_context>> others;
+  for (std::uint32_t i = 0; i < f.beside; ++i) {
+    auto other = gpu::make_host_context(*weights, f.device);
+    if (!other) return report(other.error());
+    others.push_back(std::move(*other));
+  }
+  const bench::busy_neighbours neighbours(std::move(others));
   const auto terminal = cli::detect_terminal(2);
   cli::progress progress("measuring steps", terminal, now());
   auto steps = bench::measure_steps(**context, f.grid, f.device.max_batched_tokens,
@@ -105,6 +113,10 @@ runner add_profile(CLI::App& app) {
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
   app.add_option("--isa", f->device.isa, "Kernels to use instead of this CPU's best");
+  app.add_option("--beside", f->beside,
+         "Measure beside so many instances that decode all the time, as on a host that runs more than one")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str();
   app.add_option("--kv-memory-mib", f->kv_memory_mib, "KV pool; steps that do not fit it are left out")
       ->check(CLI::Range(1, 1 << 22))
       ->capture_default_str();
@@ -125,6 +137,7 @@ runner add_profile(CLI::App& app) {
           CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
       ->option_text("text|json");
   add_examples(app, "  hflex profile --model DIR --out profile.yaml\n"
+                    "  hflex profile --model DIR --threads 1 --beside 1 --out one-of-two.yaml\n"
                     "  hflex profile --model DIR --threads 2 --prefill 0,64,256 --decode 0,1,8 -o json");
   return [f] { return run_profile(*f); };
 }

@@ -31,6 +31,11 @@ bool config_flags::has(const std::string& key) const {
   return std::any_of(given_.begin(), given_.end(), [&](const auto& f) { return f.key == key; });
 }
 
+std::string config_flags::given(const std::string& key) const {
+  auto found = std::find_if(given_.rbegin(), given_.rend(), [&](const auto& f) { return f.key == key; });
+  return found == given_.rend() ? std::string{} : found->text;
+}
+
 std::optional<config::loaded_config> config_flags::load() const {
   config::sources from;
   from.file = file_;

@@ -23,6 +23,8 @@ public:
   }
   /// True when the user gave this key by flag.
   bool has(const std::string& key) const;
+  /// What the user gave for it; empty when he did not.
+  std::string given(const std::string& key) const;
 
 private:
   std::string file_;

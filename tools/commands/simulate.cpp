@@ -1,4 +1,5 @@
 // `hflex simulate`: the cluster in virtual time, under one policy or several.
+#include "actors/scaler/policy.hpp"
 #include "actors/scheduler/policy.hpp"
 #include "config/loader.hpp"
 #include "tools/cli/exit_code.hpp"
@@ -29,10 +30,13 @@ struct simulate_flags {
   std::vector<std::string> modes{"collocated"};
   std::string fleet;
   std::vector<std::string> knobs;
+  std::vector<std::string> scalings{"fixed"};
+  std::vector<std::string> scaling_knobs;
   std::vector<std::string> policies{"hyperflexis"};
   double duration_s{0};
   bool no_prefix_cache{false};
   std::string plot;
+  std::string requests_file;
   simulate_format format{simulate_format::table};
   sim::study_options study;
 };
@@ -62,15 +66,16 @@ result<std::vector<sim::fleet_group>> parse_fleet(const std::string& text) {
 }
 
 /// "qoserve.alpha=8"
-result<void> parse_knobs(const std::vector<std::string>& words, scheduler::options& to) {
+result<void> parse_knobs(
+    std::string_view flag, const std::vector<std::string>& words, std::map<std::string, double>& to) {
   for (const auto& word : words) {
     const auto equals = word.find('=');
     double value = 0;
     const char* first = word.data() + (equals == std::string::npos ? word.size() : equals + 1);
     const auto [end, fault] = std::from_chars(first, word.data() + word.size(), value);
     if (equals == std::string::npos || fault != std::errc{} || end != word.data() + word.size())
-      return fail(errc::reject, "--knob: expected POLICY.NAME=NUMBER, got \"{}\"", word);
-    to.knobs[word.substr(0, equals)] = value;
+      return fail(errc::reject, "{}: expected POLICY.NAME=NUMBER, got \"{}\"", flag, word);
+    to[word.substr(0, equals)] = value;
   }
   return {};
 }
@@ -91,13 +96,23 @@ result<void> complete(simulate_flags& f) {
   auto fleet = parse_fleet(f.fleet);
   if (!fleet) return pass(fleet.error());
   study.run.fleet = std::move(*fleet);
-  if (auto ok = parse_knobs(f.knobs, study.run.scheduler); !ok) return ok;
+  if (auto ok = parse_knobs("--knob", f.knobs, study.run.scheduler.knobs); !ok) return ok;
+  if (auto ok = parse_knobs("--scaling-knob", f.scaling_knobs, study.run.scaling_knobs); !ok) return ok;
   study.policies.clear();
   for (const auto& name : f.policies) {
     if (name == "all")
       for (const auto& entry : scheduler::policies()) study.policies.emplace_back(entry.name);
     else if (auto known = scheduler::find_policy(name); known)
       study.policies.push_back(name);
+    else
+      return pass(known.error());
+  }
+  study.scalings.clear();
+  for (const auto& name : f.scalings) {
+    if (name == "all")
+      for (const auto& entry : scaler::policies()) study.scalings.emplace_back(entry.name);
+    else if (auto known = scaler::find_policy(name); known)
+      study.scalings.push_back(name);
     else
       return pass(known.error());
   }
@@ -114,6 +129,23 @@ result<void> write_plots(
     out << file.svg;
     if (!out.flush()) return fail(errc::fatal, "{}/{}: cannot be written", folder, file.name);
   }
+  return {};
+}
+
+/// One line a request of every run: to see who missed what.
+result<void> write_requests(const std::vector<sim::run_result>& runs, const std::string& file) {
+  const auto ms = [](const std::optional<duration>& d) { return d ? fmt::format("{:.3f}", to_ms(*d)) : ""; };
+  std::ofstream out(file, std::ios::binary);
+  out << "policy,mode,rate_scale,number,class,arrival_s,output_tokens,ttft_ms,tpot_ms,e2e_ms,attained\n";
+  for (const auto& r : runs)
+    for (std::size_t i = 0; i < r.records.size(); ++i) {
+      const auto& q = r.records[i];
+      const bool ok = q.result == outcome::finished && attained(q.timing, q.slo);
+      out << fmt::format("{},{},{},{},{},{:.6f},{},{},{},{},{}\n", r.policy, r.mode, r.rate_scale, i, q.slo_class,
+          to_s(q.timing.arrival.time_since_epoch()), q.timing.output_tokens, ms(ttft(q.timing)), ms(tpot(q.timing)),
+          ms(e2e(q.timing)), ok ? 1 : 0);
+    }
+  if (!out.flush()) return fail(errc::fatal, "{}: cannot be written", file);
   return {};
 }
 
@@ -155,6 +187,8 @@ int run_simulate(simulate_flags& f) {
     std::fputs(sim::result_csv(*runs).c_str(), stdout);
     break;
   }
+  if (!f.requests_file.empty())
+    if (auto ok = write_requests(*runs, f.requests_file); !ok) return report(ok.error());
   if (f.plot.empty()) return cli::exit_done;
   if (auto ok = write_plots(*runs, f.plot, f.study.hardware.name); !ok) return report(ok.error());
   std::fprintf(stderr, "plots: %s\n", f.plot.c_str());
@@ -181,7 +215,9 @@ runner add_simulate(CLI::App& app) {
       ->check(CLI::IsMember({"collocated", "disaggregated"}))
       ->capture_default_str();
   app.add_option("--fleet", f->fleet, "Instances instead of the cluster's, e.g. prefill:3,decode:5");
-  app.add_option("--scaling", f->study.run.scaling, "Scaling policy")->capture_default_str();
+  app.add_option("--scaling", f->scalings, "Scaling policies to compare, or all")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--slo", f->slo, "SLO classes: a file like config/slo_classes.yaml; built-in ones without");
   app.add_option("--mix", f->study.requests.mix, "Shares of classes, e.g. interactive:0.3,standard:0.5,batch:0.2");
   app.add_option("--slo-class", f->study.requests.default_class, "Class of requests that nothing else says one for");
@@ -198,9 +234,11 @@ runner add_simulate(CLI::App& app) {
   app.add_option("--seed", f->study.requests.seed, "Of made-up requests, class draws and the noise of step times")
       ->capture_default_str();
   app.add_option("--knob", f->knobs, "A policy's own setting, POLICY.NAME=NUMBER; may be repeated");
+  app.add_option("--scaling-knob", f->scaling_knobs, "The same of a scaling policy; may be repeated");
   app.add_flag("--no-prefix-cache", f->no_prefix_cache, "Compute every prompt from its beginning");
   app.add_option("--jobs", f->study.threads, "Runs at a time")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_option("--plot", f->plot, "Write charts (SVG) into this folder");
+  app.add_option("--requests", f->requests_file, "Write one CSV line a request of every run into this file");
   app.add_option("-o,--output", f->format, "table, json or csv")
       ->transform(CLI::CheckedTransformer(std::map<std::string, simulate_format>{
           {"table", simulate_format::table}, {"json", simulate_format::json}, {"csv", simulate_format::csv}}))

@@ -23,6 +23,7 @@ struct topology_flags {
   head_options head;
   output format{output::text};
   bool watch{false};
+  bool events{false};
 };
 
 struct ready_flags {
@@ -34,13 +35,14 @@ struct ready_flags {
 struct numbered_snapshot {
   cluster::snapshot view;
   std::uint64_t last_event{};
+  std::uint64_t first_event{}; ///< the oldest that the head still has
 };
 
 result<numbered_snapshot> ask_snapshot(runtime::head_client& client, duration timeout) {
   auto answer = client.ask<msg<s::Snapshot>>(client.cluster(), timeout, msg<s::SnapshotQuery>{});
   if (!answer) return pass(answer.error());
   auto in = answer->read();
-  return numbered_snapshot{wire::read(*in), in->getLastEvent()};
+  return numbered_snapshot{wire::read(*in), in->getLastEvent(), in->getFirstEvent()};
 }
 
 result<void> subscribe(runtime::head_client& client, std::uint64_t after, duration timeout) {
@@ -87,6 +89,14 @@ std::string event_json(const cluster::cluster_event& e, std::uint64_t unix_ms) {
   return cli::json_line(j);
 }
 
+void print_event(s::Event::Reader in, output format) {
+  auto e = wire::read(in);
+  if (format == output::json)
+    std::fputs(event_json(e, in.getUnixMs()).c_str(), stdout);
+  else
+    std::printf("%s %s\n", clock_time(in.getUnixMs()).c_str(), cluster::render_event(e).c_str());
+}
+
 /// A line per event: readable in a log. In a terminal the tree is drawn anew before it, so that the current state is in
 /// view.
 int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t after) {
@@ -108,18 +118,40 @@ int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t a
     }
     if (!event) continue;
     if (const auto* m = std::get_if<msg<s::Event>>(&*event)) {
-      auto in = m->read();
-      auto e = wire::read(*in);
-      if (f.format == output::json)
-        std::fputs(event_json(e, in->getUnixMs()).c_str(), stdout);
-      else
-        std::printf("%s %s\n", clock_time(in->getUnixMs()).c_str(), cluster::render_event(e).c_str());
+      print_event(*m->read(), f.format);
       std::fflush(stdout);
     }
   }
 }
 
+/// What the head still knows, oldest first, up to the snapshot's last event; with --watch it goes on from there.
+int show_events(const topology_flags& f) {
+  auto client = reach_head(f.head);
+  if (!client) return report(client.error());
+  const auto timeout = from_s(f.head.timeout_s);
+  auto snapshot = ask_snapshot(**client, timeout);
+  if (!snapshot) return report(snapshot.error());
+  if (auto ok = subscribe(**client, snapshot->first_event - 1, timeout); !ok) return report(ok.error());
+  auto seen = snapshot->first_event - 1;
+  while (f.watch || seen < snapshot->last_event) {
+    if (auto signal = runtime::next_signal(duration{0}); signal == SIGINT || signal == SIGTERM) break;
+    auto event = (*client)->events().take(f.watch ? duration{std::chrono::milliseconds{200}} : timeout);
+    if (!event && f.watch) continue;
+    if (!event) return report({errc::retry, "the head stopped telling its events"});
+    if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
+      return report({errc::reroute, "the head is gone: " + lost->reason});
+    if (const auto* m = std::get_if<msg<s::Event>>(&*event)) {
+      auto in = m->read();
+      seen = in->getSeq();
+      print_event(*in, f.format);
+      if (f.watch) std::fflush(stdout);
+    }
+  }
+  return cli::exit_done;
+}
+
 int show(const topology_flags& f) {
+  if (f.events) return show_events(f);
   auto client = reach_head(f.head);
   if (!client) return report(client.error());
   auto snapshot = ask_snapshot(**client, from_s(f.head.timeout_s));
@@ -133,35 +165,36 @@ std::size_t ready_instances(const cluster::snapshot& view) {
       [](const auto& a) { return a.kind == "instance" && a.state == "ready"; }));
 }
 
-/// Event by event, so that it returns the moment the last one is up.
 int wait_ready(const ready_flags& f) {
-  auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(f.longest_s);
   auto client = reach_head(f.head);
   if (!client) return report(client.error());
-  auto timeout = from_s(f.head.timeout_s);
-  auto snapshot = ask_snapshot(**client, timeout);
-  if (!snapshot) return report(snapshot.error());
-  if (auto ok = subscribe(**client, snapshot->last_event, timeout); !ok) return report(ok.error());
-  while (true) {
-    if (ready_instances(snapshot->view) >= f.instances) {
-      std::printf("%zu instances ready\n", ready_instances(snapshot->view));
-      return cli::exit_done;
-    }
-    auto left = deadline - std::chrono::steady_clock::now();
-    auto event =
-        left > duration{0} ? (*client)->events().take(std::chrono::duration_cast<duration>(left)) : std::nullopt;
-    if (!event)
-      return report(
-          {errc::retry, fmt::format("{} of {} instances ready after {} s; `hflex topology` shows what is there",
-                            ready_instances(snapshot->view), f.instances, f.longest_s)});
-    if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
-      return report({errc::reroute, "the head is gone: " + lost->reason});
-    snapshot = ask_snapshot(**client, timeout);
-    if (!snapshot) return report(snapshot.error());
-  }
+  auto view = wait_for_instances(**client, f.instances, from_s(f.longest_s), from_s(f.head.timeout_s));
+  if (!view) return report(view.error());
+  std::printf("%zu instances ready\n", ready_instances(*view));
+  return cli::exit_done;
 }
 
 } // namespace
+
+result<cluster::snapshot> wait_for_instances(
+    runtime::head_client& client, std::size_t wanted, duration longest, duration timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + longest;
+  auto snapshot = ask_snapshot(client, timeout);
+  if (!snapshot) return pass(snapshot.error());
+  if (auto ok = subscribe(client, snapshot->last_event, timeout); !ok) return pass(ok.error());
+  while (ready_instances(snapshot->view) < wanted) {
+    auto left = deadline - std::chrono::steady_clock::now();
+    auto event = left > duration{0} ? client.events().take(std::chrono::duration_cast<duration>(left)) : std::nullopt;
+    if (!event)
+      return fail(errc::retry, "{} of {} instances ready after {} s; `hflex topology` shows what is there",
+          ready_instances(snapshot->view), wanted, to_s(longest));
+    if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
+      return fail(errc::reroute, "the head is gone: {}", lost->reason);
+    snapshot = ask_snapshot(client, timeout);
+    if (!snapshot) return pass(snapshot.error());
+  }
+  return std::move(snapshot->view);
+}
 
 runner add_topology(CLI::App& app) {
   auto f = std::make_shared<topology_flags>();
@@ -169,9 +202,12 @@ runner add_topology(CLI::App& app) {
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, output>{{"tree", output::text}, {"json", output::json}, {"dot", output::dot}}))
       ->option_text("tree|json|dot");
+  app.add_flag("-e,--events", f->events,
+      "What happened to nodes, instances, roles and links, each with its time; with json one document per line");
   app.add_flag("-w,--watch", f->watch, "Go on with every change, until interrupted");
   add_head_options(app, f->head);
-  add_examples(app, "  hflex topology\n  hflex topology --watch\n  hflex topology -o dot | dot -Tsvg > topology.svg");
+  add_examples(app, "  hflex topology\n  hflex topology --watch\n  hflex topology --events -o json\n  hflex topology "
+                    "-o dot | dot -Tsvg > topology.svg");
   return [f] { return show(*f); };
 }
 

@@ -3,13 +3,13 @@
 #include "tools/cli/exit_code.hpp"
 #include "tools/commands/serve.hpp"
 #include "tools/runtime/agent.hpp"
+#include "tools/runtime/child.hpp"
 #include "tools/runtime/head.hpp"
 #include <csignal>
 #include <cstdio>
 #include <map>
 #include <memory>
 #include <spdlog/spdlog.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -20,7 +20,14 @@ namespace {
 struct up_flags {
   config_flags config;
   std::uint32_t agents{0};
+  std::uint32_t instances{0};
 };
+
+/// So many instances, shared out over the roles of the mode: of an odd number, decode has one more than prefill.
+std::vector<config::fleet_entry> fleet_of(std::uint32_t instances, config::serving_mode mode) {
+  if (mode == config::serving_mode::collocated) return {{instance_role::mixed, instances}};
+  return {{instance_role::prefill, instances / 2}, {instance_role::decode, instances - instances / 2}};
+}
 
 /// The agent processes that this one keeps alive.
 class children {
@@ -84,31 +91,15 @@ private:
   void start(std::uint32_t index) {
     auto name = fmt::format("agent-{}", index + 1);
     auto devices = fmt::format("cpu:{}", threads_);
-    std::string program = runtime::self_path();
-    std::vector<std::string> words{
-        program, "agent", "--join", head_, "--name", name, "--devices", devices, "--log-level", log_};
-    std::vector<char*> argv;
-    for (auto& w : words) argv.push_back(w.data());
-    argv.push_back(nullptr);
-    auto parent = ::getpid();
-    auto pid = ::fork();
-    if (pid == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGTERM); // also when this process is killed outright
-      ::setpgid(0, 0);                    // Ctrl-C is for the parent, which then tells the agents
-      if (::getppid() != parent) ::_exit(1);
-      runtime::release_signals();
-      ::close(STDOUT_FILENO);
-      ::dup2(STDERR_FILENO, STDOUT_FILENO);
-      ::execv(program.c_str(), argv.data());
-      ::_exit(127);
-    }
-    if (pid < 0) {
-      spdlog::error("up: cannot start {}", name);
+    auto pid =
+        runtime::start_self({"agent", "--join", head_, "--name", name, "--devices", devices, "--log-level", log_});
+    if (!pid) {
+      spdlog::error("up: {}: {}", name, pid.error().message);
       due_.emplace_back(std::chrono::steady_clock::now() + std::chrono::seconds{1}, index);
       return;
     }
-    running_[pid] = index;
-    spdlog::info("up: {} runs as pid {}", name, pid);
+    running_[*pid] = index;
+    spdlog::info("up: {} runs as pid {}", name, *pid);
   }
 
   std::uint32_t count_;
@@ -135,6 +126,9 @@ int run(const up_flags& flags) {
   auto& config = loaded->config;
   config.membership.expect_nodes = std::max(1U, flags.agents); // they come within milliseconds of each other
   if (config.model.empty()) config.model = default_model();
+  if (flags.instances == 1 && config.mode == config::serving_mode::disaggregated)
+    return usage_error("--instances: expected 2 or more, as disaggregated instances prefill or decode");
+  if (flags.instances > 0) config.fleet = fleet_of(flags.instances, config.mode);
   if (flags.config.print_only()) {
     std::fputs(config::print_config(*loaded).c_str(), stdout);
     return cli::exit_done;
@@ -176,14 +170,16 @@ runner add_up(CLI::App& app) {
   app.add_option("--agents", flags->agents, "Agent processes; 0 = everything in this process")
       ->capture_default_str()
       ->check(CLI::Range(0U, 64U));
+  app.add_option("--instances", flags->instances, "Instances, instead of the configuration's fleet")
+      ->check(CLI::Range(1U, 64U));
   flags->config.add(app, "--mode", "mode", "collocated or disaggregated");
   flags->config.add(app, "--model", "model", "Checkpoint directory or GGUF file (default: the demo model)");
   flags->config.add(app, "--host", "listen.host", "Address to listen on");
   flags->config.add(app, "--port", "listen.port", "Port to listen on, 0 = any free one");
   flags->config.add(app, "--policy", "scheduler.policy", "Scheduling policy");
   flags->config.add(app, "--log-level", "log.level", "trace, debug, info, warning, error or off");
-  add_examples(app,
-      "  hflex up\n  hflex up --agents 2 --mode disaggregated\n  hflex up -C config/local.yaml --policy least_loaded");
+  add_examples(app, "  hflex up\n  hflex up --agents 2 --instances 2\n  hflex up --agents 2 --mode disaggregated\n  "
+                    "hflex up -C config/local.yaml --policy least_loaded");
   return [flags] { return run(*flags); };
 }
 

@@ -49,6 +49,8 @@ public:
   /// The actor that submits and watches on this client's behalf; what it hears comes to events().
   const wire::client_actor& self() const { return self_; }
   inbox& events() { return *inbox_; }
+  /// For actors of a command's own; they end with the client.
+  caf::actor_system& system();
 
 private:
   head_client();
@@ -70,6 +72,8 @@ struct head_client::system_parts {
   caf::actor_system system;
   caf::scoped_actor self;
 };
+
+inline caf::actor_system& head_client::system() { return system_->system; }
 
 template <class Answer, class To, class... Ts>
 result<Answer> head_client::ask(const To& to, duration timeout, Ts&&... xs) {

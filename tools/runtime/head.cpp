@@ -4,7 +4,10 @@
 #include "tools/cli/endpoint.hpp"
 #include "tools/runtime/process.hpp"
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
+#include <map>
+#include <random>
 #include <spdlog/spdlog.h>
 
 namespace hflex::runtime {
@@ -15,12 +18,19 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   s.scheduler.policy = c.scheduler.policy;
   s.scheduler.max_queued = c.scheduler.max_queued;
   s.scheduler.max_wait = c.scheduler.max_wait;
+  s.scheduler.max_explained = std::min(c.router.max_in_flight + c.router.max_history, 1U << 16U);
   s.scheduler.unmeasured_model = c.instance.step_time;
+  s.scheduler.is_measured = !c.instance.profile.empty();
   auto& router = s.router.core;
   router.classes = c.slo.classes;
   router.default_class = c.slo.default_class;
   router.max_context = model.max_context;
   router.eos_tokens = model.eos;
+  if (c.instance.prefix_cache) {
+    std::random_device random;
+    const auto word = [&] { return std::uint64_t{random()} << 32U | random(); };
+    router.prefix_key = hash_key{word(), word()};
+  }
   router.max_in_flight = c.router.max_in_flight;
   router.max_attempts = c.router.max_attempts;
   router.max_history = c.router.max_history;
@@ -29,6 +39,11 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   s.scaler.instance = instance_options_of(c, steps);
   s.scaler.core.expect_nodes = c.membership.expect_nodes;
   s.scaler.core.start_deadline = c.membership.start_deadline;
+  s.scaler.core.policy = c.scaling.policy;
+  s.scaler.core.dry_run = c.scaling.dry_run;
+  s.scaler.core.min_instances = c.scaling.min_instances;
+  s.scaler.core.max_instances = c.scaling.max_instances;
+  s.scaler.core.lead_time = c.scaling.lead_time;
   for (const auto& entry : c.fleet.empty() ? config::default_fleet(c.mode) : c.fleet)
     s.scaler.core.fleet.push_back({entry.role, entry.count});
   s.weights.core.across_hosts = c.weights.across_hosts;
@@ -39,6 +54,23 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   s.cluster.listen_address = cli::to_string(cli::endpoint{c.listen.host, c.listen.port});
   s.cluster.unix_ms = unix_ms;
   return s;
+}
+
+/// "hyperflexis.margin=3,hyperflexis.fill=0.7"
+result<std::map<std::string, double>> knobs_of(std::string_view text) {
+  std::map<std::string, double> knobs;
+  for (auto rest = text; !rest.empty();) {
+    const auto word = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(rest.size(), word.size() + 1));
+    const auto equals = std::min(word.find('='), word.size());
+    double value = 0;
+    const char* end_of_word = word.data() + word.size();
+    const auto [end, fault] = std::from_chars(word.data() + std::min(equals + 1, word.size()), end_of_word, value);
+    if (fault != std::errc{} || end != end_of_word)
+      return fail(errc::reject, "scaling.knobs: expected NAME=NUMBER,..., got \"{}\"", word);
+    knobs[std::string(word.substr(0, equals))] = value;
+  }
+  return knobs;
 }
 
 } // namespace
@@ -76,6 +108,9 @@ result<running_head> start_head(
       std::find_if(known.begin(), known.end(), [&](const auto& p) { return p.name == config.scheduler.policy; });
   auto steps = policy != known.end() ? policy->steps : step_policy::fixed_budget;
   auto settings = settings_of(config, *model, steps);
+  auto knobs = knobs_of(config.scaling.knobs);
+  if (!knobs) return pass(knobs.error());
+  settings.scaler.core.knobs = std::move(*knobs);
   settings.other_scaler = other_scaler;
   settings.router.tokenizer = *tokenizer;
   settings.router.chat = gpu::chat_template::recognize(gpu::chat_template_of_model(config.model));

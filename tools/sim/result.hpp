@@ -38,6 +38,10 @@ struct run_result {
   std::uint64_t role_flips{};
   std::uint64_t scale_outs{};
   std::uint64_t scale_ins{};
+  double starts_s{};                     ///< decision to ready, sum over scale_outs
+  std::uint64_t starts_from_neighbour{}; ///< of scale_outs: weights over a link, device to device
+  std::uint64_t starts_from_cache{};     ///< from the node's memory
+  std::uint64_t starts_from_disk{};
   std::uint64_t cached_prompt_tokens{};
   std::uint64_t kv_bytes_moved{};
   duration simulated{}; ///< start to the last end

@@ -70,8 +70,8 @@ std::string overall_table(
 std::string effort_table(
     std::span<const run_result> runs, const std::vector<std::string>& names, const cli::terminal& on, double price) {
   std::vector<column> columns{{"policy", align::left, true}};
-  for (const char* name :
-      {"instance-h", "peak", "shed", "failed", "unfinished", "steps", "preempted", "migrated", "flips", "out", "in"})
+  for (const char* name : {"instance-h", "peak", "shed", "failed", "unfinished", "steps", "preempted", "migrated",
+           "flips", "out", "in", "start"})
     columns.push_back({name, align::right});
   if (price > 0) columns.insert(columns.begin() + 2, {"cost", align::right});
   cli::table effort(columns);
@@ -83,6 +83,8 @@ std::string effort_table(
     for (std::uint64_t n : {std::uint64_t{r.peak_instances}, s.shed, s.failed + s.cancelled, s.unfinished, r.steps,
              r.preemptions, r.migrations, r.role_flips, r.scale_outs, r.scale_ins})
       row.emplace_back(fmt::format("{}", n));
+    row.emplace_back(
+        r.scale_outs == 0 ? "-" : cli::human_duration(from_s(r.starts_s / static_cast<double>(r.scale_outs))));
     effort.add(std::move(row));
   }
   return effort.render(on);
@@ -149,6 +151,10 @@ ordered_json to_json(const run_result& r) {
   j["cached_prompt_tokens"] = r.cached_prompt_tokens;
   j["kv_bytes_moved"] = r.kv_bytes_moved;
   j["rate_scale"] = r.rate_scale;
+  j["start_s_mean"] =
+      r.scale_outs == 0 ? ordered_json(nullptr) : ordered_json(r.starts_s / static_cast<double>(r.scale_outs));
+  j["starts_from"] = {
+      {"neighbour", r.starts_from_neighbour}, {"host_cache", r.starts_from_cache}, {"disk", r.starts_from_disk}};
   j["load"] = r.load ? ordered_json(*r.load) : ordered_json(nullptr);
   return j;
 }

@@ -12,6 +12,7 @@ namespace {
 /// One run to do.
 struct point {
   std::string policy;
+  std::string scaling;
   bool disaggregated{};
   double rate_scale{1};
   std::optional<double> load;
@@ -51,7 +52,8 @@ result<std::vector<point>> points_of(const study_options& o, const workload& as_
       for (double load : o.loads) rates.emplace_back(load * *most / own, load);
     }
     for (const auto& [scale, load] : rates)
-      for (const auto& policy : o.policies) points.push_back({policy, disaggregated, scale, load});
+      for (const auto& policy : o.policies)
+        for (const auto& scaling : o.scalings) points.push_back({policy, scaling, disaggregated, scale, load});
   }
   return points;
 }
@@ -60,6 +62,7 @@ result<run_result> run_point(const study_options& o, const point& p, const workl
   auto run_with = o.run;
   run_with.scheduler.policy = p.policy;
   run_with.disaggregated = p.disaggregated;
+  run_with.scaling = p.scaling;
   std::uint64_t told = 0;
   run_with.on_progress = [&](const progress& now) {
     const auto more = now.requests_ended - told;
@@ -81,6 +84,7 @@ result<double> saturation(const cluster& hardware, const workload& load, const r
   for (auto& r : at_once.requests) r.arrival = duration{0};
   auto run_with = options;
   run_with.scheduler.policy = "least_loaded";
+  run_with.scaling = "fixed";
   run_with.on_progress = nullptr;
   auto r = run(hardware, at_once, run_with);
   if (!r) return pass(r.error());

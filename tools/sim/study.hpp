@@ -1,5 +1,5 @@
-// Many runs: each policy at each load, side by side on the machine's cores, in the order in which they were asked for.
-// Called by `hflex simulate`.
+// Many runs: each policy, with each scaling, at each load, side by side on the machine's cores, in the order in which
+// they were asked for. Called by `hflex simulate`.
 #pragma once
 #include "tools/sim/workload_builder.hpp"
 #include "tools/sim/world.hpp"
@@ -10,8 +10,9 @@ struct study_options {
   cluster hardware;
   std::string sources;       ///< workload_builder.hpp
   workload_options requests; ///< its rate_scale is set for each run
-  run_options run;           ///< its policy and mode likewise
+  run_options run;           ///< its policies and mode likewise
   std::vector<std::string> policies;
+  std::vector<std::string> scalings{"fixed"};
   std::vector<bool> modes{false}; ///< disaggregated?
   /// Loads as multiples of rate_scale 1 ...
   std::vector<double> rate_scales{1};
@@ -26,8 +27,8 @@ struct study_options {
 /// once, go to the instance with the fewest tokens outstanding, and the time until nine of ten have ended is taken.
 result<double> saturation(const cluster& hardware, const workload& load, const run_options& options);
 
-/// One result per mode, load and policy, in that order of loops. errc::reject for what cannot be run; errc::fatal when
-/// stopped.
+/// One result per mode, load, policy and scaling, in that order of loops. errc::reject for what cannot be run;
+/// errc::fatal when stopped.
 result<std::vector<run_result>> study(const study_options& options);
 
 } // namespace hflex::sim

@@ -3,6 +3,7 @@
 #include "actors/scheduler/policy.hpp"
 #include "actors/scheduler/view.hpp"
 #include "tools/sim/world_state.hpp"
+#include <algorithm>
 #include <bit>
 #include <chrono>
 
@@ -17,8 +18,14 @@ constexpr client_id everybody{1};
 constexpr std::uint32_t vocabulary = 1U << 16U;
 constexpr token_id end_of_text = 0;
 
-router::options router_options(const workload& load, const cluster& hardware) {
+bool shares_prefixes(const workload& load) {
+  return std::any_of(
+      load.requests.begin(), load.requests.end(), [](const auto& r) { return !r.prefix_blocks.empty(); });
+}
+
+router::options router_options(const workload& load, const cluster& hardware, bool prefix_cache) {
   router::options o;
+  if (prefix_cache && shares_prefixes(load)) o.prefix_key = hash_key{1, 2};
   o.classes = load.classes;
   o.default_class = load.classes.front().name;
   o.max_context = hardware.device.max_context;
@@ -45,11 +52,12 @@ token_id token_from(std::uint64_t bits) { return static_cast<token_id>(1 + bits 
 world::world(const cluster& hardware, const workload& load, const run_options& options, scheduler::core scheduler,
     scaler::core scaler, std::vector<fleet_group> fleet)
     : hardware_(hardware), load_(load), options_(options), scheduler_(std::move(scheduler)), scaler_(std::move(scaler)),
-      router_(router_options(load, hardware)), network_(events_, hardware.same_node, hardware.network),
+      router_(router_options(load, hardware, options.prefix_cache)), demand_(time_point{}),
+      network_(events_, hardware.same_node, hardware.network),
       steps_(scheduler::find_policy(options.scheduler.policy)->steps),
       reveal_lengths_(options.scheduler.policy == "oracle"), limits_(answer_limits(load, options.max_tokens_factor)),
       clients_(load.requests.size()), records_(load.requests.size()) {
-  for (const auto& r : load.requests) shares_prefixes_ = shares_prefixes_ || !r.prefix_blocks.empty();
+  shares_prefixes_ = shares_prefixes(load);
   for (const auto& group : fleet) result_.peak_instances += group.count;
 }
 
@@ -74,8 +82,7 @@ void world::perform(const scaler::start_instance& e) {
   at->second.role = e.role;
   at->second.born = events_.now();
   // The fleet that stands when clients come was there before.
-  const auto takes = open_ ? start_time() : duration{0};
-  if (open_) ++result_.scale_outs;
+  const auto takes = open_ ? start_time(e.device.node.value) : duration{0};
   events_.after(takes, [this, id] { ready(id); });
 }
 
@@ -135,7 +142,8 @@ void world::arrive() {
   e.client_ref = index;
   e.prompt = prompt_of(index);
   const auto room = hardware_.device.max_context - std::min(hardware_.device.max_context, r.prompt_tokens);
-  e.max_output_tokens = std::max(std::min(limit_of(r.slo_class), room), 1U);
+  const auto limit = options_.exact_answers ? r.output_tokens : limit_of(r.slo_class);
+  e.max_output_tokens = std::max(std::min(limit, room), 1U);
   e.slo_class = load_.classes[r.slo_class].name;
   e.detach = true;
   auto& record = records_[index];
@@ -171,18 +179,21 @@ void world::perform(const router::to_scheduler_arrived& e) {
   r.produced = e.produced;
   r.slo = e.targets;
   r.slo_class = e.slo_class;
+  r.prefix = e.prefix;
   if (reveal_lengths_) r.known_output = load_.requests[index_of(e.key.id)].output_tokens;
-  tell_scheduler(r);
+  demand_.arrived(r);
+  post_scheduler(std::move(r));
 }
 
 void world::perform(const router::to_scheduler_prefill_finished& e) {
-  tell_scheduler(scheduler::prefill_finished{e.key});
+  post_scheduler(scheduler::prefill_finished{e.key, e.cached_prompt_tokens});
 }
 
 void world::perform(const router::to_scheduler_ended& e) {
   scheduler::request_ended ended{e.key, std::nullopt};
   if (e.outcome == outcome::finished) ended.output_tokens = load_.requests[index_of(e.key.id)].output_tokens;
-  tell_scheduler(ended);
+  demand_.ended(scheduler_.state(), ended);
+  post_scheduler(ended);
 }
 
 void world::perform(const router::start& e) {
@@ -219,7 +230,10 @@ void world::flush_tokens(client_request& r, request_key key) {
 
 // --- scheduler ------------------------------------------------------------------------------------------------------
 
-void world::perform(const scheduler::dispatch& e) { tell_router(router::placed{e.key, e.prefill, e.decode}); }
+void world::perform(const scheduler::dispatch& e) {
+  if (options_.on_dispatch) options_.on_dispatch(e, events_.now() - start_);
+  tell_router(router::placed{e.key, e.prefill, e.decode});
+}
 
 void world::perform(const scheduler::shed& e) { tell_router(router::shed{e.key, e.reason}); }
 
@@ -242,6 +256,13 @@ void world::sample_fleet() {
     events_.after(load_.length() / samples_of_fleet + duration{1}, [this] { sample_fleet(); });
 }
 
+// As the scheduler's shell does, but whether there is something to tell or not: virtual time is cheap.
+void world::report_demand() {
+  auto report = demand_.take(scheduler_.state(), events_.now());
+  events_.after(hardware_.control_latency, [this, e = scaler::demand_reported{std::move(report)}] { tell_scaler(e); });
+  events_.after(scheduler::demand_meter::every, [this] { report_demand(); });
+}
+
 hflex::result<run_result> world::run() {
   const auto began = std::chrono::steady_clock::now();
   start_fleet();
@@ -251,7 +272,8 @@ hflex::result<run_result> world::run() {
   events_.at(start_, [this] {
     open_ = true;
     sample_fleet();
-    if (!load_.requests.empty()) arrive();
+    if (options_.scaling != "fixed") report_demand();
+    if (!load_.requests.empty()) events_.at(start_ + load_.requests.front().arrival, [this] { arrive(); });
   });
   std::uint64_t until_progress = events_between_progress;
   while (ended_ < records_.size() && !events_.empty()) {
@@ -292,6 +314,7 @@ hflex::result<run_result> run(const cluster& hardware, const workload& load, con
   auto run_with = options;
   auto& s = run_with.scheduler;
   s.max_queued = s.max_outstanding = no_limit;
+  s.max_explained = 0; // nobody asks
   auto scheduler = scheduler::core::make(s);
   if (!scheduler) return pass(scheduler.error());
   auto fleet = options.fleet;
@@ -300,6 +323,8 @@ hflex::result<run_result> run(const cluster& hardware, const workload& load, con
   std::uint32_t count = 0;
   scaler::options sc;
   sc.policy = options.scaling;
+  sc.knobs = options.scaling_knobs;
+  sc.min_instances = hardware.min_instances;
   for (const auto& group : fleet) {
     sc.fleet.push_back({group.role, group.count});
     prefills = prefills || (group.count > 0 && can_prefill(group.role));
@@ -308,6 +333,7 @@ hflex::result<run_result> run(const cluster& hardware, const workload& load, con
   }
   if (!prefills || !decodes)
     return fail(errc::reject, "cluster {}: expected instances that prefill and instances that decode", hardware.name);
+  sc.max_instances = std::max(hardware.max_instances, count);
   const auto per_node = std::max(hardware.instances_per_node, 1U);
   sc.expect_nodes = (std::max(hardware.max_instances, count) + per_node - 1) / per_node;
   auto scaler = scaler::core::make(sc);

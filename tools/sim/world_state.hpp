@@ -4,11 +4,13 @@
 #include "actors/instance/batcher.hpp"
 #include "actors/router/router.hpp"
 #include "actors/scaler/scaler.hpp"
+#include "actors/scheduler/demand.hpp"
 #include "tools/sim/event_queue.hpp"
 #include "tools/sim/network.hpp"
 #include "tools/sim/random.hpp"
 #include "tools/sim/world.hpp"
 #include <memory>
+#include <set>
 #include <unordered_map>
 
 namespace hflex::sim {
@@ -62,10 +64,15 @@ private:
   void start_fleet();
   void arrive();
   void sample_fleet();
+  void report_demand();
   template <class Event>
   void tell_router(const Event& e);
   template <class Event>
   void tell_scheduler(const Event& e);
+  /// From the router: in the same process, but a message like others. What the scheduler has in its mailbox by then,
+  /// the report of the same step for one, it reads first.
+  template <class Event>
+  void post_scheduler(Event e);
   template <class Event>
   void tell_scaler(const Event& e);
   void perform(const router::accepted& e);
@@ -103,7 +110,7 @@ private:
   // world_instances.cpp
   instance::options options_of(const sim_instance& i) const;
   scheduler::instance_ready description_of(const sim_instance& i) const;
-  duration start_time() const;
+  duration start_time(std::uint32_t node);
   void make_core(sim_instance& i, instance_role role);
   void ready(instance_id id);
   void retired(sim_instance& i);
@@ -139,6 +146,7 @@ private:
   scheduler::core scheduler_;
   scaler::core scaler_;
   router::core router_;
+  scheduler::demand_meter demand_;
   event_queue events_;
   network network_;
   step_policy steps_;
@@ -146,6 +154,7 @@ private:
   bool shares_prefixes_{};
   std::vector<std::uint32_t> limits_; ///< longest answer that a client asks for, by class
   std::map<instance_id, sim_instance> instances_;
+  std::set<std::uint32_t> cached_nodes_; ///< whose host memory has the weights: an instance ran there before
   std::unordered_map<transfer_id, transfer> transfers_;
   std::vector<client_request> clients_; ///< in the order of the workload
   std::vector<request_record> records_;
@@ -171,6 +180,11 @@ void world::tell_scheduler(const Event& e) {
   std::vector<scheduler::effect> out;
   scheduler_.on(e, events_.now(), out);
   for (const auto& x : out) std::visit([this](const auto& y) { this->perform(y); }, x);
+}
+
+template <class Event>
+void world::post_scheduler(Event e) {
+  events_.after(duration{0}, [this, e = std::move(e)] { tell_scheduler(e); });
 }
 
 template <class Event>

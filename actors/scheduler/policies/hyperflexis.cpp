@@ -1,6 +1,8 @@
 // hyperflexis: earliest deadline first over what can still attain (hyperflexis_queue), placed as late as possible on
 // the instance that stays within everybody's budget with the least to spare. Sections 3 to 5 of the scheduling design.
 #include "actors/scheduler/budget.hpp"
+#include "actors/scheduler/policies/deadline_backlog.hpp"
+#include "actors/scheduler/policies/hyperflexis_fleet.hpp"
 #include "actors/scheduler/policies/hyperflexis_queue.hpp"
 #include "actors/scheduler/policy.hpp"
 #include <cmath>
@@ -24,6 +26,17 @@ enum class attempt {
   all_busy, ///< every instance has the work that it may have for now: nobody of lower rank may slip in
 };
 
+/// Why it is served, for people.
+struct band_words {
+  std::string_view due;     ///< with one number, ms
+  std::string_view planned; ///< with two
+};
+constexpr band_words resumed{"resumed: due in {:.0f} ms", "resumed: due in {:.0f} ms, planned in {:.0f} ms"};
+constexpr band_words aged{"waited longest: due in {:.0f} ms", "waited longest: due in {:.0f} ms, planned in {:.0f} ms"};
+constexpr band_words planned{
+    "earliest deadline: due in {:.0f} ms", "earliest deadline: due in {:.0f} ms, planned in {:.0f} ms"};
+constexpr band_words spare{"best effort: due in {:.0f} ms", "best effort: due in {:.0f} ms, planned in {:.0f} ms"};
+
 /// A way to serve a request, and how good it is: the smallest score wins.
 struct candidate {
   const instance_load* prefill{};
@@ -36,36 +49,91 @@ struct candidate {
 // full fleet must not cost a walk through the queue.
 constexpr int patience = 16;
 
+// In a large fleet: how many places that will do are compared.
+constexpr std::uint32_t choices = 4;
+
+// Likewise: requests come and go faster than it is worth to think the whole queue over.
+constexpr duration replans_apart = std::chrono::milliseconds{5};
+
 class hyperflexis final : public policy {
 public:
-  explicit hyperflexis(const options& opts) : opts_(opts) {}
+  explicit hyperflexis(const options& opts) : opts_(opts), fleet_(opts_) {}
 
-  void queued(const view& v, const waiting_request& w) override { queue_.add(w, last_start(v, w.request), opts_); }
+  void queued(const view& v, const waiting_request& w) override { queue_.add(w, last_start(v, w), opts_); }
   void unqueued(const view&, const waiting_request& w) override { queue_.remove(w); }
+  void changed(const view& v, const instance_load& at) override {
+    fleet_.changed(v, at);
+    backlog_.changed(at);
+  }
+  void gone(const view&, const instance_load& at) override {
+    fleet_.gone(at);
+    backlog_.gone(at);
+  }
+  std::uint64_t looks() const override { return fleet_.looks(); }
+
+  void place_newcomer(const view& v, const waiting_request& w, time_point now, decisions& d) override {
+    fleet_.refresh(now);
+    if (w.request.produced > 0 || !surely_in_time(v, w, now)) return;
+    held_for_right_.reset();
+    if (serve(v, w, now, claim::within_budget, planned, d) != attempt::served) return;
+    aged_credit_ = 0;
+    newcomer_placed_ = true;
+  }
+
+  // What an event has changed is worked out after it. An admission, which somebody waits for, leaves it to the next.
+  void balance(const view&, time_point now, decisions&) override {
+    if (!std::exchange(newcomer_placed_, false)) fleet_.refresh(now);
+  }
 
   void plan(const view& v, time_point now, decisions& d) override {
+    fleet_.refresh(now);
+    backlog_.bring_up_to_date(v); // bit by bit, so that no replan has it all to do
     turn_away_the_late(v, now, d);
-    budgets_.clear();
     held_for_right_.reset();
-    if (queue_.stale() || now >= next_replan_) replan(v, now);
+    if (now >= next_replan_ || (queue_.stale() && now >= replan_allowed_)) replan(v, now, d);
     serve_resumed(v, now, d);
     serve_aged(v, now, d);
     serve_planned(v, now, d);
     serve_spare(v, now, d);
   }
 
+  standing explain(const view& v, request_key key, time_point now) override {
+    const auto& w = v.waiting.at(key);
+    const auto at = queue_.find(key);
+    standing s;
+    s.band = at.band;
+    s.position = at.position;
+    s.of = at.of;
+    s.due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
+    s.latest_start = at.last_start;
+    const auto how = at.band == "resumed"   ? claim::by_right
+                     : at.band == "planned" ? claim::within_budget
+                                            : claim::left_over;
+    held_for_right_.reset();
+    s.ask_each(v, [&](const instance_load& p) { return obstacle_at(v, p, w, now, how); });
+    return s;
+  }
+
 private:
   // --- who ----------------------------------------------------------------------------------------------------------
 
   // Later than that, no instance can bring the first token in time. An instance whose model is a guess proves nothing.
-  static time_point last_start(const view& v, const request_arrived& r) {
+  time_point last_start(const view& v, const waiting_request& w) {
+    const auto& r = w.request;
     const auto due = token_deadline(r.arrival, r.slo, 0);
+    step_shape alone;
+    alone.add_decode(r.tokens);
+    if (!hyperflexis_fleet::is_small(v)) {
+      const auto& best = fleet_.best_case(v, w.queued_at);
+      if (best.guess) return due;
+      if (best.decodes && best.at_decode.predict(alone) > r.slo.tpot && r.max_output_tokens > 1)
+        return time_point::min();
+      return due - (best.prefills ? fastest_prefill(best.at_prefill, best.max_batched_tokens, r.tokens) : duration{0});
+    }
     std::optional<duration> prefill, step;
     bool guess = false;
     for (const auto& [id, at] : v.instances) {
       if (!at.measured) guess = true;
-      step_shape alone;
-      alone.add_decode(r.tokens);
       if (can_prefill(at.is.role)) prefill = std::min(prefill.value_or(duration::max()), fastest_prefill(at, r.tokens));
       if (can_decode(at.is.role)) step = std::min(step.value_or(duration::max()), at.model().predict(alone));
     }
@@ -74,10 +142,30 @@ private:
     return due - prefill.value_or(duration{0});
   }
 
+  // Whether the plan would not think of giving up a newcomer that nobody waits beside: whatever is pending goes before
+  // it, and one instance, not even the best, still brings its first token in time.
+  bool surely_in_time(const view& v, const waiting_request& w, time_point now) {
+    const auto& r = w.request;
+    const auto* p = fleet_.some_prefill();
+    const auto* d = fleet_.some_decode(v);
+    const auto rate = fleet_.tokens_per_s();
+    if (!p || !d || !(rate > 0)) return false;
+    step_shape alone;
+    alone.add_decode(r.tokens);
+    if (r.max_output_tokens > 1 && d->model().predict(alone) > r.slo.tpot) return false;
+    const auto left = token_deadline(r.arrival, r.slo, 0) - now;
+    const double tokens = static_cast<double>(fleet_.pending_prefill()) + r.tokens;
+    const double itself = r.tokens * (1.0 / fleet_.best_tokens_per_s() - 1.0 / rate);
+    return fastest_prefill(*p, r.tokens) <= left && from_s(tokens / rate + std::max(0.0, itself)) <= left;
+  }
+
   void turn_away_the_late(const view& v, time_point now, decisions& d) {
     std::vector<request_key> late;
     queue_.expire(now, [&](request_key key) {
-      if (v.waiting.at(key).request.slo.when_late == late_action::shed) late.push_back(key);
+      if (v.waiting.at(key).request.slo.when_late == late_action::shed)
+        late.push_back(key);
+      else
+        d.demoted(key, "its targets cannot be met any more: it is served with what others leave over");
     });
     for (auto key : late) {
       const auto& r = v.waiting.at(key).request;
@@ -87,18 +175,27 @@ private:
     }
   }
 
-  void replan(const view& v, time_point now) {
+  void replan(const view& v, time_point now, decisions& d) {
     next_replan_ = now + opts_.replan_every;
+    replan_allowed_ = now + (hyperflexis_fleet::is_small(v) ? duration{0} : replans_apart);
     hyperflexis_queue::capacity fleet;
-    for (const auto& [id, at] : v.instances)
-      if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)));
+    fleet.tokens_per_s = fleet_.tokens_per_s();
+    fleet.best_tokens_per_s = fleet_.best_tokens_per_s();
+    const auto& backlog = backlog_.bring_up_to_date(v);
+    // What is overdue goes last on its instance and delays nobody here.
+    fleet.backlog.assign(backlog.lower_bound(now), backlog.end());
     queue_.replan(now, std::move(fleet), opts_.plan_depth);
+    for (const auto& out : queue_.demoted())
+      d.demoted(
+          out.key, {"the plan was full: without its {:.0f} prefill tokens, the most for their weight, the request "
+                    "due in {:.0f} ms can be in time",
+                       out.tokens, to_ms(out.for_due - now)});
   }
 
   void serve_resumed(const view& v, time_point now, decisions& d) {
     for (auto it = queue_.resumed().begin(); it != queue_.resumed().end();) {
       const auto key = (it++)->key;
-      if (serve(v, v.waiting.at(key), now, claim::by_right, "resumed", d) != attempt::served)
+      if (serve(v, v.waiting.at(key), now, claim::by_right, resumed, d) != attempt::served)
         return hold_for(v, v.waiting.at(key));
     }
   }
@@ -109,7 +206,7 @@ private:
       const auto& w = v.waiting.at(queue_.spare().begin()->key);
       const double tokens = w.request.tokens;
       if (aged_credit_ < tokens && !queue_.planned().empty()) return;
-      if (serve(v, w, now, claim::by_right, "waited longest", d) != attempt::served) return hold_for(v, w);
+      if (serve(v, w, now, claim::by_right, aged, d) != attempt::served) return hold_for(v, w);
       aged_credit_ = std::max(0.0, aged_credit_ - tokens);
     }
   }
@@ -119,7 +216,7 @@ private:
     for (auto it = queue_.planned().begin(); it != queue_.planned().end() && failed < patience;) {
       const auto& w = v.waiting.at((it++)->key);
       const double tokens = w.request.tokens;
-      const auto result = serve(v, w, now, claim::within_budget, "earliest deadline", d);
+      const auto result = serve(v, w, now, claim::within_budget, planned, d);
       if (result == attempt::all_busy) return;
       failed = result == attempt::served ? 0 : failed + 1;
       if (result != attempt::served) continue;
@@ -134,7 +231,7 @@ private:
     int failed = 0;
     if (!queue_.resumed().empty() || !queue_.planned().empty()) return;
     for (auto it = queue_.spare().begin(); it != queue_.spare().end() && failed < patience;)
-      switch (serve(v, v.waiting.at((it++)->key), now, claim::left_over, "best effort", d)) {
+      switch (serve(v, v.waiting.at((it++)->key), now, claim::left_over, spare, d)) {
       case attempt::served:
         failed = 0;
         break;
@@ -148,21 +245,19 @@ private:
 
   // --- where --------------------------------------------------------------------------------------------------------
 
-  const prefill_budget& budget_of(const instance_load& at) {
-    auto [found, fresh] = budgets_.try_emplace(at.is.instance);
-    if (fresh) found->second = estimate_prefill(at, opts_.lost_after);
-    return found->second;
-  }
+  const prefill_budget& budget_of(const instance_load& at) { return fleet_.budget_of(at); }
 
   // Prefill there that goes before a request: an instance works by deadline, so a tight newcomer overtakes the rest,
-  // and best effort comes last.
-  static std::uint64_t ahead_of(const view& v, const instance_load& p, const waiting_request& w, claim how) {
+  // and what is late for certain comes last.
+  static std::uint64_t ahead_of(
+      const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
     if (how == claim::left_over) return p.pending_prefill;
     const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
     std::uint64_t tokens = 0;
     for (auto key : p.prefilling) {
       const auto& other = v.placed.at(key);
       const auto& r = other.request;
+      if (how == claim::within_budget && goes_last(p, other, now)) continue;
       if (r.produced > 0 || token_deadline(r.arrival, r.slo, 0) <= due) tokens += other.prefill_left;
     }
     return tokens;
@@ -172,12 +267,12 @@ private:
   // would wait there where a tighter newcomer could not be told apart any more; less would let the device run dry. An
   // instance that has gone silent is believed to be done; the ledger lets one request through per report_timeout.
   bool takes_now(const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
-    constexpr double steps_ahead = 1.1;
     if (now - p.last_heard > opts_.report_timeout) return true;
     const auto& budget = budget_of(p);
     const auto step = std::max(budget.next_step, budget.steady_step);
     if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
-    return static_cast<double>(ahead_of(v, p, w, how) + std::min(w.request.tokens, step)) <= steps_ahead * step;
+    return static_cast<double>(ahead_of(v, p, w, now, how) + std::min(w.request.tokens, step)) <=
+           hyperflexis_fleet::steps_ahead * step;
   }
 
   static std::uint32_t blocks_wanted(const instance_load& d, const waiting_request& w) {
@@ -201,23 +296,33 @@ private:
   }
 
   attempt serve(
-      const view& v, const waiting_request& w, time_point now, claim how, std::string_view band, decisions& d) {
+      const view& v, const waiting_request& w, time_point now, claim how, const band_words& why, decisions& d) {
     std::optional<candidate> in_time, soonest;
     bool all_busy = true;
-    for (const auto& [id, p] : v.instances) {
-      if (!p.may_prefill() || !has_room(v, p) || !takes_now(v, p, w, now, how)) continue;
+    const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
+    decode_choices_.clear();
+    chosen_decodes_ = false;
+    std::uint32_t found = 0;
+    const auto look = [&](const instance_load& p) {
+      if (!p.may_prefill() || !has_room(v, p) || !takes_now(v, p, w, now, how)) return true;
       all_busy = false;
       const auto c = best_with(v, p, w, now, how);
-      if (!c) continue;
-      const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
+      if (!c) return true;
       const bool meets = c->finish < duration::max() && now + c->finish <= due;
       if (meets && (!in_time || c->score < in_time->score)) in_time = c;
       if (!soonest || c->finish < soonest->finish) soonest = c;
-    }
+      found += meets || how != claim::within_budget ? 1 : 0;
+      return found < choices || hyperflexis_fleet::is_small(v);
+    };
+    const double output = w.output_to_come;
+    fleet_.walk_prefill(v, output, how != claim::within_budget, due, look);
+    // Late on all that are cheap: then the soonest.
+    if (how == claim::within_budget && !in_time && !hyperflexis_fleet::is_small(v))
+      fleet_.walk_prefill(v, output, true, due, look);
     // Late everywhere by the safe estimate, but not beyond hope: the soonest, rather than to let time go by.
     const auto& chosen = in_time && how == claim::within_budget ? in_time : soonest;
     if (!chosen) return all_busy ? attempt::all_busy : attempt::no_space;
-    place(w, *chosen, now, how, band, d);
+    place(w, *chosen, now, how, why, d);
     return attempt::served;
   }
 
@@ -238,8 +343,41 @@ private:
     if (p.is.role == instance_role::mixed)
       consider(p);
     else
-      for (const auto& [id, d] : v.instances) consider(d);
+      for (const auto* d : decodes_for(v, w, how)) consider(*d);
     return best;
+  }
+
+  /// Why it is not there: the checks of serve() and best_with() once more, in words.
+  std::string obstacle_at(const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
+    if (const auto reason = closed(v, p)) return *reason;
+    decode_choices_.clear();
+    chosen_decodes_ = false;
+    if (!takes_now(v, p, w, now, how))
+      return fmt::format("has {} prefill tokens that go before it, and a step of {}: it binds late",
+          ahead_of(v, p, w, now, how), std::max(budget_of(p).next_step, budget_of(p).steady_step));
+    if (best_with(v, p, w, now, how)) return "could take it: others go first";
+    if (p.is.role == instance_role::prefill) return "no decode instance has room within everybody's targets";
+    if (!has_space(v, p, w))
+      return fmt::format("has {} of the {} KV blocks that it needs, and decodes {} of at most {} sequences",
+          p.free_blocks(), blocks_wanted(p, w), p.sequences(), p.is.max_sequences);
+    const auto limit = step_limit(p, w, how);
+    return fmt::format("its decode step would take {:.1f} ms; the tightest target allows {:.1f}",
+        to_ms(step_with(p, w)), limit ? to_ms(*limit) : 0.0);
+  }
+
+  // Where it could decode: in a small fleet anywhere, in a large one the cheapest few that have the space. Worked out
+  // once for each request that is tried.
+  const std::vector<const instance_load*>& decodes_for(const view& v, const waiting_request& w, claim how) {
+    if (std::exchange(chosen_decodes_, true)) return decode_choices_;
+    const bool all = hyperflexis_fleet::is_small(v);
+    fleet_.walk_decode(v, w.output_to_come, [&](const instance_load& d) {
+      if (!d.may_decode() || d.is.role != instance_role::decode || !has_space(v, d, w)) return true;
+      const auto limit = step_limit(d, w, how);
+      if (how != claim::by_right && limit && step_with(d, w) > *limit) return true;
+      decode_choices_.push_back(&d);
+      return all || decode_choices_.size() < choices;
+    });
+    return decode_choices_;
   }
 
   // What it costs to serve it there, in ms: its own time to the end, and the time that its neighbours lose by it.
@@ -247,19 +385,14 @@ private:
       time_point now, claim how, duration step) {
     candidate c{&p, &d, duration::max(), {}};
     if (const auto alone =
-            work_time(p, budget_of(p), ahead_of(v, p, w, how) + w.request.tokens, w.request.tokens / 2)) {
+            work_time(p, budget_of(p), ahead_of(v, p, w, now, how) + w.request.tokens, w.request.tokens / 2)) {
       // The step under way ends first.
       auto rest = duration{0};
-      if (p.pending_prefill > 0) {
-        auto running = p.decode_shape();
-        running.add_prefill(
-            static_cast<std::uint32_t>(std::min<std::uint64_t>(p.pending_prefill, budget_of(p).next_step)), 512);
-        rest = std::max(duration{0}, p.last_heard + p.model().predict(running) - now);
-      }
+      if (p.pending_prefill > 0) rest = std::max(duration{0}, p.last_heard + fleet_.running_step_of(p) - now);
       c.finish = *alone + rest;
     }
     const double own = w.output_to_come * to_ms(step);
-    const double slower = to_ms(step - d.model().plan_ahead(d.decode_shape()));
+    const double slower = to_ms(step - fleet_.decode_step_of(d));
     const double others = d.sequences() * slower * w.output_to_come;
     const double wait = c.finish < duration::max() ? to_ms(c.finish) : 1e9;
     const double far = p.is.node == d.is.node ? 0.0 : 0.5;
@@ -268,13 +401,11 @@ private:
   }
 
   void place(
-      const waiting_request& w, const candidate& c, time_point now, claim how, std::string_view band, decisions& d) {
-    const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
-    auto why = fmt::format("{}: due in {:.0f} ms", band, to_ms(due - now));
-    if (c.finish < duration::max()) why += fmt::format(", planned in {:.0f} ms", to_ms(c.finish));
+      const waiting_request& w, const candidate& c, time_point now, claim how, const band_words& words, decisions& d) {
+    const auto due_ms = to_ms(token_deadline(w.request.arrival, w.request.slo, w.request.produced) - now);
+    const auto why = c.finish < duration::max() ? explanation(words.planned, due_ms, to_ms(c.finish))
+                                                : explanation(words.due, due_ms);
     const bool best_effort = how == claim::left_over || (how == claim::by_right && w.request.produced == 0);
-    budgets_.erase(c.prefill->is.instance);
-    budgets_.erase(c.decode->is.instance);
     d.dispatch(
         w.request.key, {c.prefill->is.instance, c.decode->is.instance, blocks_wanted(*c.decode, w), best_effort, why});
   }
@@ -283,18 +414,30 @@ private:
   void hold_for(const view& v, const waiting_request& w) {
     if (held_for_right_) return;
     const instance_load* roomiest = nullptr;
-    for (const auto& [pid, p] : v.instances)
-      for (const auto& [did, d] : v.instances)
-        if (can_serve(p, d, w.request, true) && (!roomiest || d.free_blocks() > roomiest->free_blocks())) roomiest = &d;
+    fleet_.walk_roomy(v, [&](const instance_load& d) {
+      if ((!roomiest || d.free_blocks() > roomiest->free_blocks()) && somebody_prefills_for(v, d, w)) roomiest = &d;
+      return true;
+    });
     if (roomiest && !has_space(v, *roomiest, w)) held_for_right_ = roomiest->is.instance;
+  }
+
+  bool somebody_prefills_for(const view& v, const instance_load& d, const waiting_request& w) {
+    if (d.is.role == instance_role::mixed) return can_serve(d, d, w.request, true);
+    return std::any_of(
+        v.instances.begin(), v.instances.end(), [&](const auto& p) { return can_serve(p.second, d, w.request, true); });
   }
 
   options opts_;
   hyperflexis_queue queue_;
-  std::map<instance_id, prefill_budget> budgets_; ///< of this plan, as far as asked for
-  std::optional<instance_id> held_for_right_;     ///< in this plan
+  hyperflexis_fleet fleet_;
+  deadline_backlog backlog_;
+  std::vector<const instance_load*> decode_choices_; ///< for the request that is tried
+  bool chosen_decodes_{false};                       ///< they are
+  std::optional<instance_id> held_for_right_;        ///< in this plan
+  bool newcomer_placed_{false};                      ///< by this event
   time_point next_replan_{time_point::min()};
-  double aged_credit_{}; ///< prefill tokens that the aged may claim
+  time_point replan_allowed_{time_point::min()}; ///< before that changes of the queue do not bring a new one about
+  double aged_credit_{};                         ///< prefill tokens that the aged may claim
 };
 
 } // namespace

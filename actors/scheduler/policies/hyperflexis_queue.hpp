@@ -7,19 +7,33 @@
 //   them a right
 #pragma once
 #include "actors/scheduler/view.hpp"
+#include <memory_resource>
+#include <optional>
 #include <set>
 
 namespace hflex::scheduler {
 
+/// Whether an instance puts a request that it was given behind all those whose first token can come in time: its own
+/// cannot.
+bool goes_last(const instance_load& at, const placed_request& p, time_point now);
+
 class hyperflexis_queue {
 public:
+  struct entry;
   struct slot {
     time_point when; ///< due, for resumed and planned; ages at, for spare
     std::uint64_t order{};
     request_key key;
-    friend auto operator<=>(const slot&, const slot&) = default;
+    entry* of{};
+    friend bool operator<(const slot& a, const slot& b) {
+      return a.when != b.when ? a.when < b.when : a.order < b.order;
+    }
   };
-  using band = std::set<slot>;
+  using band = std::pmr::set<slot>;
+
+  hyperflexis_queue() = default;
+  hyperflexis_queue(const hyperflexis_queue&) = delete; // slots point at entries
+  hyperflexis_queue& operator=(const hyperflexis_queue&) = delete;
 
   /// `last_start`: later than that its first token cannot come in time, wherever it runs.
   void add(const waiting_request& w, time_point last_start, const options& opts);
@@ -32,10 +46,14 @@ public:
   /// Moves those whose last start is over to `spare` for good. Calls `lost(key)` for each.
   template <class OnLost>
   void expire(time_point now, OnLost lost) {
-    while (!starts_.empty() && starts_.begin()->when < now) {
-      const auto key = starts_.begin()->key;
-      give_up(key);
-      lost(key);
+    while (!starts_.empty() && starts_.front().when < now) {
+      const auto first = starts_.front();
+      std::pop_heap(starts_.begin(), starts_.end(), later);
+      starts_.pop_back();
+      auto* e = entries_.get(first.key);
+      if (!e || e->due.order != first.order || e->is_lost) continue; // it has left meanwhile
+      give_up(*e);
+      lost(first.key);
     }
   }
 
@@ -44,38 +62,64 @@ public:
     double tokens_per_s{};      ///< all instances together
     double best_tokens_per_s{}; ///< the fastest one alone
     /// Dispatched and not yet done, by deadline: tokens of prefill.
-    std::vector<std::pair<time_point, std::uint32_t>> backlog;
-    void add(const view& v, const instance_load& at, double rate);
+    std::vector<std::pair<time_point, std::uint64_t>> backlog;
+    void add(const view& v, const instance_load& at, double rate, time_point now);
   };
   /// Moore and Hodgson's rule over the first `depth` requests by deadline: whenever one would be late, the costliest
   /// (tokens per weight) of those before it, or itself, is demoted. Demoted ones that fit again return. O(depth log
   /// depth).
   void replan(time_point now, capacity fleet, std::uint32_t depth);
+  /// Whom the last replan() demoted that were in the plan before it, and the tokens of each.
+  struct demotion {
+    request_key key;
+    double tokens{};
+    time_point for_due; ///< of the request that would have been late
+  };
+  const std::vector<demotion>& demoted() const { return demotions_; }
   /// Whether enough came or went since the last replan() that the plan should be made again.
   bool stale() const;
 
-private:
+  /// Where a waiting request is: its band, its place there, 1 = next, and its last start. O(n): for people.
+  struct whereabouts {
+    std::string_view band;
+    std::uint32_t position{};
+    std::uint32_t of{};
+    std::optional<time_point> last_start;
+  };
+  whereabouts find(request_key key) const;
+
   struct entry {
     slot due;
-    slot start; ///< when = last start
     slot ages;
     double tokens{};
     double weight{1.0};
     bool is_resumed{false};
     bool is_lost{false};
     bool is_demoted{false};
+    bool was_demoted{false}; ///< when the replan() under way began
   };
-  void give_up(request_key key);
-  void set_demoted(entry& e, bool demoted);
 
-  std::map<request_key, entry> entries_;
-  band resumed_;
-  band planned_;
-  band spare_;
-  band hopeful_; ///< planned and demoted, by deadline
-  band starts_;  ///< the same by last start
+private:
+  struct start {
+    time_point when; ///< last start
+    std::uint64_t order{};
+    request_key key;
+  };
+  static bool later(const start& a, const start& b) { return a.when != b.when ? a.when > b.when : a.order > b.order; }
+  void give_up(entry& e);
+  void set_demoted(entry& e, bool demoted);
+  void forget_old_starts();
+
+  std::pmr::unsynchronized_pool_resource memory_; ///< of the bands: they change with every request
+  request_table<entry> entries_;
+  band resumed_{&memory_};
+  band planned_{&memory_};
+  band spare_{&memory_};
+  band hopeful_{&memory_};    ///< planned and demoted, by deadline
+  std::vector<start> starts_; ///< a heap of theirs, earliest on top; of some that have left, too
   double resumed_tokens_{};
   std::size_t changes_{}; ///< since the last replan
+  std::vector<demotion> demotions_;
 };
 
 } // namespace hflex::scheduler

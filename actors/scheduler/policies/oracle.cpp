@@ -114,7 +114,7 @@ private:
     next_replan_ = now + opts_.replan_every;
     hyperflexis_queue::capacity fleet;
     for (const auto& [id, at] : v.instances)
-      if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)));
+      if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)), now);
     queue_.replan(now, std::move(fleet), opts_.plan_depth);
   }
 

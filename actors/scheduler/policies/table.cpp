@@ -13,7 +13,7 @@ std::span<const policy_entry> policies() {
       policy_entry{"aladdin", "best-fit bin packing under TTFT, token time and KV memory", step_policy::fixed_budget,
           make_aladdin, aladdin_knobs},
       policy_entry{"hyperflexis", "deadline order, step budgets, late binding, least added latency",
-          step_policy::hybrid_priority, make_hyperflexis},
+          step_policy::layered_budget, make_hyperflexis},
       policy_entry{"least_loaded", "first come, first served, to the instance with the fewest tokens outstanding",
           step_policy::fixed_budget, make_least_loaded},
       policy_entry{"llumnix",

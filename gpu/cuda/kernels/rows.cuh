@@ -51,29 +51,66 @@ rope_table(const Position* positions, const float* inverse_frequency, std::uint3
   }
 }
 
-/// Rotates q of each row in place (element i pairs with i + D/2), and writes rotated k and v to the row's slot of one
-/// layer's pool. qkv[M][(H + 2 G) D]; slot = block * block_size + offset. Grid: M blocks.
+/// What a family does to a row of q, k and v between the product and the rotation. Null: nothing.
+struct qkv_finish {
+  const float* bias{};   ///< [(H + 2 G) D], added
+  const float* q_norm{}; ///< [D], every head of q is normalised with
+  const float* k_norm{};
+  float eps{};
+};
+
+/// What one element of a head is once its bias is added.
+template <class T>
+HFLEX_DEVICE float with_bias(const T* head, const float* bias, std::uint32_t i) {
+  return to_float(head[i]) + (bias != nullptr ? bias[i] : 0.0F);
+}
+
+/// 1 / sqrt(mean(x^2) + eps) of a head; a whole warp calls it.
+template <class T>
+HFLEX_DEVICE float head_scale(const T* head, const float* bias, std::uint32_t head_dim, float eps) {
+  float squares = 0.0F;
+  for (std::uint32_t i = thread_index() % warp_lanes; i < head_dim; i += warp_lanes) {
+    const float x = with_bias(head, bias, i);
+    squares += x * x;
+  }
+  return 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(head_dim) + eps);
+}
+
+/// Finishes q, k and v of each row, rotates q in place (element i pairs with i + D/2), and writes rotated k and v to
+/// the row's slot of one layer's pool; rounds once, at the end. qkv[M][(H + 2 G) D]; slot = block * block_size +
+/// offset. A warp takes a head. Grid: M blocks.
 template <class T>
 HFLEX_GLOBAL(row_threads)
 rotate_and_store(T* qkv, const float* cos_sin, const std::uint32_t* slots, std::uint32_t heads, std::uint32_t kv_heads,
-    std::uint32_t head_dim, T* keys, T* values) {
+    std::uint32_t head_dim, qkv_finish finish, T* keys, T* values) {
   const std::uint32_t m = block_position().x;
   const std::uint32_t half = head_dim / 2;
   const std::uint32_t kv_width = kv_heads * head_dim;
   T* row = qkv + std::size_t{m} * (heads + 2 * kv_heads) * head_dim;
   const float* cosines = cos_sin + std::size_t{m} * head_dim;
   const std::size_t slot = std::size_t{slots[m]} * kv_width;
-  for (std::uint32_t pair = thread_index(); pair < (heads + kv_heads) * half; pair += row_threads) {
-    const std::uint32_t head = pair / half;
-    const std::uint32_t i = pair % half;
-    const float low = to_float(row[head * head_dim + i]);
-    const float high = to_float(row[head * head_dim + half + i]);
-    T* at = head < heads ? row + head * head_dim : keys + slot + (head - heads) * head_dim;
-    at[i] = to<T>(low * cosines[i] - high * cosines[half + i]);
-    at[half + i] = to<T>(high * cosines[i] + low * cosines[half + i]);
+  for (std::uint32_t head = thread_index() / warp_lanes; head < heads + kv_heads; head += row_threads / warp_lanes) {
+    T* from = row + head * head_dim;
+    const float* bias = finish.bias != nullptr ? finish.bias + head * head_dim : nullptr;
+    const float* norm = head < heads ? finish.q_norm : finish.k_norm;
+    const float scale = norm != nullptr ? head_scale(from, bias, head_dim, finish.eps) : 1.0F;
+    T* at = head < heads ? from : keys + slot + (head - heads) * head_dim;
+    // A pair is read and written by one lane: nobody waits.
+    for (std::uint32_t i = thread_index() % warp_lanes; i < half; i += warp_lanes) {
+      float low = with_bias(from, bias, i);
+      float high = with_bias(from, bias, half + i);
+      if (norm != nullptr) {
+        low = low * scale * norm[i];
+        high = high * scale * norm[half + i];
+      }
+      at[i] = to<T>(low * cosines[i] - high * cosines[half + i]);
+      at[half + i] = to<T>(high * cosines[i] + low * cosines[half + i]);
+    }
   }
-  const T* v = row + (heads + kv_heads) * head_dim;
-  for (std::uint32_t i = thread_index(); i < kv_width; i += row_threads) values[slot + i] = v[i];
+  const std::uint32_t first = (heads + kv_heads) * head_dim;
+  const float* bias = finish.bias != nullptr ? finish.bias + first : nullptr;
+  for (std::uint32_t i = thread_index(); i < kv_width; i += row_threads)
+    values[slot + i] = bias != nullptr ? to<T>(with_bias(row + first, bias, i)) : row[first + i];
 }
 
 HFLEX_DEVICE float swiglu_of(float gate, float up) { return gate / (1.0F + expf(-gate)) * up; }

@@ -94,7 +94,7 @@ TEST_CASE("under token allocation decodes go on while prefill waits for blocks")
 }
 
 TEST_CASE("a request that is late for certain goes behind those that are not") {
-  for (auto policy : {step_policy::token_allocation, step_policy::hybrid_priority}) {
+  for (auto policy : {step_policy::token_allocation, step_policy::hybrid_priority, step_policy::layered_budget}) {
     auto o = policy_options(policy);
     o.max_batched_tokens = 20;
     bench b(o);
@@ -103,13 +103,16 @@ TEST_CASE("a request that is late for certain goes behind those that are not") {
     b.send(add{timed(b, 3, 15, 200ms, 500ms), {}});
     b.finish();
     CHECK(b.entry(key(3)));
-    CHECK(b.entry(key(2))->tokens.size() == 4); // what 1 and 3 have left
+    // What 1 and 3 have left; of 20 ms, a tenth of what 3 was promised, in the last case.
+    CHECK(b.entry(key(2))->tokens.size() == (policy == step_policy::layered_budget ? 3 : 4));
   }
 }
 
-TEST_CASE("under hybrid priority less prefill goes before an earlier deadline when its weight says so") {
-  for (const auto weight : {0ms, 10ms}) {
-    auto o = policy_options(step_policy::hybrid_priority);
+TEST_CASE("less prefill goes before an earlier deadline when its weight says so") {
+  for (const auto& [policy, weight] : std::vector<std::pair<step_policy, std::chrono::milliseconds>>{
+           {step_policy::hybrid_priority, 0ms}, {step_policy::hybrid_priority, 10ms},
+           {step_policy::layered_budget, 0ms}, {step_policy::layered_budget, 10ms}}) {
+    auto o = policy_options(policy);
     o.max_batched_tokens = 20;
     o.prefill_weight = weight;
     bench b(o);
@@ -118,5 +121,43 @@ TEST_CASE("under hybrid priority less prefill goes before an earlier deadline wh
     b.send(add{timed(b, 3, 10, 1200ms, 500ms), {}}); // 1200 + 100
     b.finish();
     CHECK((b.entry(key(3)) != nullptr) == (weight > 0ms));
+  }
+}
+
+TEST_CASE("under a layered budget a step that only the late need is short, so that a newcomer need not wait for it") {
+  bench b(policy_options(step_policy::layered_budget));
+  auto late = timed(b, 1, 60, 30ms, 1s); // needs 61 ms
+  b.send(add{late, {}});
+  CHECK(b.plan().shape.prefill_tokens == 2); // 3 ms: half as long again as a decode alone, and a tenth of 30 ms
+}
+
+TEST_CASE("under a layered budget the late get longer steps where nobody was promised an early first token") {
+  bench b(policy_options(step_policy::layered_budget));
+  auto late = timed(b, 1, 60, 200ms, 1s);
+  late.arrival = b.now - 1s;
+  b.send(add{late, {}});
+  CHECK(b.plan().shape.prefill_tokens == 19); // a tenth of 200 ms
+}
+
+TEST_CASE("under a layered budget those in time get whole steps") {
+  bench b(policy_options(step_policy::layered_budget));
+  b.send(add{timed(b, 1, 60, 100ms, 1s), {}});
+  CHECK(b.plan().shape.prefill_tokens == 60);
+}
+
+TEST_CASE("under a layered budget early decodes give way to prefill only when that fills more than a step") {
+  for (const std::uint32_t prompt : {30U, 100U}) {
+    auto o = policy_options(step_policy::layered_budget);
+    o.max_batched_tokens = 40;
+    bench b(o);
+    b.send(add{timed(b, 1, 4, 1s, 40ms), {}});
+    b.send(add{timed(b, 2, 4, 1s, 500ms), {}});
+    b.finish();
+    b.finish();
+    b.send(add{timed(b, 3, prompt, 1s, 1s), {}});
+    b.now += 100ms; // the next token of 1 is due within two of its targets
+    b.finish();
+    CHECK(b.entry(key(1)));
+    CHECK((b.entry(key(2)) == nullptr) == (prompt == 100));
   }
 }

@@ -1,9 +1,8 @@
-#include "actors/instance/prefix_hash.hpp"
+#include "actors/common/prefix_hash.hpp"
 #include "tests/support/catch.hpp"
 #include <vector>
 
 using namespace hflex;
-using namespace hflex::instance;
 
 namespace {
 

@@ -156,6 +156,35 @@ TEST_CASE("a coalesced report counts all of its steps") {
   CHECK(at.pending_prefill == 200);
 }
 
+TEST_CASE("a report that tells of no new step credits no work twice") {
+  scheduler_desk desk;
+  desk.instance(1);
+  desk.arrive(1, 900, loose, loose);
+  step_shape shape;
+  shape.add_prefill(300, 0);
+  scheduler::step_reported report{{1}, shape, simple_model.predict(shape), 0, 0, 9000, 1, 0};
+  desk.on(report);
+  const auto pending = desk.core.state().instances.at({1}).pending_prefill;
+  REQUIRE(pending == 600);
+  const auto learned = desk.core.state().instances.at({1}).corrector.observed();
+  report.steps = 0;
+  report.kv_blocks_free = 9500;
+  desk.on(report);
+  CHECK(desk.core.state().instances.at({1}).pending_prefill == pending);
+  CHECK(desk.core.state().instances.at({1}).corrector.observed() == learned);
+}
+
+TEST_CASE("a model that was measured on such devices is no guess") {
+  for (bool measured : {false, true}) {
+    scheduler::options opts;
+    opts.unmeasured_model = simple_model;
+    opts.is_measured = measured;
+    scheduler_desk desk(opts);
+    desk.on(scheduler::instance_ready{{1}, {1}, instance_role::mixed, 1000, 16, 1000, 64, {}});
+    CHECK(desk.core.state().instances.at({1}).measured == measured);
+  }
+}
+
 TEST_CASE("round robin sends to each instance in turn at once") {
   scheduler_desk desk(with_policy("round_robin"));
   for (std::uint32_t i = 1; i <= 3; ++i) desk.instance(i);

@@ -63,6 +63,27 @@ TEST_CASE("a tighter newcomer need not wait for work that it overtakes on the in
   CHECK(desk.order() == ids{1, 2});
 }
 
+TEST_CASE("a newcomer goes to an instance whose work is late for certain, at once") {
+  scheduler_desk desk;
+  desk.instance(1);
+  desk.arrive(1, 5000, 100, 1000); // takes 0.5 s: best effort from the start
+  REQUIRE(desk.order() == ids{1});
+  desk.arrive(2, 500, 400, 1000); // behind the step under way: 0.15 s
+  CHECK(desk.order() == ids{1, 2});
+  CHECK(desk.dispatches.back().why.text().find("earliest deadline") == 0);
+}
+
+TEST_CASE("a newcomer goes to an instance whose work has become late meanwhile, at once") {
+  scheduler_desk desk;
+  desk.instance(1);
+  desk.arrive(1, 3000, 350, 1000);
+  REQUIRE(desk.order() == ids{1});
+  desk.now += from_ms(100); // without a report: 0.3 s of work and 0.25 s to go
+  desk.arrive(2, 500, 400, 1000);
+  CHECK(desk.order() == ids{1, 2});
+  CHECK(desk.dispatches.back().why.text().find("earliest deadline") == 0);
+}
+
 TEST_CASE("demotion picks the costliest request so that the others attain") {
   auto desk = busy_desk(); // 0.3 s of work
   desk.arrive(2, 200, 900, 1000);

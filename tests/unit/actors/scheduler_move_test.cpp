@@ -37,7 +37,7 @@ struct books {
     r.slo.tpot = std::chrono::milliseconds{20};
     ledger_.enqueue(r, start);
     ledger_.place(r.key, {{at}, {at}, 10, best_effort, "test"}, start);
-    ledger_.finish_prefill(r.key, start);
+    ledger_.finish_prefill(r.key, std::nullopt, start);
   }
   // So many decode steps, the prefill of earlier ones included.
   void report(std::uint32_t id, std::uint32_t steps) {

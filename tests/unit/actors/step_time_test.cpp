@@ -60,6 +60,32 @@ TEST_CASE("the token budget is the largest chunk that ends in time") {
   CHECK(max_prefill_tokens(h100, from_ms(1e6), decodes, 0, 0) == 0);
 }
 
+TEST_CASE("the token budget is the last that fits, for random models and shapes") {
+  std::mt19937_64 rng(11);
+  const auto some = [&](double most) { return most * static_cast<double>(rng() % 1001) / 1000.0; };
+  for (int i = 0; i < 3000; ++i) {
+    step_time_model m{some(20), some(0.1), static_cast<std::uint32_t>(rng() % 400), some(1e-5), some(0.05), some(1e-3),
+        some(1e-4), 1.0 + some(1)};
+    if (rng() % 4 == 0) m.c1_ms = 0;
+    if (rng() % 4 == 0) m.c2_ms = 0;
+    step_shape decodes;
+    for (auto n = rng() % 5 == 0 ? 0 : rng() % 300; n > 0; --n)
+      decodes.add_decode(static_cast<std::uint32_t>(rng() % 4000));
+    const auto tau = from_ms(some(200));
+    const auto before = static_cast<std::uint32_t>(rng() % 8000);
+    const auto cap = static_cast<std::uint32_t>(rng() % 5000);
+    const auto fits = [&](std::uint32_t n) {
+      auto shape = decodes;
+      shape.add_prefill(n, before);
+      return m.plan_ahead(shape) <= tau;
+    };
+    const auto n = max_prefill_tokens(m, tau, decodes, before, cap);
+    REQUIRE(n <= cap);
+    REQUIRE((n == 0 || fits(n)));
+    REQUIRE((n == cap || !fits(n + 1)));
+  }
+}
+
 TEST_CASE("a safer model gives a smaller token budget") {
   auto safe = h100;
   safe.safety = 1.3;

@@ -72,8 +72,9 @@ public:
   static constexpr std::uint32_t max_rows = 300;
   static constexpr std::uint32_t processors = 8;
 
-  explicit emulated_device(thread_order order = thread_order::forward)
-      : memory_(order), source_(*demo_weights()),
+  explicit emulated_device(thread_order order = thread_order::forward,
+      const std::shared_ptr<const gpu::weight_region>& weights = demo_weights())
+      : memory_(order), source_(*weights),
         weights_(cuda::model_unpacker<T, emulated_memory<T>>(source_.model, memory_).run()) {
     const auto& c = source_.config;
     shape_ = {c.hidden, c.intermediate, c.layers, c.heads, c.kv_heads, c.head_dim, c.vocab, c.rms_norm_eps};

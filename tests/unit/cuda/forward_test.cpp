@@ -5,18 +5,32 @@ using namespace hflex::test;
 
 namespace {
 
-tokens prompt_of(std::uint32_t length, std::uint32_t seed) {
+tokens prompt_of(std::uint32_t length, std::uint32_t seed, std::uint32_t vocab = 2048) {
   tokens out;
-  for (std::uint32_t i = 0; i < length; ++i) out.push_back(static_cast<token_id>((seed * 977 + i * 131) % 2048));
+  for (std::uint32_t i = 0; i < length; ++i) out.push_back(static_cast<token_id>((seed * 977 + i * 131) % vocab));
   return out;
+}
+
+std::shared_ptr<const gpu::weight_region> family_weights(const std::string& family) {
+  const auto region = gpu::load_weights(HFLEX_SOURCE_DIR "/tests/unit/gpu/golden/" + family, {});
+  REQUIRE(region.has_value());
+  return *region;
 }
 
 /// Drives an emulated device and the CPU engine through the same steps.
 template <class T>
 struct twins {
   emulated_device<T> device;
-  std::unique_ptr<gpu::llama> cpu =
-      make_engine(engine_options(std::is_same_v<T, float> ? gpu::compute_type::f32 : gpu::compute_type::bf16));
+  std::unique_ptr<gpu::llama> cpu;
+
+  /// f16 is compared with the reference, f32: the CPU has none.
+  explicit twins(const std::shared_ptr<const gpu::weight_region>& weights = demo_weights())
+      : device(thread_order::forward, weights) {
+    auto made = gpu::llama::make(
+        weights, engine_options(std::is_same_v<T, cuda::bf16> ? gpu::compute_type::bf16 : gpu::compute_type::f32));
+    REQUIRE(made.has_value());
+    cpu = std::move(*made);
+  }
 
   /// The tokens agree and the logits are close.
   tokens step(const std::vector<gpu::step_item>& items, double tolerance) {
@@ -59,6 +73,21 @@ TEST_CASE("a prompt in chunks on tensor cores beside a decoding request gives th
   found = both.step(
       {item_of({found[0]}, 5, second, 1), item_of(tokens(prompt.begin() + 37, prompt.end()), 37, first)}, 0.05);
   CHECK(both.device.last_shape.attend_rows == 1);
+}
+
+TEMPLATE_TEST_CASE("models with biases and with norms of heads give the CPU engine's tokens and logits", "", cuda::bf16,
+    cuda::f16, float) {
+  const double tolerance = std::is_same_v<TestType, float> ? 2e-4 : 0.03;
+  for (const auto* family : {"qwen2", "qwen3"}) {
+    INFO(family);
+    twins<TestType> both(family_weights(family));
+    const std::vector<gpu::block_index> first{5, 0, 9, 11};
+    const std::vector<gpu::block_index> second{3, 63};
+    auto found =
+        both.step({item_of(prompt_of(45, 1, 256), 0, first), item_of(prompt_of(3, 2, 256), 0, second)}, tolerance);
+    CHECK((both.device.last_shape.tiles > 0) == (sizeof(TestType) == 2));
+    both.step({item_of({found[0]}, 45, first, 1), item_of({found[1]}, 3, second, 1)}, tolerance);
+  }
 }
 
 TEST_CASE("sampling parameters travel with their rows") {

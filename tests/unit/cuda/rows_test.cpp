@@ -69,7 +69,7 @@ TEMPLATE_TEST_CASE("rotation and KV write put keys and values where the slots sa
     emulate({{3, 1, 1}, cuda::row_threads, 0}, thread_order::forward, cuda::rope_table<std::uint32_t>, positions.data(),
         inverse.data(), dim / 2, cos_sin.data());
     emulate({{3, 1, 1}, cuda::row_threads, 0}, thread_order::backward, cuda::rotate_and_store<TestType>, qkv.data(),
-        cos_sin.data(), slots.data(), heads, kv_heads, dim, keys.data(), values.data());
+        cos_sin.data(), slots.data(), heads, kv_heads, dim, cuda::qkv_finish{}, keys.data(), values.data());
     std::vector<double> rotated;
     buffer<TestType> found;
     for (std::uint32_t r = 0; r < positions.size(); ++r) {
@@ -88,6 +88,61 @@ TEMPLATE_TEST_CASE("rotation and KV write put keys and values where the slots sa
     }
     check_close(found, rotated, rounding_error<TestType>, 1e-5);
     CHECK(cuda::to_float(keys[1 * kv_width]) == 9.0F); // slots of nobody stay as they are
+  }
+}
+
+TEMPLATE_TEST_CASE(
+    "biases and norms of heads are what the definition says, rounded once", "", cuda::bf16, cuda::f16, float) {
+  struct shape {
+    std::uint32_t heads, kv_heads, dim;
+    bool bias, norm;
+  };
+  for (const shape& s : {shape{3, 1, 16, true, false}, shape{9, 3, 64, true, false}, shape{4, 2, 80, false, true},
+           shape{2, 2, 128, true, true}, shape{5, 1, 256, false, true}}) {
+    const std::uint32_t width = (s.heads + 2 * s.kv_heads) * s.dim;
+    const std::uint32_t kv_width = s.kv_heads * s.dim;
+    const auto bias = random_elements<float>(width, 21);
+    const auto q_norm = random_elements<float>(s.dim, 22);
+    const auto k_norm = random_elements<float>(s.dim, 23);
+    const auto cos_sin = random_elements<float>(2 * s.dim, 24); // of two rows; any numbers do
+    const buffer<std::uint32_t> slots{5, 1};
+    const auto before = random_elements<TestType>(2 * width, 25, 2.0F);
+    const cuda::qkv_finish finish{
+        s.bias ? bias.data() : nullptr, s.norm ? q_norm.data() : nullptr, s.norm ? k_norm.data() : nullptr, 1e-3F};
+    for (const auto order : both_orders) {
+      auto qkv = before;
+      buffer<TestType> keys(8 * kv_width, cuda::to<TestType>(9.0F));
+      auto values = keys;
+      emulate({{2, 1, 1}, cuda::row_threads, 0}, order, cuda::rotate_and_store<TestType>, qkv.data(), cos_sin.data(),
+          slots.data(), s.heads, s.kv_heads, s.dim, finish, keys.data(), values.data());
+      std::vector<double> expected;
+      buffer<TestType> found;
+      for (std::uint32_t r = 0; r < 2; ++r) {
+        for (std::uint32_t h = 0; h < s.heads + 2 * s.kv_heads; ++h) {
+          std::vector<double> x(s.dim);
+          double squares = 0.0;
+          for (std::uint32_t i = 0; i < s.dim; ++i) {
+            x[i] = cuda::to_float(before[r * width + h * s.dim + i]) + (s.bias ? bias[h * s.dim + i] : 0.0F);
+            squares += x[i] * x[i];
+          }
+          const bool is_value = h >= s.heads + s.kv_heads;
+          if (s.norm && !is_value)
+            for (std::uint32_t i = 0; i < s.dim; ++i)
+              x[i] *= (h < s.heads ? q_norm : k_norm)[i] / std::sqrt(squares / s.dim + 1e-3);
+          const float* table = cos_sin.data() + r * s.dim;
+          const std::uint32_t half = s.dim / 2;
+          for (std::uint32_t i = 0; i < s.dim; ++i) {
+            const double partner = x[(i + half) % s.dim];
+            expected.push_back(
+                is_value ? x[i] : x[i] * table[i % half] + (i < half ? -partner : partner) * table[half + i % half]);
+            found.push_back(h < s.heads ? qkv[r * width + h * s.dim + i]
+                            : is_value  ? values[slots[r] * kv_width + (h - s.heads - s.kv_heads) * s.dim + i]
+                                        : keys[slots[r] * kv_width + (h - s.heads) * s.dim + i]);
+          }
+        }
+      }
+      check_close(found, expected, rounding_error<TestType>, 1e-5);
+    }
   }
 }
 

@@ -56,7 +56,7 @@ std::string cut(const std::string& pre, std::string_view text) {
   const auto parts = read(with);
   if (!parts) FAIL(parts.error().message);
   std::vector<std::string_view> pieces{text};
-  for (const auto& split : parts->splits) {
+  for (const auto& split : parts->text.splits) {
     std::vector<std::string_view> finer;
     for (const auto piece : pieces) split.split(piece, finer);
     pieces = std::move(finer);
@@ -82,10 +82,11 @@ TEST_CASE("names of one family stand for the same, and carry their own rules") {
   CHECK(read(
       {.pre = "llama-bpe", .also = [](gguf_writer& out) {
          out.natural("tokenizer.ggml.bos_token_id", 3);
-       }})->ignore_merges);
+       }})->whole.contains("a"));
+  CHECK(read({.pre = "smollm"})->whole.empty());
   CHECK(read({.pre = "smollm"})->prefix.empty());
-  CHECK_FALSE(read({.pre = "smollm"})->compose);
-  CHECK(read({.pre = "qwen2"})->compose);
+  CHECK(read({.pre = "smollm"})->text.normalizer.empty());
+  CHECK(read({.pre = "qwen2"})->text.normalizer.size() == 1);
 }
 
 TEST_CASE("tokens of each kind find their place") {
@@ -109,7 +110,7 @@ TEST_CASE("tokens of each kind find their place") {
 }
 
 TEST_CASE("tokenizers of other kinds are refused by key") {
-  check_says(refusal({.model = "llama"}), {"m.gguf: tokenizer.ggml.model", "byte-level BPE", "\"llama\""});
+  check_says(refusal({.model = "bert"}), {"m.gguf: tokenizer.ggml.model", "byte-level BPE", "\"bert\""});
   check_says(refusal({.model = ""}), {"tokenizer.ggml.model", "nothing"});
   check_says(refusal({.pre = "viking"}), {"m.gguf: tokenizer.ggml.pre: found the string \"viking\"", "known: smollm"});
   check_says(refusal({.pre = ""}), {"tokenizer.ggml.pre: found nothing"});

@@ -102,7 +102,10 @@ TEST_CASE("mutated configurations are refused or sane") {
 }
 
 TEST_CASE("mutated tokenizers are refused or encode without a crash") {
-  const auto text = small_tokenizer();
+  const bool marks = GENERATE(false, true);
+  const auto text =
+      marks ? nlohmann::json::parse(slurp(HFLEX_SOURCE_DIR "/tests/golden/sentencepiece.json"))["document"].dump()
+            : small_tokenizer();
   REQUIRE(tokenizer::parse(text, "m"));
   const std::string prompt = "It's the <|end_of_text|> 1234 \xf0\x9f\x99\x82\xff of\r\n\n  the thing";
   int accepted = 0;

@@ -1,7 +1,7 @@
-#include "actors/instance/prefix_hash.hpp"
+#include "actors/common/prefix_hash.hpp"
 #include <bit>
 
-namespace hflex::instance {
+namespace hflex {
 namespace {
 
 class sip_state {
@@ -62,4 +62,4 @@ block_hash chain_hash(const hash_key& key, const block_hash& parent, std::span<c
   return state.finish();
 }
 
-} // namespace hflex::instance
+} // namespace hflex

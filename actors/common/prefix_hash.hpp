@@ -1,5 +1,5 @@
 // What a KV block holds, as a hash: of its tokens and, by its predecessor's hash, of every token before them. Two
-// blocks of one hash hold the K and V of the same text. Used by the batcher; pure.
+// blocks of one hash hold the K and V of the same text. Used by the batcher, and for prefix marks; pure.
 //
 // The hash is keyed, so that nobody who does not know the key can make up two texts of one hash, and 128 bits wide, so
 // that none are met by chance.
@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <span>
 
-namespace hflex::instance {
+namespace hflex {
 
 struct hash_key {
   std::uint64_t low{};
@@ -31,4 +31,4 @@ struct block_hash_bits {
 /// tokens as 32-bit words. The first block of a text has the parent {}.
 block_hash chain_hash(const hash_key& key, const block_hash& parent, std::span<const token_id> tokens);
 
-} // namespace hflex::instance
+} // namespace hflex

@@ -1,0 +1,63 @@
+// How many instances hold a load within its targets, by the step-time model (design/scheduling.md, sections 2 and 7).
+// Pure functions; the hyperflexis scaling policy asks them.
+//
+// Work is counted in instance-seconds: what a request adds to the steps that it is part of, c1 per token, c2 per
+// query-key pair, c3 per decode and c4 per context token. What a step costs whoever is in it, c0 less the tokens that
+// ride along free (c1*m0), is paid once per step, so an instance whose steps may last S2 has 1 - (c0 - c1*m0)/S2 of its
+// time for work.
+#pragma once
+#include "actors/common/demand.hpp"
+#include "actors/common/step_time.hpp"
+#include <map>
+#include <string>
+
+namespace hflex::scaler {
+
+/// What requests of one class are like, as seen lately.
+struct class_profile {
+  duration ttft{};
+  duration tpot{};
+  double arrivals{}; ///< decayed counts and sums
+  double prompt_tokens{};
+  double prompt_squared{};
+  double ended{};
+  double output_tokens{};
+
+  double mean_prompt() const { return arrivals > 0 ? prompt_tokens / arrivals : 0; }
+  /// `unseen` until a few have ended.
+  double mean_output(double unseen) const { return ended >= 4 ? output_tokens / ended : unseen; }
+};
+
+using mix = std::map<std::string, class_profile>;
+
+/// Instance-seconds of the prefill of prompts with that sum of tokens and of squares.
+double prefill_work(const step_time_model& m, double tokens, double squared);
+/// Instance-seconds of `outputs` tokens after a prompt of `prompt`, per request.
+double decode_work(const step_time_model& m, double prompt, double outputs, bool beside_prefill);
+
+/// The targets that bind: of the tightest classes that are not just a few requests.
+struct binding {
+  duration ttft{std::chrono::hours{1}};
+  duration tpot{std::chrono::hours{1}};
+};
+/// `least_share` of the arrivals makes a class count.
+binding binding_targets(const mix& classes, double least_share);
+
+/// Share of an instance's time that is left for work when its steps may last `tau`; at least 0.02.
+double share_for_work(const step_time_model& m, duration tau);
+
+/// Work per second, and how uneven it is.
+struct work_rate {
+  double expected{}; ///< instance-seconds per second
+  double excess{};   ///< by how much the forecast is exceeded, as a standard deviation
+  double variance{}; ///< of the work that comes in one second, by chance
+};
+
+/// Instances for `w` such that what comes within `horizon` is done within it but for `z` standard deviations, each
+/// giving `share` of its time. Not rounded.
+double instances_for(const work_rate& w, double share, duration horizon, double z);
+
+/// What residents, here already, take of every instance's steps and memory: how many instances hold them. Not rounded.
+double instances_for_residents(const demand_report& d, const step_time_model& m, duration tpot, instance_role side);
+
+} // namespace hflex::scaler

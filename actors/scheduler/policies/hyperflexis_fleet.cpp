@@ -1,0 +1,178 @@
+#include "actors/scheduler/policies/hyperflexis_fleet.hpp"
+#include <cmath>
+
+namespace hflex::scheduler {
+
+namespace {
+
+// The request that the orders are made for.
+constexpr std::uint32_t typical_tokens = 1024;
+constexpr double never_ms = 1e9;
+
+double as_number(time_point t) { return static_cast<double>(t.time_since_epoch().count()); }
+
+// Before which due time a newcomer has less than `room` tokens before it there: the rest it overtakes.
+time_point overtakes_before(const view& v, const instance_load& at, double room) {
+  std::array<std::pair<time_point, std::uint32_t>, 16> parts;
+  std::size_t count = 0;
+  for (auto key : at.prefilling) {
+    const auto& p = v.placed.at(key);
+    if (p.prefill_left == 0 || p.best_effort) continue;
+    const auto& r = p.request;
+    const auto due = r.produced > 0 ? time_point::min() : token_deadline(r.arrival, r.slo, 0);
+    if (count == parts.size()) return time_point::min(); // so much work that nobody fits
+    parts[count++] = {due, p.prefill_left};
+  }
+  std::sort(parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(count));
+  double before = 0;
+  for (std::size_t i = 0; i < count; ++i)
+    if ((before += parts[i].second) >= room) return parts[i].first;
+  return time_point::max();
+}
+
+} // namespace
+
+std::size_t hyperflexis_fleet::typical_of(double output) {
+  if (output < std::sqrt(typical_outputs[0] * typical_outputs[1])) return 0;
+  return output < std::sqrt(typical_outputs[1] * typical_outputs[2]) ? 1 : 2;
+}
+
+void hyperflexis_fleet::changed(const view& v, const instance_load& at) {
+  if (at.slot >= outlooks_.size()) outlooks_.resize(at.slot + 1);
+  auto& o = outlooks_[at.slot];
+  view_ = &v;
+  o.at = &at;
+  if (std::exchange(o.dirty, true)) return;
+  dirty_.push_back(at.slot);
+}
+
+void hyperflexis_fleet::gone(const instance_load& at) {
+  for (auto* orders : {&mixed_by_cost_, &decode_by_cost_})
+    for (auto& order : *orders) order.drop(at.slot);
+  for (auto* order : {&by_wait_, &prefill_by_wait_, &overtake_, &quiet_, &roomy_, &rates_}) order->drop(at.slot);
+  auto& o = outlooks_[at.slot];
+  count(o, 0, 0);
+  o = {};
+  best_case_until_ = time_point::min();
+}
+
+void hyperflexis_fleet::refresh(time_point now) {
+  now_ = now;
+  for (auto slot : dirty_)
+    if (outlooks_[slot].dirty) update(outlooks_[slot]);
+  dirty_.clear();
+  while (!quiet_.empty()) {
+    auto& o = outlooks_[quiet_.first()];
+    if (now - o.at->last_heard <= opts_->report_timeout) break;
+    update(o); // which takes it out
+  }
+}
+
+hyperflexis_fleet::outlook& hyperflexis_fleet::fresh(const instance_load& at) {
+  auto& o = outlooks_[at.slot];
+  if (o.dirty) update(o);
+  return o;
+}
+
+void hyperflexis_fleet::update(outlook& o) {
+  const auto& at = *o.at;
+  o.dirty = false;
+  o.silent = now_ - at.last_heard > opts_->report_timeout;
+  o.budget = estimate_prefill(at, opts_->lost_after);
+  auto shape = at.decode_shape();
+  o.decode_step = at.model().plan_ahead(shape);
+  shape.add_prefill(
+      static_cast<std::uint32_t>(std::min<std::uint64_t>(at.pending_prefill, o.budget.next_step)), typical_tokens / 2);
+  o.running_step = at.model().predict(shape);
+  const bool prefills = at.may_prefill();
+  count(o, prefills ? at.pending_prefill : 0,
+      prefills ? std::llround(prefill_rate(at, o.budget) * 1e3) : std::int64_t{0});
+  if (prefills)
+    rates_.set(at.slot, -static_cast<double>(o.rate) * 1e-3, at.is.instance);
+  else
+    rates_.drop(at.slot);
+  rank_roomy(at);
+  const auto first = work_time(at, o.budget, at.pending_prefill + typical_tokens, typical_tokens / 2);
+  const auto rest = at.pending_prefill > 0 ? o.running_step / 2 : duration{0};
+  rank(o, first ? to_ms(*first + rest) : never_ms);
+}
+
+void hyperflexis_fleet::rank_roomy(const instance_load& at) {
+  if (at.may_decode())
+    roomy_.set(at.slot, -static_cast<double>(at.free_blocks()), at.is.instance);
+  else
+    roomy_.drop(at.slot);
+}
+
+void hyperflexis_fleet::rank(const outlook& o, double wait_ms) {
+  const auto& at = *o.at;
+  const auto id = at.is.instance;
+  const bool has_hands = at.outstanding < opts_->max_outstanding;
+  const double step = std::max(o.budget.next_step, o.budget.steady_step);
+  const bool is_mixed = at.is.role == instance_role::mixed;
+  const bool prefills = at.may_prefill() && has_hands;
+  const double room = steps_ahead * step - static_cast<double>(at.pending_prefill);
+  const bool takes = prefills && (o.silent || room >= 1 || at.pending_prefill == 0);
+  const auto keep = [&](ranking& order, bool in, double number) {
+    if (in)
+      order.set(at.slot, number, id);
+    else
+      order.drop(at.slot);
+  };
+  keep(by_wait_, takes, wait_ms);
+  keep(prefill_by_wait_, takes && !is_mixed, wait_ms);
+  const bool full = prefills && !takes;
+  keep(quiet_, full, as_number(at.last_heard));
+  keep(overtake_, full && step > 0, full ? -as_number(overtakes_before(*view_, at, steps_ahead * step)) : 0.0);
+
+  const bool decodes = at.may_decode() && has_hands && at.sequences() < at.is.max_sequences && at.free_blocks() > 0;
+  const double alone_ms = to_ms(o.decode_step);
+  const double per_context = at.model().c4_ms * at.model().safety;
+  const double first_ms = to_ms(decode_step_with(at, typical_tokens));
+  for (std::size_t i = 0; i < typical_outputs.size(); ++i) {
+    const double output = typical_outputs[i];
+    const double step_ms = first_ms + per_context * output * 0.5;
+    const double cost = output * (step_ms + at.sequences() * (step_ms - alone_ms));
+    keep(mixed_by_cost_[i], is_mixed && takes && decodes, cost + wait_ms);
+    keep(decode_by_cost_[i], !is_mixed && decodes, cost);
+  }
+}
+
+const instance_load* hyperflexis_fleet::some_decode(const view& v) const {
+  if (!mixed_by_cost_[1].empty()) return outlooks_[mixed_by_cost_[1].first()].at;
+  return v.fleet.decode > 0 && !decode_by_cost_[1].empty() ? outlooks_[decode_by_cost_[1].first()].at : nullptr;
+}
+
+const hyperflexis_fleet::best& hyperflexis_fleet::best_case(const view& v, time_point now) {
+  if (now < best_case_until_) return best_case_;
+  best_case_until_ = now + opts_->replan_every;
+  best_case_ = {};
+  const auto take = [](step_time_model& least, const step_time_model& m, bool first) {
+    least = first ? m
+                  : step_time_model{std::min(least.c0_ms, m.c0_ms), std::min(least.c1_ms, m.c1_ms),
+                        std::max(least.m0, m.m0), std::min(least.c2_ms, m.c2_ms), std::min(least.c3_ms, m.c3_ms),
+                        std::min(least.c4_ms, m.c4_ms), std::min(least.c5_ms, m.c5_ms), 1.0};
+  };
+  for (const auto& [id, at] : v.instances) {
+    best_case_.guess = best_case_.guess || !at.measured;
+    if (can_prefill(at.is.role)) {
+      take(best_case_.at_prefill, at.model(), !best_case_.prefills);
+      best_case_.max_batched_tokens = std::max(best_case_.max_batched_tokens, at.is.max_batched_tokens);
+      best_case_.prefills = true;
+    }
+    if (can_decode(at.is.role)) {
+      take(best_case_.at_decode, at.model(), !best_case_.decodes);
+      best_case_.decodes = true;
+    }
+  }
+  return best_case_;
+}
+
+void hyperflexis_fleet::count(outlook& o, std::uint64_t pending, std::int64_t rate) {
+  pending_ += pending - o.pending;
+  rate_ += rate - o.rate;
+  o.pending = pending;
+  o.rate = rate;
+}
+
+} // namespace hflex::scheduler

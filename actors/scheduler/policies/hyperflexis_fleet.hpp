@@ -1,0 +1,165 @@
+// What each instance looks like to hyperflexis, kept up to date per instance that changes, and in which order to look
+// at them: so that a plan neither works out every instance's budget anew nor walks the fleet. It decides nothing:
+// whoever asks looks at a few instances, the most promising first, and takes one. Used by hyperflexis.cpp only.
+//
+// A small fleet (options::walk_all_up_to) is walked whole, in id order: the choice is the best there is. In a large one
+// the choice is the best of those looked at. The orders come from the accounts for typical requests; what is found
+// there is judged for the request at hand.
+#pragma once
+#include "actors/scheduler/budget.hpp"
+#include "actors/scheduler/policies/ranking.hpp"
+
+namespace hflex::scheduler {
+
+class hyperflexis_fleet {
+public:
+  /// Late binding: what goes before a request and its own first chunk fill about so many steps.
+  static constexpr double steps_ahead = 1.1;
+
+  explicit hyperflexis_fleet(const options& opts) : opts_(&opts) {}
+
+  void changed(const view& v, const instance_load& at);
+  void gone(const instance_load& at);
+  static bool is_small(const view& v) { return v.instances.size() <= v.opts->walk_all_up_to; }
+  /// Brings what has changed up to date. Before anything below is asked.
+  void refresh(time_point now);
+
+  const prefill_budget& budget_of(const instance_load& at) { return fresh(at).budget; }
+  /// The planned time of its decode step as it is.
+  duration decode_step_of(const instance_load& at) { return fresh(at).decode_step; }
+  /// The expected time of a step with its decodes and as much of the pending prefill as goes into one.
+  duration running_step_of(const instance_load& at) { return fresh(at).running_step; }
+
+  /// Calls look(instance) for instances that may prefill, until it returns false: of those with room for prefill first
+  /// the cheapest by `output` tokens (or, `soonest`, those with the least to do), then those where a request due at
+  /// `due` may overtake.
+  template <class Look>
+  void walk_prefill(const view& v, double output, bool soonest, time_point due, Look look);
+  /// The same for instances with the role decode: the cheapest by `output` tokens first.
+  template <class Look>
+  void walk_decode(const view& v, double output, Look look);
+  /// Instances that may decode, those with the most free blocks first.
+  template <class Look>
+  void walk_roomy(const view& v, Look look);
+
+  /// Prefill tokens dispatched and not done, in the fleet.
+  std::uint64_t pending_prefill() const { return pending_; }
+  double tokens_per_s() const { return static_cast<double>(rate_) * 1e-3; }
+  double best_tokens_per_s() const { return rates_.empty() ? 0.0 : -rates_.least(); }
+
+  /// One that prefills, one that decodes: good ones, when there is a choice. Null: nobody.
+  const instance_load* some_prefill() const { return by_wait_.empty() ? nullptr : outlooks_[by_wait_.first()].at; }
+  const instance_load* some_decode(const view& v) const;
+
+  /// What no instance is faster than: the least of each coefficient. Worked out anew now and then.
+  struct best {
+    step_time_model at_prefill;
+    step_time_model at_decode;
+    std::uint32_t max_batched_tokens{};
+    bool prefills{false};
+    bool decodes{false};
+    bool guess{false}; ///< some instance was not measured
+  };
+  const best& best_case(const view& v, time_point now);
+
+  /// Instances looked at so far: how much work the plans were.
+  std::uint64_t looks() const { return looks_; }
+
+private:
+  static constexpr std::array<double, 3> typical_outputs{32, 128, 512};
+
+  /// What was worked out from an instance's accounts.
+  struct outlook {
+    const instance_load* at{}; ///< none: that slot is free
+    bool dirty{false};
+    bool silent{false}; ///< heard of too long ago: believed to be done
+    prefill_budget budget;
+    duration decode_step{};
+    duration running_step{};
+    std::uint64_t pending{}; ///< as counted in pending_
+    std::int64_t rate{};     ///< as counted in rate_
+  };
+
+  static std::size_t typical_of(double output);
+  outlook& fresh(const instance_load& at);
+  void update(outlook& o);
+  void rank(const outlook& o, double wait_ms);
+  void rank_roomy(const instance_load& at);
+  void count(outlook& o, std::uint64_t pending, std::int64_t rate);
+  template <class Look>
+  bool walk(const ranking& order, std::uint32_t most, Look& look);
+
+  const options* opts_;
+  const view* view_{};
+  std::vector<outlook> outlooks_;    ///< by slot
+  std::vector<std::uint32_t> dirty_; ///< slots
+  time_point now_{};
+  // Of those that may take a request now:
+  std::array<ranking, 3> mixed_by_cost_;  ///< by typical output
+  std::array<ranking, 3> decode_by_cost_; ///< role decode, likewise
+  ranking by_wait_;                       ///< all that prefill, by the time until a typical prefill would be done
+  ranking prefill_by_wait_;               ///< role prefill, likewise
+  ranking overtake_; ///< without room for prefill; by the due time before which a newcomer would still be first, latest
+                     ///< first
+  ranking quiet_;    ///< those, by when they were last heard of
+  ranking roomy_;    ///< all that decode, by free blocks, most first
+  ranking rates_;    ///< all that prefill, by prefill tokens per second, most first
+  std::uint64_t pending_{};
+  std::int64_t rate_{}; ///< thousandths of tokens per second: whole numbers, so that sums do not drift
+  std::uint64_t looks_{};
+  best best_case_;
+  time_point best_case_until_{time_point::min()};
+};
+
+template <class Look>
+bool hyperflexis_fleet::walk(const ranking& order, std::uint32_t most, Look& look) {
+  bool more = true;
+  order.walk(most, [&](std::uint32_t slot) {
+    ++looks_;
+    return more = look(*outlooks_[slot].at);
+  });
+  return more;
+}
+
+template <class Look>
+void hyperflexis_fleet::walk_prefill(const view& v, double output, bool soonest, time_point due, Look look) {
+  if (is_small(v)) {
+    for (const auto& [id, at] : v.instances) {
+      ++looks_;
+      if (!look(at)) return;
+    }
+    return;
+  }
+  constexpr std::uint32_t most = 16;
+  if (!soonest && !walk(mixed_by_cost_[typical_of(output)], most, look)) return;
+  if (!walk(soonest ? by_wait_ : prefill_by_wait_, most, look)) return;
+  auto before = [&](const instance_load& at) {
+    return !at.prefilling.empty() &&
+           -overtake_.number_of(at.slot) > static_cast<double>(due.time_since_epoch().count()) && look(at);
+  };
+  walk(overtake_, most / 2, before);
+}
+
+template <class Look>
+void hyperflexis_fleet::walk_decode(const view& v, double output, Look look) {
+  if (is_small(v)) {
+    for (const auto& [id, at] : v.instances) {
+      ++looks_;
+      if (!look(at)) return;
+    }
+    return;
+  }
+  walk(decode_by_cost_[typical_of(output)], ranking::most_looks, look);
+}
+
+template <class Look>
+void hyperflexis_fleet::walk_roomy(const view& v, Look look) {
+  if (is_small(v)) {
+    for (const auto& [id, at] : v.instances)
+      if (!look(at)) return;
+    return;
+  }
+  walk(roomy_, ranking::most_looks, look);
+}
+
+} // namespace hflex::scheduler
