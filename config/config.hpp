@@ -106,6 +106,9 @@ struct membership_config {
 struct weights_config {
   bool from_neighbours{true};                        ///< map a neighbour's copy before reading the disk
   duration fetch_deadline{std::chrono::seconds{10}}; ///< one try with one neighbour; then the next source
+  bool across_hosts{true};                           ///< take them from other hosts' memory, too
+  std::uint32_t host_cache_mib{4096}; ///< weights that no instance uses stay in an agent's memory up to this
+  std::uint32_t max_mib_per_s{0};     ///< what one agent gives to other hosts, 0 = what the link takes
 };
 
 /// How an agent's instances move KV blocks and weights.
@@ -113,6 +116,7 @@ struct transport_config {
   bool shm{true};                       ///< shared memory between processes of one host
   bool tcp{true};                       ///< between hosts
   std::string listen_host{"127.0.0.1"}; ///< where tcp listens, on any free port
+  std::string host_id; ///< agents with equal ones share memory; empty = found out. For tests of several hosts on one
 };
 
 /// One node agent. `hflex up` starts all of them; `hflex agent` takes the entry of its name, else these defaults.

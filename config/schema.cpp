@@ -67,6 +67,8 @@ const std::vector<row<agent_config>>& agent_rows() {
       scalar<agent_config>("transport.shm", RULE(boolean), FIELD(transport.shm), "Shared memory within a host."),
       scalar<agent_config>("transport.tcp", RULE(boolean), FIELD(transport.tcp), "TCP between hosts."),
       scalar<agent_config>("transport.listen_host", RULE(text), FIELD(transport.listen_host), "Where TCP listens."),
+      scalar<agent_config>("transport.host_id", RULE(or_empty(name)), FIELD(transport.host_id),
+          "Agents with the same share memory; empty finds out."),
   };
   return rows;
 }
@@ -233,6 +235,12 @@ const std::vector<cluster_row>& cluster_rows() {
           "Take the weights from an instance that has them before reading the disk."),
       scalar<cluster_config>("weights.fetch_deadline_s", RULE(seconds(0.01, day_s)), FIELD(weights.fetch_deadline),
           "Longest try with one source of weights; then comes the next."),
+      scalar<cluster_config>("weights.across_hosts", RULE(boolean), FIELD(weights.across_hosts),
+          "A host that has not read the model yet takes what the others found under the same path."),
+      scalar<cluster_config>("weights.host_cache_mib", RULE(whole(0, 16 * million)), FIELD(weights.host_cache_mib),
+          "Weights that no instance uses any more stay in an agent's memory up to this; the next start is warm."),
+      scalar<cluster_config>("weights.max_mib_per_s", RULE(whole(0, million)), FIELD(weights.max_mib_per_s),
+          "Weights that one agent gives to other hosts, at most; 0 is what the link takes."),
       {"agents", text,
           "Node agents, as a list of {name, devices: [auto|cpu:N|cuda:I], transport: {shm, tcp, listen_host}}.",
           nullptr, [](const cluster_config& c) { return written_list(c.agents, agent_rows()); }, read_agents},

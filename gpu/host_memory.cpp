@@ -16,6 +16,12 @@ result<host_memory> host_memory::allocate(std::size_t bytes) {
   return memory;
 }
 
+void host_memory::touch() const {
+#ifdef MADV_POPULATE_WRITE
+  ::madvise(at_, bytes_, MADV_POPULATE_WRITE);
+#endif
+}
+
 host_memory::~host_memory() {
   if (at_ != nullptr) ::munmap(at_, bytes_);
 }

@@ -21,6 +21,9 @@ public:
   }
   ~host_memory();
 
+  /// Takes it all from the kernel now. A hint.
+  void touch() const;
+
   std::byte* data() const { return at_; }
   std::size_t size() const { return bytes_; }
 

@@ -152,14 +152,14 @@ std::vector<hash128> sum_chunks(const region_layout& layout, thread_pool& thread
 /// Makes a sealed region of what `write` puts behind the head.
 template <class Write>
 result<std::shared_ptr<const weight_region>> make_region(
-    const region_config& config, const region_layout& layout, const Write& write) {
+    const region_config& config, const region_layout& layout, std::uint32_t thread_count, const Write& write) {
   auto fd = create_region_memory(layout.bytes);
   if (!fd) return pass(fd.error());
   std::string digest;
   {
     auto writable = map_file(fd->get(), layout.bytes, map_mode::write);
     if (!writable) return pass(writable.error());
-    thread_pool threads{packing_threads()};
+    thread_pool threads{thread_count};
     if (auto ok = reserve_all(fd->get(), *writable, layout, threads); !ok) return pass(ok.error());
     const auto region = writable->bytes();
     write(region.data(), threads);
@@ -188,10 +188,11 @@ void write_random(const tensor_place& place, std::byte* at, std::uint64_t seed) 
 } // namespace
 
 result<std::shared_ptr<const weight_region>> load_weights(
-    const std::string& model_dir, const progress_callback& progress) {
+    const std::string& model_dir, const progress_callback& progress, load_options options) {
   auto plan = plan_packing(model_dir);
   if (!plan) return pass(plan.error());
-  return make_region(plan->config, plan->layout,
+  const auto thread_count = options.threads > 0 ? std::min(options.threads, max_packing_threads) : packing_threads();
+  return make_region(plan->config, plan->layout, thread_count,
       [&](std::byte* base, thread_pool& threads) { write_tensors(*plan, threads, base, progress); });
 }
 
@@ -200,7 +201,7 @@ result<std::shared_ptr<const weight_region>> random_weights(const model_config& 
   if (!layout) return pass(layout.error());
   auto fixed = to_region_config(config);
   if (!fixed) return pass(fixed.error());
-  return make_region(*fixed, *layout, [&](std::byte* base, thread_pool& threads) {
+  return make_region(*fixed, *layout, packing_threads(), [&](std::byte* base, thread_pool& threads) {
     threads.parallel_for(static_cast<std::uint32_t>(layout->tensors.size()), [&](std::uint32_t i, std::uint32_t) {
       write_random(layout->tensors[i], base + layout->tensors[i].offset, seed * 0x9e3779b97f4a7c15U + i);
     });

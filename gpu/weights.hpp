@@ -30,10 +30,14 @@ public:
   virtual std::span<const std::byte> data() const = 0;
 };
 
+struct load_options {
+  std::uint32_t threads{0}; ///< that pack, 0 = all cores, up to 16
+};
+
 /// Reads a checkpoint (a directory with config.json and model.safetensors, or a GGUF file), packs it and seals it.
 /// Blocks: call it on a loader thread. errc::reject names the file and tensor that are at fault.
 result<std::shared_ptr<const weight_region>> load_weights(
-    const std::string& model_dir, const progress_callback& progress);
+    const std::string& model_dir, const progress_callback& progress, load_options options = {});
 
 /// Weights of no meaning in the shape of `config`, for benchmarks: same seed, same weights. errc::reject as
 /// load_weights.

@@ -56,6 +56,8 @@ struct Heartbeat {
   incarnation @1 :UInt64;        # this life of the node's connection
   seq @2 :UInt64;                # grows by one
   memoryUsedBytes @3 :List(UInt64); # per device
+  weightsBytes @4 :UInt64;       # weights in the host's memory
+  weightsIdleBytes @5 :UInt64;   # of them, kept for the next start only
 }
 
 struct NodeLeave {
@@ -131,6 +133,9 @@ struct InstanceState {           # node agent -> cluster -> scaler (an instance 
   role @3 :Role;                 # what it does, or is to do
   phase @4 :InstancePhase;       # where it is in its life
   reason @5 :Text;               # why, for people
+  startedMs @6 :Float64;         # when ready: from the order to here
+  parts @7 :StartParts;          # of it
+  weightsPath @8 :Text;          # where the weights came from: as in InstanceReady
 }
 
 struct InstanceReady {           # node agent -> cluster, beside the handle: a new actor serves (also after a role flip)
@@ -143,10 +148,18 @@ struct InstanceReady {           # node agent -> cluster, beside the handle: a n
   maxBatchedTokens @6 :UInt32;   # tokens in one step at most
   maxSequences @7 :UInt32;       # sequences that run at a time
   memoryUsedBytes @8 :UInt64;    # of the device
-  weightsPath @9 :Text;          # "disk", "shared_memory", "same_process": where the weights came from
+  weightsPath @9 :Text;          # "disk", "network", "shared_memory", "same_process": where the weights came from
   weightsBytes @10 :UInt64;      # size of the weights
   weightsFromNode @11 :UInt32;   # holder they came from; 0 = none
   startedMs @12 :Float64;        # from the order to here
+  parts @13 :StartParts;         # of it
+}
+
+struct StartParts {              # What a start of an instance was spent on; the rest is messages and the actor's spawn.
+  planMs @0 :Float64;            # until a source of weights was named
+  weightsMs @1 :Float64;         # until they were in the process, by the last source
+  allocateMs @2 :Float64;        # KV memory, work space, threads
+  warmUpMs @3 :Float64;          # first step
 }
 
 struct NodeUp {                  # cluster -> scaler, weights; the agent's handle comes beside
@@ -171,4 +184,6 @@ struct ContextReady {            # device thread -> its node agent: what came of
   context @0 :UInt32;            # the agent's number of it
   failed @1 :Bool;               # false: it went well
   message @2 :Text;              # when failed
+  allocateMs @3 :Float64;        # KV memory, work space, threads
+  warmUpMs @4 :Float64;          # first step
 }

@@ -17,6 +17,8 @@ struct Node {
   address @2 :Text;              # the host's, for people
   state @3 :Text;                # "up", "suspect", "lost"
   devices @4 :List(DeviceView);  # by index
+  weightsBytes @5 :UInt64;       # weights in the host's memory
+  weightsIdleBytes @6 :UInt64;   # of them, kept for the next start only
 }
 
 struct Actor {
@@ -42,6 +44,7 @@ struct Link {
   kind @2 :Text;                 # "control", "kv" or "weights"
   transport @3 :Text;            # "local", "shm", "tcp" or "caf"
   bytesTotal @4 :UInt64;         # moved so far
+  bytesExpected @5 :UInt64;      # of a transfer with an end; 0: has none
 }
 
 struct SnapshotQuery {}

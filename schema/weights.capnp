@@ -11,6 +11,7 @@ struct WeightsNeeded {           # node agent -> coordinator
   modelDir @3 :Text;             # checkpoint directory, on the node's host
   digest @4 :Text;               # empty: not known before the directory was read
   stamp @5 :Text;                # of the directory's files: equal as long as they are unchanged; empty: not known
+  endpoints @6 :List(Text);      # of the node's transport: how others reach what it has while it still loads
 }
 
 struct WeightsNotNeeded { instance @0 :UInt32; } # node agent -> coordinator: stopped before it was loaded
@@ -19,6 +20,7 @@ enum SourceKind {
   sameProcess @0;                # this node agent has them mapped
   sharedMemory @1;               # another process on this host gives its file descriptor
   disk @2;
+  network @3;                    # a process on another host gives it in chunks
 }
 
 struct LoadFrom {                # coordinator -> node agent
@@ -29,6 +31,14 @@ struct LoadFrom {                # coordinator -> node agent
   endpoints @4 :List(Text);      # of the holder's transport
   fromNode @5 :UInt32;           # holder, 0 for disk
   attempt @6 :UInt32;            # reports name it; those of an earlier one are ignored
+  key @7 :UInt64;                # network: proof that the holder was told to give them
+  leaseMs @8 :UInt32;            # network: how long the holder gives
+}
+
+struct GrantWeights {            # coordinator -> node agent: who shows the key may take these weights from here
+  digest @0 :Text;               # which weights
+  key @1 :UInt64;                # random
+  leaseMs @2 :UInt32;            # for so long
 }
 
 struct StopLoad {                # coordinator -> node agent: that attempt stalled, or its source died
@@ -76,4 +86,17 @@ struct WeightsFailed {           # node agent -> coordinator
   instance @0 :UInt32;           # instance id
   attempt @1 :UInt32;            # number of this load; an older one is ignored
   reason @2 :Text;               # why, for people
+}
+
+struct WeightsTraffic {          # node agent -> cluster: what came over a weights link so far, for the topology
+  instance @0 :UInt32;           # instance id whose start it is for
+  fromNode @1 :UInt32;           # holder
+  transport @2 :Text;            # "shm" or "tcp"
+  bytesDone @3 :UInt64;          # so far
+  bytesExpected @4 :UInt64;      # in all
+}
+
+struct SourceSlack {             # instance -> its node agent: how much time its requests can spare, when that changes much
+  instance @0 :UInt32;           # instance id
+  share @1 :Float64;             # least slack of a resident, as a share of its time per token; 1 or more: plenty
 }

@@ -129,7 +129,7 @@ void core::admit(node& n, const node_joined& e, time_point now, effects& out) {
   n.address = e.address;
   n.devices = e.devices;
   n.state = node_state::up;
-  n.last_sequence = 0;
+  n.last_sequence = n.weights_bytes = n.weights_idle_bytes = 0;
   n.last_heard = now;
   changed(change::node_joined, to_string(n.id), fmt::format("{} at {}", n.name, n.address), out);
 }
@@ -146,6 +146,8 @@ void core::on(const heartbeat& e, time_point now, std::vector<effect>& out) {
   if (e.sequence <= n->last_sequence) return;
   n->last_sequence = e.sequence;
   n->last_heard = now;
+  n->weights_bytes = e.weights_bytes;
+  n->weights_idle_bytes = std::min(e.weights_idle_bytes, e.weights_bytes);
   for (std::size_t i = 0; i < std::min(n->devices.size(), e.memory_used_bytes.size()); ++i)
     n->devices[i].memory_used_bytes = std::min(e.memory_used_bytes[i], n->devices[i].memory_bytes);
   if (n->state == node_state::suspect) {
@@ -303,7 +305,9 @@ void core::on(const link_opened& e, time_point, std::vector<effect>& out) {
 
 void core::on(const link_traffic& e, time_point, std::vector<effect>&) {
   auto it = links_.find({e.from, e.to, e.kind});
-  if (it != links_.end()) it->second.bytes_total = std::max(it->second.bytes_total, e.bytes_total);
+  if (it == links_.end()) return;
+  it->second.bytes_total = std::max(it->second.bytes_total, e.bytes_total);
+  it->second.bytes_expected = e.bytes_expected;
 }
 
 void core::on(const link_closed& e, time_point, std::vector<effect>& out) {
@@ -353,7 +357,8 @@ snapshot core::topology() const {
   s.epoch = epoch_;
   for (auto& [id, n] : nodes_) {
     if (n.state == node_state::left) continue;
-    node_view view{to_string(id), n.name, n.address, states[static_cast<std::size_t>(n.state)], {}};
+    node_view view{to_string(id), n.name, n.address, states[static_cast<std::size_t>(n.state)], {}, n.weights_bytes,
+        n.weights_idle_bytes};
     for (std::uint32_t i = 0; i < n.devices.size(); ++i) {
       auto& d = n.devices[i];
       view.devices.push_back({to_string(device_id{id, i}), d.kind, d.name, d.memory_bytes, d.memory_used_bytes});
@@ -369,7 +374,8 @@ snapshot core::topology() const {
   }
   for (auto& [key, l] : links_) {
     auto& [from, to, kind] = key;
-    s.links.push_back({to_string(from), to_string(to), std::string(to_string(kind)), l.transport, l.bytes_total});
+    s.links.push_back(
+        {to_string(from), to_string(to), std::string(to_string(kind)), l.transport, l.bytes_total, l.bytes_expected});
   }
   return s;
 }

@@ -75,6 +75,8 @@ struct heartbeat {
   std::uint64_t incarnation{};
   std::uint64_t sequence{};                     ///< grows; an older one is ignored
   std::vector<std::uint64_t> memory_used_bytes; ///< per device, in the order of the join
+  std::uint64_t weights_bytes{};                ///< in the host's memory
+  std::uint64_t weights_idle_bytes{};           ///< of them, kept for the next start only
 };
 /// A device's memory in use, as told with an instance's start (heartbeats tell it ever after).
 struct device_memory {
@@ -137,7 +139,8 @@ struct link_traffic {
   actor_ref from{};
   actor_ref to{};
   link_kind kind{};
-  std::uint64_t bytes_total{}; ///< so far; never shrinks
+  std::uint64_t bytes_total{};    ///< so far; never shrinks
+  std::uint64_t bytes_expected{}; ///< in all, of a transfer with an end
 };
 struct link_closed {
   actor_ref from{};
@@ -221,6 +224,8 @@ private:
     node_state state{node_state::up};
     std::vector<device_description> devices;
     std::uint64_t last_sequence{};
+    std::uint64_t weights_bytes{};
+    std::uint64_t weights_idle_bytes{};
     time_point last_heard{};
     bool live() const { return state == node_state::up || state == node_state::suspect; }
   };
@@ -233,6 +238,7 @@ private:
   struct link {
     std::string transport;
     std::uint64_t bytes_total{};
+    std::uint64_t bytes_expected{};
   };
   using link_key = std::tuple<actor_ref, actor_ref, link_kind>;
   using effects = std::vector<effect>;

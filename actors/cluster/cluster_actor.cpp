@@ -72,8 +72,11 @@ public:
     feed(actor_status{id, "ready", 0, 0, in.getKvBlocks(), in.getKvBlocks(), 0, 0});
     instances_[id] = {handle, node, role, "ready"};
     if (node_id from{in.getWeightsFromNode()}; from && agents_.count(from) > 0) {
-      feed(link_opened{agent_ref(from), instance_ref(id), link_kind::weights, "shm"});
-      feed(link_traffic{agent_ref(from), instance_ref(id), link_kind::weights, in.getWeightsBytes()});
+      fed_by(id, from);
+      const auto* transport = in.getWeightsPath() == "network" ? "tcp" : "shm";
+      feed(link_opened{agent_ref(from), instance_ref(id), link_kind::weights, transport});
+      feed(link_traffic{
+          agent_ref(from), instance_ref(id), link_kind::weights, in.getWeightsBytes(), in.getWeightsBytes()});
     }
     // Links first: an instance must know its counterparts before the scheduler can send work that needs them.
     open_links(id);
@@ -118,7 +121,16 @@ public:
     auto from = instance_ref(instance_id{in.getFrom()});
     auto to = instance_ref(instance_id{in.getTo()});
     feed(link_opened{from, to, link_kind::kv, wire::read(in.getTransport())}); // known by now which way the bytes take
-    feed(link_traffic{from, to, link_kind::kv, in.getBytesTotal()});
+    feed(link_traffic{from, to, link_kind::kv, in.getBytesTotal(), 0});
+  }
+
+  void weights_traffic(s::WeightsTraffic::Reader in) {
+    node_id from{in.getFromNode()};
+    auto to = instance_ref(instance_id{in.getInstance()});
+    if (agents_.count(from) == 0) return;
+    fed_by(instance_id{in.getInstance()}, from);
+    feed(link_opened{agent_ref(from), to, link_kind::weights, wire::read(in.getTransport())});
+    feed(link_traffic{agent_ref(from), to, link_kind::weights, in.getBytesDone(), in.getBytesExpected()});
   }
 
   // ---- people ----
@@ -189,6 +201,7 @@ public:
 
   void perform(instance_lost& e) {
     instances_.erase(e.instance);
+    weights_from_.erase(e.instance);
     auto message = msg<s::InstanceGone>::make([&](s::InstanceGone::Builder out) {
       out.setInstance(e.instance.value);
       out.setReason(e.reason);
@@ -221,6 +234,13 @@ private:
     instance_role role{};
     std::string state;
   };
+
+  /// A start whose source died goes on from another one: the link to the first is over.
+  void fed_by(instance_id id, node_id from) {
+    auto [known, fresh] = weights_from_.emplace(id, from);
+    if (fresh || known->second == from) return;
+    feed(link_closed{agent_ref(std::exchange(known->second, from)), instance_ref(id), link_kind::weights});
+  }
 
   void set_state(instance_id id, const std::string& state) {
     auto found = instances_.find(id);
@@ -269,6 +289,9 @@ private:
       out.setDevice(in.getDevice());
       out.setRole(wire::to_wire(role));
       out.setPhase(s::InstancePhase::READY);
+      out.setStartedMs(in.getStartedMs());
+      out.setParts(in.getParts());
+      out.setWeightsPath(in.getWeightsPath());
     }));
   }
 
@@ -327,6 +350,7 @@ private:
   std::map<node_id, wire::node_agent_actor> agents_;
   std::map<node_id, std::string> host_ids_;
   std::map<instance_id, instance_entry> instances_;
+  std::map<instance_id, node_id> weights_from_; ///< the node whose memory an instance's weights come from
   std::map<caf::actor_addr, wire::client_actor> watchers_;
   std::deque<std::pair<std::uint64_t, std::uint64_t>> happened_; ///< sequence number and wall clock of the kept events
   msg<s::NodeAnswer> answer_;                                    ///< of the join that is being fed
@@ -336,7 +360,8 @@ private:
 node_left read_leave(s::NodeLeave::Reader in) { return {node_id{in.getNode()}, in.getIncarnation()}; }
 
 heartbeat read_beat(s::Heartbeat::Reader in) {
-  heartbeat e{node_id{in.getNode()}, in.getIncarnation(), in.getSeq(), {}};
+  heartbeat e{
+      node_id{in.getNode()}, in.getIncarnation(), in.getSeq(), {}, in.getWeightsBytes(), in.getWeightsIdleBytes()};
   auto memory = in.getMemoryUsedBytes();
   KJ_REQUIRE(memory.size() <= max_devices, "too many devices", memory.size());
   for (auto bytes : memory) e.memory_used_bytes.push_back(bytes);
@@ -371,6 +396,7 @@ wire::cluster_actor::behavior_type cluster_shell(wire::cluster_actor::pointer se
       },
       on<s::StepReport>([sh](s::StepReport::Reader in) { sh->report(in); }),
       on<s::LinkTraffic>([sh](s::LinkTraffic::Reader in) { sh->traffic(in); }),
+      on<s::WeightsTraffic>([sh](s::WeightsTraffic::Reader in) { sh->weights_traffic(in); }),
       on_ask<msg<s::Snapshot>, s::SnapshotQuery>([sh](s::SnapshotQuery::Reader) { return sh->snapshot_now(); }),
       on_ask<msg<s::Ack>, s::Subscribe, wire::client_actor>(
           [sh](s::Subscribe::Reader in, const wire::client_actor& client) {

@@ -10,7 +10,7 @@ result<head_actors> spawn_head(caf::actor_system& system, head_settings settings
   settings.router.scheduler = head.scheduler;
   head.router = system.spawn(router::router_shell, settings.router);
   settings.scaler.scheduler = head.scheduler;
-  head.scaler = system.spawn(scaler::scaler_shell, settings.scaler);
+  head.scaler = settings.other_scaler ? settings.other_scaler : system.spawn(scaler::scaler_shell, settings.scaler);
   head.weights = system.spawn(weights::weights_shell, settings.weights);
   settings.cluster.router = head.router;
   settings.cluster.scheduler = head.scheduler;

@@ -13,8 +13,9 @@ struct head_settings {
   scheduler::options scheduler;
   router::shell_settings router;
   scaler::shell_settings scaler;
-  weights::options weights;
+  weights::shell_settings weights;
   shell_settings cluster;
+  wire::scaler_actor other_scaler; ///< takes the scaler's place: a benchmark's, which starts instances by hand
 };
 
 struct head_actors {

@@ -24,6 +24,8 @@ struct node_view {
   std::string address;
   std::string state; ///< "up", "suspect", "lost"
   std::vector<device_view> devices;
+  std::uint64_t weights_bytes{};      ///< in the host's memory
+  std::uint64_t weights_idle_bytes{}; ///< of them, kept for the next start only
   friend bool operator==(const node_view&, const node_view&) = default;
 };
 
@@ -51,6 +53,7 @@ struct link_view {
   std::string kind; ///< "control", "kv", "weights"
   std::string transport;
   std::uint64_t bytes_total{};
+  std::uint64_t bytes_expected{}; ///< of a transfer with an end; 0: has none
   friend bool operator==(const link_view&, const link_view&) = default;
 };
 

@@ -103,6 +103,8 @@ branch node_branch(const node_view& n, const snapshot& s, const tree_style& styl
   branch b{fmt::format("{}  {}  {}  {}", painted(plain(n.id), paint::bold, style), plain(n.name),
                painted(plain(n.address), paint::dim, style), state_text(n.state, style)),
       {}};
+  if (n.weights_bytes > 0) b.text += "  weights " + human_bytes(n.weights_bytes);
+  if (n.weights_idle_bytes > 0) b.text += fmt::format(" ({} cached)", human_bytes(n.weights_idle_bytes));
   auto shown_below = [&](const actor_view& a) {
     return std::any_of(n.devices.begin(), n.devices.end(), [&](const device_view& d) { return d.id == a.device; });
   };
@@ -113,9 +115,11 @@ branch node_branch(const node_view& n, const snapshot& s, const tree_style& styl
 }
 
 branch link_branch(const link_view& l) {
-  return {fmt::format("{} → {}  {}  {}  {}", plain(l.from), plain(l.to), l.kind, plain(l.transport),
-              human_bytes(l.bytes_total)),
-      {}};
+  auto text = fmt::format(
+      "{} → {}  {}  {}  {}", plain(l.from), plain(l.to), l.kind, plain(l.transport), human_bytes(l.bytes_total));
+  if (l.bytes_total < l.bytes_expected)
+    text += fmt::format(" of {}  {} loading", human_bytes(l.bytes_expected), bar(l.bytes_total, l.bytes_expected));
+  return {text, {}};
 }
 
 // ---- dot ----
@@ -155,7 +159,8 @@ void id_or_null(json_writer& w, const char* key, const std::string& id) {
 
 void json_node(json_writer& w, const node_view& n) {
   w.begin_object().key("id").value(n.id).key("name").value(n.name).key("address").value(n.address);
-  w.key("state").value(n.state).key("devices").begin_array();
+  w.key("state").value(n.state).key("weights_bytes").value(n.weights_bytes);
+  w.key("weights_idle_bytes").value(n.weights_idle_bytes).key("devices").begin_array();
   for (auto& d : n.devices) {
     w.begin_object().key("id").value(d.id).key("kind").value(d.kind).key("memory_bytes").value(d.memory_bytes);
     w.key("memory_used_bytes").value(d.memory_used_bytes).end_object();
@@ -176,7 +181,8 @@ void json_actor(json_writer& w, const actor_view& a) {
 
 void json_link(json_writer& w, const link_view& l) {
   w.begin_object().key("from").value(l.from).key("to").value(l.to).key("kind").value(l.kind);
-  w.key("transport").value(l.transport).key("bytes_total").value(l.bytes_total).end_object();
+  w.key("transport").value(l.transport).key("bytes_total").value(l.bytes_total);
+  w.key("bytes_expected").value(l.bytes_expected).end_object();
 }
 
 } // namespace

@@ -2,6 +2,7 @@
 #include "actors/instance/batcher.hpp"
 #include "actors/common/check.hpp"
 #include <algorithm>
+#include <limits>
 
 namespace hflex::instance {
 
@@ -319,6 +320,14 @@ snapshot core::report() const {
   r.last_shape = last_shape_;
   r.last_elapsed = last_elapsed_;
   return r;
+}
+
+double core::slack_share(time_point now) const {
+  auto least = std::numeric_limits<double>::infinity();
+  for (const auto& [serial, s] : running_)
+    if (s->spec.produced() > 0 && s->spec.slo.tpot > duration::zero() && !lost(*s, now, duration::zero()))
+      least = std::min(least, to_ms(due(*s) - now) / to_ms(s->spec.slo.tpot));
+  return least;
 }
 
 std::vector<request_key> core::held() const {

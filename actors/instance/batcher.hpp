@@ -355,8 +355,7 @@ struct snapshot {
 
 class core {
 public:
-  /// Aborts on options that `check` refuses.
-  explicit core(options o);
+  explicit core(options o);   ///< aborts on options that `check` refuses
   core(const core&) = delete; // sequences are linked by address
   core& operator=(const core&) = delete;
 
@@ -379,8 +378,8 @@ public:
   void on(const kv_taken& e, time_point now, std::vector<effect>& out);
 
   snapshot report() const;
-  /// Every sequence that is here, in whatever stage, in the order they came.
-  std::vector<request_key> held() const;
+  double slack_share(time_point now) const; ///< least slack of a decode that can attain, as a share of its TPOT target
+  std::vector<request_key> held() const;    ///< every sequence here, in whatever stage, in the order they came
   /// Aborts unless every block is owned once and every sequence is where its stage says. O(everything); for tests.
   void check_invariants() const;
 

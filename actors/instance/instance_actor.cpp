@@ -3,6 +3,7 @@
 #include "actors/instance/device_plan_actor.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/shell.hpp"
+#include <cmath>
 #include <deque>
 #include <random>
 
@@ -354,6 +355,18 @@ private:
     wire::tell(self_, set_.scheduler, message);
     if (always || wire::now(self_) - last_report_ >= set_.report_every) show(message, snap);
     if (wire::now(self_) - last_sign_ >= set_.sign_every) show_signs_of_life();
+    tell_slack();
+  }
+
+  /// What the node gives of its weights to other hosts depends on it. In eighths: small changes are not worth a
+  /// message.
+  void tell_slack() {
+    const auto share = std::clamp(core_.slack_share(wire::now(self_)), -1.0, 1.0);
+    if (const auto now = static_cast<int>(std::floor(share * 8)); std::exchange(told_slack_, now) == now) return;
+    wire::tell(self_, set_.agent, msg<s::SourceSlack>::make([&](s::SourceSlack::Builder out) {
+      out.setInstance(set_.core.self.value);
+      out.setShare(share);
+    }));
   }
 
   /// The router gives up an attempt that is silent for long; one that waits or prefills here is not dead.
@@ -382,6 +395,7 @@ private:
     wire::tell(self_, set_.cluster, message);
     last_report_ = wire::now(self_);
     was_idle_ = is_idle(snap);
+    if (was_idle_) tell_slack();
   }
 
   /// A cancelled sequence keeps its blocks until the step that works on it is done.
@@ -436,6 +450,7 @@ private:
   time_point last_report_{};
   time_point last_sign_{};
   bool was_idle_{true};
+  int told_slack_{8}; ///< in eighths of a time per token; plenty until told otherwise
 };
 
 offer read_offer(s::KvOffer::Reader in, time_point now) {

@@ -25,6 +25,9 @@ struct backend {
   std::function<result<std::shared_ptr<gpu::device_context>>(
       std::uint32_t index, std::shared_ptr<const gpu::weight_region>, const wire::instance_options&)>
       make_context;
+  /// One step, so that the first request does not pay for what is done for the first time. Called where `run_blocking`
+  /// runs things, after make_context; may be empty.
+  std::function<result<void>(gpu::device_context&, const wire::instance_options&)> warm_up;
   /// Runs a function that blocks, off the actors' threads; in order or not. Tests run it at once.
   std::function<void(std::function<void()>)> run_blocking;
   std::shared_ptr<gpu::transport> transport;

@@ -3,6 +3,7 @@
 #pragma once
 #include "actors/node/machine_actor.hpp"
 #include "actors/node/node.hpp"
+#include "actors/weights/bandwidth.hpp"
 #include "actors/wire/interfaces.hpp"
 
 namespace hflex::node {
@@ -17,6 +18,8 @@ struct shell_settings {
   std::string host_id;                               ///< equal for processes that can share memory
   bool from_neighbours{true};                        ///< take weights from other processes of this host
   duration fetch_deadline{std::chrono::seconds{10}}; ///< of one try with one neighbour
+  std::uint64_t host_cache_bytes{0};                 ///< weights that nobody uses stay in memory up to this
+  weights::bandwidth_options giving;                 ///< how fast other hosts get weights from here
   std::function<std::uint64_t()> random;             ///< 64 random bits: incarnations
 };
 

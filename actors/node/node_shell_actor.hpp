@@ -3,6 +3,7 @@
 #pragma once
 #include "actors/common/check.hpp"
 #include "actors/instance/instance_actor.hpp"
+#include "actors/node/host_cache.hpp"
 #include "actors/node/node_actor.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/dial.hpp"
@@ -19,7 +20,10 @@ using wire::msg;
 class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::node_agent_actor::pointer self, shell_settings settings)
-      : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self), shop_(std::make_shared<workshop>()) {}
+      : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self), shop_(std::make_shared<workshop>()),
+        cache_(set_.host_cache_bytes), giving_(set_.giving) {
+    limit_giving();
+  }
 
   ~shell() {
     for (const auto& [digest, region] : regions_) set_.machine.transport->withdraw_weights(digest);
@@ -60,7 +64,14 @@ public:
 
   void load(s::LoadFrom::Reader in);
 
-  void pass_on(const msg<s::WeightsProgress>& message) { wire::tell(self_, weights_, message); }
+  void stop_load(s::StopLoad::Reader in);
+
+  void grant(s::GrantWeights::Reader in);
+
+  /// How much time the requests of an instance here can spare.
+  void slack(s::SourceSlack::Reader in);
+
+  void pass_on(const msg<s::WeightsProgress>& message);
 
   void region_loaded(s::WeightsLoaded::Reader in) {
     instance_id id{in.getInstance()};
@@ -80,9 +91,14 @@ public:
   void context_made(s::ContextReady::Reader in) {
     context_id id{in.getContext()};
     if (in.getFailed()) {
+      wanted_contexts_.erase(id);
+      forget_context(id);
       feed(context_failed{id, wire::read(in.getMessage())});
     } else if (auto made = shop_->take(id); made && wanted_contexts_.count(id) > 0) {
-      contexts_[id].context = std::move(made);
+      auto& entry = contexts_[id];
+      entry.context = std::move(made);
+      entry.allocate_ms = in.getAllocateMs();
+      entry.warm_up_ms = in.getWarmUpMs();
       feed(context_ready{id});
     }
   }
@@ -146,6 +162,8 @@ public:
       out.setSeq(e.sequence);
       auto memory = out.initMemoryUsedBytes(static_cast<unsigned>(set_.core.devices.size()));
       for (unsigned i = 0; i < memory.size(); ++i) memory.set(i, memory_used(i));
+      out.setWeightsBytes(cache_.bytes());
+      out.setWeightsIdleBytes(cache_.idle_bytes());
     }));
   }
 
@@ -268,8 +286,11 @@ private:
     std::uint32_t attempt{}; ///< 0: none under way
     s::SourceKind kind{s::SourceKind::DISK};
     node_id from;
+    std::string digest;
     time_point since;
     std::uint64_t bytes{};
+    duration planned{}; ///< from the order to the first source named
+    duration took{};    ///< from there until they were here
   };
   struct instance_entry {
     wire::instance_options options;
@@ -287,6 +308,8 @@ private:
     context_ptr context;
     std::uint32_t device{};
     std::string digest;
+    double allocate_ms{};
+    double warm_up_ms{};
   };
 
   void start(const start_order& order) {
@@ -340,6 +363,17 @@ private:
 
   void announce_weights(const gpu::weight_region& region);
 
+  static bool comes_from_a_node(s::SourceKind kind) {
+    return kind == s::SourceKind::SHARED_MEMORY || kind == s::SourceKind::NETWORK;
+  }
+
+  /// The context is gone, or never was: its weights are idle unless another one uses them.
+  void forget_context(context_id id);
+
+  void free_weights(const std::vector<std::string>& digests);
+
+  void limit_giving() { set_.machine.transport->limit_weights(giving_.value()); }
+
   gpu::progress_callback progress_to(instance_id id, std::uint32_t attempt);
 
   std::function<void(result<region_ptr>)> loaded_by(instance_id id, std::uint32_t attempt);
@@ -373,6 +407,8 @@ private:
     auto found = instances_.find(id);
     if (found == instances_.end()) return;
     found->second.actor = wire::instance_actor{};
+    giving_.gone(id);
+    limit_giving();
     if (found->second.ends_as_asked)
       feed(instance_stopped{id});
     else
@@ -380,7 +416,8 @@ private:
   }
 
   void report_ready(const report& e, const instance_entry& entry) {
-    const auto& context = *contexts_.at(entry.context).context;
+    const auto& made = contexts_.at(entry.context);
+    const auto& context = *made.context;
     auto message = msg<s::InstanceReady>::make([&](s::InstanceReady::Builder out) {
       out.setInstance(e.instance.value);
       out.setNode(core_.id().value);
@@ -392,14 +429,30 @@ private:
       out.setMaxSequences(entry.options.max_sequences);
       out.setMemoryUsedBytes(memory_used(entry.device));
       out.setWeightsBytes(entry.load.bytes);
-      if (entry.load.bytes > 0 && entry.load.kind == s::SourceKind::SHARED_MEMORY)
-        out.setWeightsFromNode(entry.load.from.value);
-      out.setWeightsPath(entry.load.kind == s::SourceKind::DISK            ? "disk"
-                         : entry.load.kind == s::SourceKind::SHARED_MEMORY ? "shared_memory"
-                                                                           : "same_process");
+      if (entry.load.bytes > 0 && comes_from_a_node(entry.load.kind)) out.setWeightsFromNode(entry.load.from.value);
+      out.setWeightsPath(path_of(entry.load.kind));
       out.setStartedMs(to_ms(wire::now(self_) - entry.ordered));
+      auto parts = out.initParts();
+      parts.setPlanMs(to_ms(entry.load.planned));
+      parts.setWeightsMs(to_ms(entry.load.took));
+      parts.setAllocateMs(made.allocate_ms);
+      parts.setWarmUpMs(made.warm_up_ms);
     });
     wire::tell(self_, cluster_, message, entry.actor);
+  }
+
+  static const char* path_of(s::SourceKind kind) {
+    switch (kind) {
+    case s::SourceKind::DISK:
+      return "disk";
+    case s::SourceKind::NETWORK:
+      return "network";
+    case s::SourceKind::SHARED_MEMORY:
+      return "shared_memory";
+    case s::SourceKind::SAME_PROCESS:
+      break;
+    }
+    return "same_process";
   }
 
   wire::node_agent_actor::pointer self_;
@@ -417,6 +470,8 @@ private:
   std::vector<start_order> early_;            ///< came before the welcome
   std::set<context_id> wanted_contexts_;      ///< not released: what comes of making another one is freed
   std::map<std::string, region_ptr> regions_; ///< by digest: weights that this process holds
+  host_cache cache_;                          ///< which of them stay when nobody uses them
+  weights::bandwidth_cap giving_;
   /// Digests of directories that were read, by directory and stamp.
   std::map<std::pair<std::string, std::string>, std::string> digests_;
 };

@@ -7,8 +7,10 @@ void shell::load(s::LoadFrom::Reader in) {
   auto found = instances_.find(id);
   if (found == instances_.end()) return; // cancelled since
   auto& load = found->second.load;
-  load = {in.getAttempt(), in.getKind(), node_id{in.getFromNode()}, wire::now(self_), 0};
   auto digest = wire::read(in.getDigest());
+  const auto now = wire::now(self_);
+  const auto planned = in.getAttempt() == 1 ? now - found->second.ordered : load.planned;
+  load = {in.getAttempt(), in.getKind(), node_id{in.getFromNode()}, digest, now, 0, planned, {}};
   switch (in.getKind()) {
   case s::SourceKind::SAME_PROCESS:
     if (auto held = regions_.find(digest); held != regions_.end())
@@ -23,12 +25,51 @@ void shell::load(s::LoadFrom::Reader in) {
       set_.machine.transport->fetch_weights(
           wire::read(in.getEndpoints()), digest, set_.fetch_deadline, loaded_by(id, load.attempt));
     break;
+  case s::SourceKind::NETWORK:
+    set_.machine.transport->pull_weights(wire::read(in.getEndpoints()), digest, in.getKey(),
+        std::chrono::milliseconds{in.getLeaseMs()}, progress_to(id, load.attempt), loaded_by(id, load.attempt));
+    break;
   case s::SourceKind::DISK:
     set_.machine.run_blocking(
         [load = set_.machine.load_weights, dir = wire::read(in.getModelDir()), report = progress_to(id, load.attempt),
             done = loaded_by(id, load.attempt)] { done(load(dir, report)); });
     break;
   }
+}
+
+/// What it has still counts, its reports do not: they carry an attempt that is over.
+void shell::stop_load(s::StopLoad::Reader in) {
+  auto found = instances_.find(instance_id{in.getInstance()});
+  if (found == instances_.end() || found->second.load.attempt != in.getAttempt()) return;
+  if (found->second.load.kind == s::SourceKind::NETWORK) set_.machine.transport->stop_pull(found->second.load.digest);
+}
+
+void shell::grant(s::GrantWeights::Reader in) {
+  set_.machine.transport->grant_weights(
+      wire::read(in.getDigest()), in.getKey(), std::chrono::milliseconds{in.getLeaseMs()});
+}
+
+void shell::slack(s::SourceSlack::Reader in) {
+  instance_id id{in.getInstance()};
+  if (auto found = instances_.find(id); found == instances_.end() || !found->second.actor) return;
+  giving_.slack(id, in.getShare());
+  limit_giving();
+}
+
+void shell::pass_on(const msg<s::WeightsProgress>& message) {
+  wire::tell(self_, weights_, message);
+  auto in = message.read();
+  auto found = instances_.find(instance_id{in->getInstance()});
+  if (found == instances_.end() || found->second.load.attempt != in->getAttempt()) return;
+  const auto& load = found->second.load;
+  if (load.kind != s::SourceKind::NETWORK) return;
+  wire::tell(self_, cluster_, msg<s::WeightsTraffic>::make([&](s::WeightsTraffic::Builder out) {
+    out.setInstance(in->getInstance());
+    out.setFromNode(load.from.value);
+    out.setTransport("tcp");
+    out.setBytesDone(in->getBytesDone());
+    out.setBytesExpected(in->getBytesTotal());
+  }));
 }
 
 void shell::perform(ask_weights& e) {
@@ -41,6 +82,8 @@ void shell::perform(ask_weights& e) {
     out.setModelDir(e.model.directory);
     out.setDigest(e.model.digest.empty() ? digest_of(e.model.directory, stamp) : e.model.digest);
     out.setStamp(stamp);
+    const auto& endpoints = set_.machine.transport->endpoints();
+    wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
   }));
 }
 
@@ -55,16 +98,25 @@ void shell::perform(create_context& e) {
   HFLEX_CHECK(user != instances_.end());
   wanted_contexts_.insert(e.context);
   contexts_[e.context] = {nullptr, e.device, e.model.digest};
+  cache_.use(e.model.digest);
   auto region = regions_.at(e.model.digest);
   set_.machine.run_blocking(
-      [make = set_.machine.make_context, device = e.device, region, options = user->second.options, id = e.context,
-          shop = shop_, to = wire::node_agent_actor{self_}] {
+      [make = set_.machine.make_context, warm_up = set_.machine.warm_up, device = e.device, region,
+          options = user->second.options, id = e.context, shop = shop_, to = wire::node_agent_actor{self_}] {
+        using clock = std::chrono::steady_clock;
+        const auto begun = clock::now();
         auto made = make(device, region, options);
+        const auto allocated = clock::now();
+        if (made && warm_up)
+          if (auto warm = warm_up(**made, options); !warm) made = pass(warm.error());
+        const auto warm = clock::now();
         if (made) shop->put(id, std::move(*made));
         wire::tell_from_outside(to, msg<s::ContextReady>::make([&](s::ContextReady::Builder out) {
           out.setContext(id.value);
           out.setFailed(!made.has_value());
           if (!made) out.setMessage(made.error().message);
+          out.setAllocateMs(to_ms(allocated - begun));
+          out.setWarmUpMs(to_ms(warm - allocated));
         }));
       });
 }
@@ -74,15 +126,21 @@ void shell::perform(release_context& e) {
   shop_->take(e.context);
   auto found = contexts_.find(e.context);
   if (found == contexts_.end()) return;
-  auto digest = found->second.digest;
   // Freeing joins the device's threads, which may be in a step: not on an actor's thread.
   if (found->second.context)
     set_.machine.run_blocking(
         [gone = std::make_shared<context_ptr>(std::move(found->second.context))] { gone->reset(); });
-  contexts_.erase(found);
-  for (const auto& [id, other] : contexts_)
-    if (other.digest == digest) return;
-  if (regions_.erase(digest) > 0) {
+  forget_context(e.context);
+}
+
+void shell::forget_context(context_id id) {
+  auto gone = contexts_.extract(id);
+  if (!gone.empty()) free_weights(cache_.release(gone.mapped().digest));
+}
+
+void shell::free_weights(const std::vector<std::string>& digests) {
+  for (const auto& digest : digests) {
+    if (regions_.erase(digest) == 0) continue;
     set_.machine.transport->withdraw_weights(digest);
     wire::tell(self_, weights_, msg<s::WeightsReleased>::make([&](s::WeightsReleased::Builder out) {
       out.setNode(core_.id().value);
@@ -136,10 +194,12 @@ void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr&
   if (found == instances_.end() || found->second.load.attempt != attempt) return; // stopped, or another attempt runs
   auto& load = found->second.load;
   load.bytes = region->bytes();
+  load.took = wire::now(self_) - load.since;
   load.attempt = 0;
   digests_[{found->second.options.model_dir, found->second.stamp}] = region->digest();
   auto fresh = regions_.emplace(region->digest(), region).second;
   if (fresh) set_.machine.transport->offer_weights(region);
+  const auto old = cache_.add(region->digest(), region->bytes());
   wire::tell(self_, weights_, msg<s::WeightsLoaded>::make([&](s::WeightsLoaded::Builder out) {
     out.setInstance(id.value);
     out.setAttempt(attempt);
@@ -151,6 +211,7 @@ void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr&
     out.setElapsedUs(static_cast<std::uint64_t>(wire::age_us(load.since, wire::now(self_))));
   }));
   if (fresh) announce_weights(*region);
+  free_weights(old);
   feed(weights_ready{id, region->digest()});
 }
 

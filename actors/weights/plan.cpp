@@ -5,6 +5,14 @@
 #include <limits>
 
 namespace hflex::weights {
+namespace {
+
+/// Whether other hosts can be given weights there (gpu/transport/transport.hpp).
+bool gives_to_hosts(const std::vector<std::string>& endpoints) {
+  return std::any_of(endpoints.begin(), endpoints.end(), [](auto& e) { return e.rfind("weights:", 0) == 0; });
+}
+
+} // namespace
 
 /// The cheapest source that was not tried yet.
 std::optional<source> core::next_source(const load& l) const {
@@ -36,7 +44,7 @@ std::optional<source> core::memory_of_another_host(const load& l) const {
   std::optional<source> best;
   double most = 0;
   auto consider = [&](node_id node, const std::string& host, const std::vector<std::string>& endpoints) {
-    if (host == want.host || endpoints.empty() || l.tried.count({source_kind::network, node}) > 0) return;
+    if (host == want.host || !gives_to_hosts(endpoints) || l.tried.count({source_kind::network, node}) > 0) return;
     const auto offer = std::min(rate_of(node) / static_cast<double>(fed_by(node) + 1), inflow(node, want.digest));
     if (best && offer <= most) return;
     most = offer;

@@ -46,11 +46,29 @@ void core::on(const needed& e, time_point now, std::vector<effect>& out) {
   }
   auto& l = loads_[e.instance];
   l.want = e;
-  if (auto read = known_.find({e.host, e.directory, e.stamp}); e.digest.empty() && read != known_.end())
-    l.want.digest = read->second;
+  if (e.digest.empty()) l.want.digest = digest_of(e, l.assumed);
   l.since = l.last_progress = now;
   advance(e.instance, now, out);
   announce(out);
+}
+
+/// What the directory holds, as far as somebody has read it. Files that changed since are not what they were.
+std::string core::digest_of(const needed& e, bool& assumed) const {
+  if (auto read = known_.find({e.host, e.directory, e.stamp}); !e.stamp.empty() && read != known_.end())
+    return read->second;
+  auto here = known_.lower_bound({e.host, e.directory, {}});
+  const auto read_here =
+      here != known_.end() && std::get<0>(here->first) == e.host && std::get<1>(here->first) == e.directory;
+  auto elsewhere = served_.find(e.directory);
+  assumed = opts_.across_hosts && !read_here && elsewhere != served_.end();
+  return assumed ? elsewhere->second : std::string{};
+}
+
+void core::remember(const needed& from, const std::string& digest) {
+  if (known_.size() >= opts_.max_known) known_.clear(); // costs a read of the disk, nothing else
+  if (served_.size() >= opts_.max_known) served_.clear();
+  known_[{from.host, from.directory, from.stamp}] = digest;
+  served_[from.directory] = digest;
 }
 
 void core::on(const not_needed& e, time_point now, std::vector<effect>& out) {
@@ -140,10 +158,7 @@ void core::on(const loaded& e, time_point now, std::vector<effect>& out) {
     if (id != e.instance && !other.from && wanted.empty() && other.want.host == l->want.host &&
         same_weights(other.want, l->want))
       other.want.digest = e.digest;
-  if (wanted.empty() && !l->want.stamp.empty()) {
-    if (known_.size() >= opts_.max_known) known_.clear(); // costs a read of the disk, nothing else
-    known_[{l->want.host, l->want.directory, l->want.stamp}] = e.digest;
-  }
+  if (wanted.empty()) remember(l->want, e.digest);
   out.emplace_back(ready{e.instance, l->from->kind, e.digest, now - l->since});
   note_rate(*l, e.bytes, now);
   holders_[e.digest][l->want.node] = {l->want.host, e.endpoints, e.bytes};
@@ -163,7 +178,9 @@ void core::on(const tick&, time_point now, std::vector<effect>& out) {
   for (auto& [id, l] : loads_)
     if (l.from && deadline(l) <= now) stalled.push_back(id);
   for (auto id : stalled) {
-    auto& l = loads_.at(id);
+    auto it = loads_.find(id); // one that was dropped before may have taken others with it
+    if (it == loads_.end() || !it->second.from || deadline(it->second) > now) continue;
+    auto& l = it->second;
     drop_source(id,
         fmt::format(
             "no progress for {:g} s at {} of {} bytes", to_s(now - l.last_progress), l.bytes_done, l.bytes_total),
@@ -200,6 +217,11 @@ void core::advance(instance_id instance, time_point now, std::vector<effect>& ou
     drop_fed_by(want.node, want.digest, "does not load any more", now, out);
     return;
   }
+  const auto had = l.want;
+  if (next->kind == source_kind::disk && std::exchange(l.assumed, false)) {
+    l.want.digest.clear();
+    next->digest.clear();
+  }
   const auto elsewhere = next->kind == source_kind::network || next->kind == source_kind::disk;
   if (elsewhere && neighbour_loads(l) && now < l.since + opts_.max_wait) return;
   l.tried.insert({next->kind, next->holder});
@@ -209,7 +231,7 @@ void core::advance(instance_id instance, time_point now, std::vector<effect>& ou
   l.started = l.last_progress = now;
   out.emplace_back(load_from{instance, l.attempt, *l.from});
   // What it has of the weights is of no use to others once it reads the disk instead.
-  if (const auto want = l.want; !l.pulls()) drop_fed_by(want.node, want.digest, "went to the disk", now, out);
+  if (!l.pulls()) drop_fed_by(had.node, had.digest, "went to the disk", now, out);
 }
 
 void core::drop_source(
@@ -227,7 +249,8 @@ void core::settle(time_point now, std::vector<effect>& out) {
   std::vector<instance_id> waiting;
   for (auto& [id, l] : loads_)
     if (!l.from) waiting.push_back(id);
-  for (auto id : waiting) advance(id, now, out);
+  for (auto id : waiting)
+    if (auto it = loads_.find(id); it != loads_.end() && !it->second.from) advance(id, now, out);
   announce(out);
 }
 

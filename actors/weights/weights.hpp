@@ -39,6 +39,7 @@ struct options {
       std::chrono::minutes{10}};   ///< how long a newcomer waits for a neighbour's load before it reads the disk too
   std::size_t max_loads{4096};     ///< instances waiting or loading at a time; more are given up at once
   std::size_t max_known{1024};     ///< directories whose digest is remembered
+  bool across_hosts{true};         ///< a directory's path names the same weights on hosts that have not read it yet
   double assumed_bytes_per_s{1e9}; ///< what a source on another host gives that has not been seen giving yet
 };
 
@@ -61,7 +62,8 @@ struct needed {
   node_id node{};
   std::string host;   ///< which machine the node runs on: nodes of one host share memory
   std::string digest; ///< empty: not known before the directory was read; such a newcomer shares with neighbours that
-                      ///< load the same directory at the same time, or have loaded it with the same stamp
+                      ///< load the same directory at the same time, or have loaded it with the same stamp; on a host
+                      ///< that has not read this directory it gets what the other hosts found in theirs last
   std::string directory; ///< on the instance's host
   std::string stamp;     ///< of the directory's files: equal on one host means that the weights in it are the same.
                          ///< Empty: not known
@@ -191,6 +193,7 @@ private:
     time_point since{};   ///< when it was needed
     time_point started{}; ///< this attempt
     time_point last_progress{};
+    bool assumed{false}; ///< the digest is what other hosts found under that path: not what this host's disk must hold
     bool pulls() const { return from && from->kind == source_kind::network; }
   };
   struct holder {
@@ -226,9 +229,12 @@ private:
 
   options opts_;
   load_map loads_;
+  std::string digest_of(const needed& e, bool& assumed) const;
+  void remember(const needed& from, const std::string& digest);
   std::map<std::tuple<std::string, std::string, std::string>, std::string> known_; ///< digest by host, directory, stamp
-  std::map<std::string, std::map<node_id, holder>> holders_;                       ///< by digest
-  std::map<node_id, double> rates_;                                                ///< bytes a second seen, smoothed
+  std::map<std::string, std::string> served_; ///< digest by directory: what was found there last, on any host
+  std::map<std::string, std::map<node_id, holder>> holders_; ///< by digest
+  std::map<node_id, double> rates_;                          ///< bytes a second seen, smoothed
   std::optional<time_point> announced_;
 };
 

@@ -1,6 +1,7 @@
 #include "actors/weights/weights_actor.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/shell.hpp"
+#include <random>
 #include <spdlog/spdlog.h>
 
 namespace hflex::weights {
@@ -9,9 +10,24 @@ namespace {
 namespace s = wire::schema;
 using wire::msg;
 
+s::SourceKind to_wire(source_kind k) {
+  switch (k) {
+  case source_kind::same_process:
+    return s::SourceKind::SAME_PROCESS;
+  case source_kind::shared_memory:
+    return s::SourceKind::SHARED_MEMORY;
+  case source_kind::network:
+    return s::SourceKind::NETWORK;
+  case source_kind::disk:
+    return s::SourceKind::DISK;
+  }
+  return s::SourceKind::DISK;
+}
+
 class shell : public wire::effect_loop<shell, effect> {
 public:
-  shell(wire::weights_actor::pointer self, const options& opts) : self_(self), core_(opts), timer_(self) {}
+  shell(wire::weights_actor::pointer self, shell_settings settings)
+      : self_(self), set_(settings), core_(settings.core), timer_(self) {}
 
   template <class Event>
   void feed(const Event& event) {
@@ -37,16 +53,20 @@ public:
   void needed_by(s::WeightsNeeded::Reader in) {
     homes_[instance_id{in.getInstance()}] = node_id{in.getNode()};
     feed(needed{instance_id{in.getInstance()}, node_id{in.getNode()}, wire::read(in.getHostId()),
-        wire::read(in.getDigest()), wire::read(in.getModelDir()), wire::read(in.getStamp())});
+        wire::read(in.getDigest()), wire::read(in.getModelDir()), wire::read(in.getStamp()),
+        wire::read(in.getEndpoints())});
   }
 
   void perform(load_from& e) {
     spdlog::info("weights: {} loads from {}{}", to_string(e.instance), to_string(e.from.kind),
         e.from.holder ? " of " + to_string(e.from.holder) : std::string{});
+    const auto key = e.from.kind == source_kind::network ? grant(e.from) : 0;
     tell_agent(e.instance, msg<s::LoadFrom>::make([&](s::LoadFrom::Builder out) {
       out.setInstance(e.instance.value);
       out.setAttempt(e.attempt);
-      out.setKind(static_cast<s::SourceKind>(e.from.kind));
+      out.setKind(to_wire(e.from.kind));
+      out.setKey(key);
+      out.setLeaseMs(lease_ms());
       out.setModelDir(e.from.directory);
       out.setDigest(e.from.digest);
       out.setFromNode(e.from.holder.value);
@@ -78,6 +98,21 @@ public:
   void perform(wake_at& e) { timer_.at(e.time); }
 
 private:
+  std::uint32_t lease_ms() const { return static_cast<std::uint32_t>(to_ms(set_.lease)); }
+
+  /// Tells the holder that whoever shows this key is to be given its weights.
+  std::uint64_t grant(const source& from) {
+    std::random_device random;
+    const auto key = std::uint64_t{random()} << 32U | random();
+    if (auto agent = agents_.find(from.holder); agent != agents_.end())
+      wire::tell(self_, agent->second, msg<s::GrantWeights>::make([&](s::GrantWeights::Builder out) {
+        out.setDigest(from.digest);
+        out.setKey(key);
+        out.setLeaseMs(lease_ms());
+      }));
+    return key;
+  }
+
   template <class Message>
   void tell_agent(instance_id id, const Message& message) {
     auto home = homes_.find(id);
@@ -86,6 +121,7 @@ private:
   }
 
   wire::weights_actor::pointer self_;
+  shell_settings set_;
   core core_;
   wire::wake_timer<wire::weights_actor::pointer> timer_;
   std::map<node_id, wire::node_agent_actor> agents_;
@@ -94,8 +130,8 @@ private:
 
 } // namespace
 
-wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer self, options opts) {
-  auto sh = std::make_shared<shell>(self, opts);
+wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer self, shell_settings settings) {
+  auto sh = std::make_shared<shell>(self, settings);
   using wire::on;
   return {
       on<s::NodeUp, wire::node_agent_actor>([sh](s::NodeUp::Reader in, const wire::node_agent_actor& agent) {

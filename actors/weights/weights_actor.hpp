@@ -6,7 +6,12 @@
 
 namespace hflex::weights {
 
+struct shell_settings {
+  options core;
+  duration lease{std::chrono::minutes{10}}; ///< a source on another host gives at most so long
+};
+
 /// For system.spawn().
-wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer self, options opts);
+wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer self, shell_settings settings);
 
 } // namespace hflex::weights

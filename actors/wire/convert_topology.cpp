@@ -13,6 +13,8 @@ void write(schema::Snapshot::Builder out, const cluster::snapshot& snapshot) {
     nodes[i].setName(n.name);
     nodes[i].setAddress(n.address);
     nodes[i].setState(n.state);
+    nodes[i].setWeightsBytes(n.weights_bytes);
+    nodes[i].setWeightsIdleBytes(n.weights_idle_bytes);
     auto devices = nodes[i].initDevices(static_cast<unsigned>(n.devices.size()));
     for (unsigned k = 0; k < n.devices.size(); ++k) {
       devices[k].setId(n.devices[k].id);
@@ -48,6 +50,7 @@ void write(schema::Snapshot::Builder out, const cluster::snapshot& snapshot) {
     links[i].setKind(l.kind);
     links[i].setTransport(l.transport);
     links[i].setBytesTotal(l.bytes_total);
+    links[i].setBytesExpected(l.bytes_expected);
   }
 }
 
@@ -55,7 +58,8 @@ cluster::snapshot read(schema::Snapshot::Reader in) {
   cluster::snapshot snapshot;
   snapshot.epoch = in.getEpoch();
   for (auto n : in.getNodes()) {
-    cluster::node_view view{read(n.getId()), read(n.getName()), read(n.getAddress()), read(n.getState()), {}};
+    cluster::node_view view{read(n.getId()), read(n.getName()), read(n.getAddress()), read(n.getState()), {},
+        n.getWeightsBytes(), n.getWeightsIdleBytes()};
     for (auto d : n.getDevices())
       view.devices.push_back(
           {read(d.getId()), read(d.getKind()), read(d.getName()), d.getMemoryBytes(), d.getMemoryUsedBytes()});
@@ -66,8 +70,8 @@ cluster::snapshot read(schema::Snapshot::Reader in) {
         read(a.getDevice()), read(a.getState()), a.getRunning(), a.getWaiting(), a.getKvBlocksTotal(),
         a.getKvBlocksFree(), a.getMailbox(), a.getStepMsMean(), a.getKvBlocksCached(), a.getPrefixHitRatio()});
   for (auto l : in.getLinks())
-    snapshot.links.push_back(
-        {read(l.getFrom()), read(l.getTo()), read(l.getKind()), read(l.getTransport()), l.getBytesTotal()});
+    snapshot.links.push_back({read(l.getFrom()), read(l.getTo()), read(l.getKind()), read(l.getTransport()),
+        l.getBytesTotal(), l.getBytesExpected()});
   return snapshot;
 }
 

@@ -15,7 +15,7 @@
 namespace hflex::wire {
 
 /// Raised when two builds can no longer talk: a peer with another number is refused when it says hello.
-inline constexpr std::uint32_t protocol_version = 2;
+inline constexpr std::uint32_t protocol_version = 3;
 
 namespace s = schema;
 
@@ -53,7 +53,8 @@ using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "t
 /// One host's agent: owns device contexts, spawns and watches instances.
 using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<msg<s::StopInstance>>,
     tells<msg<s::ChangeRole>>, tells<msg<s::LoadFrom>>, tells<msg<s::StopLoad>>, tells<msg<s::WeightsGiveUp>>,
-    tells<msg<s::Rejoin>>, tells<msg<s::Retired>>, tells<msg<s::NodeLeave>>, tells<msg<s::Tick>>,
+    tells<msg<s::GrantWeights>>, tells<msg<s::SourceSlack>>, tells<msg<s::Rejoin>>, tells<msg<s::Retired>>,
+    tells<msg<s::NodeLeave>>, tells<msg<s::Tick>>,
     // from its own loader and device threads
     tells<msg<s::WeightsProgress>>, tells<msg<s::WeightsLoaded>>, tells<msg<s::WeightsFailed>>,
     tells<msg<s::ContextReady>>>;
@@ -75,7 +76,7 @@ using cluster_actor = caf::typed_actor<
     caf::replies_to<msg<s::Hello>>::with<msg<s::Directory>, router_actor, scheduler_actor, scaler_actor, weights_actor>,
     asks<msg<s::NodeAnswer>, msg<s::NodeJoin>, node_agent_actor>, tells<msg<s::Heartbeat>>, tells<msg<s::NodeLeave>>,
     tells<msg<s::InstanceReady>, instance_actor>, tells<msg<s::InstanceState>>, tells<msg<s::StepReport>>,
-    tells<msg<s::LinkTraffic>>, asks<msg<s::Snapshot>, msg<s::SnapshotQuery>>,
+    tells<msg<s::LinkTraffic>>, tells<msg<s::WeightsTraffic>>, asks<msg<s::Snapshot>, msg<s::SnapshotQuery>>,
     asks<msg<s::Ack>, msg<s::Subscribe>, client_actor>, tells<msg<s::Tick>>>;
 
 } // namespace hflex::wire
@@ -173,5 +174,8 @@ HFLEX_MSG(ScalingLog)
 CAF_ADD_TYPE_ID(hflex, (hflex::wire::demand_actor))
 HFLEX_MSG(ExplainRequest)
 HFLEX_MSG(Explanation)
+HFLEX_MSG(GrantWeights)
+HFLEX_MSG(WeightsTraffic)
+HFLEX_MSG(SourceSlack)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

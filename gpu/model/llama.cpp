@@ -73,6 +73,7 @@ result<void> llama::allocate_work_space() {
   const auto attention = take(threads(), scratch, 1);
   auto memory = host_memory::allocate(end);
   if (!memory) return fail(memory.error().code, "work space: {}", memory.error().message);
+  memory->touch(); // steps must not pay for it
   std::byte* base = memory->data();
   const auto floats = [&](std::uint64_t at) { return reinterpret_cast<float*>(base + at); };
   work_ = {std::move(*memory), floats(x), base + normed, floats(qkv), base + attended, floats(cos_sin), floats(gate_up),

@@ -120,8 +120,8 @@ public:
     if (!line_) return done(fail(errc::reroute, "this process moves nothing by TCP"));
     line_->pull(weights_endpoints(holder), {std::move(digest), key, lease}, std::move(progress), std::move(done));
   }
-  void drop_weights(std::string digest) override {
-    if (line_) line_->drop(std::move(digest));
+  void stop_pull(std::string digest) override {
+    if (line_) line_->stop_pull(std::move(digest));
   }
   weights_traffic weights_moved() override { return line_ ? line_->traffic() : weights_traffic{}; }
 

@@ -131,8 +131,8 @@ public:
   /// are not those weights. Any thread.
   virtual void pull_weights(endpoint_list holder, std::string digest, std::uint64_t key, duration lease,
       progress_callback progress, weights_callback done) = 0;
-  /// Ends a pull (it completes with errc::reroute) and forgets what it has received. Any thread.
-  virtual void drop_weights(std::string digest) = 0;
+  /// Ends a pull; it completes with errc::reroute. Any thread.
+  virtual void stop_pull(std::string digest) = 0;
   virtual weights_traffic weights_moved() = 0;
 };
 

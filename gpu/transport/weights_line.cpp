@@ -73,7 +73,7 @@ void weights_line::pull(
       [this, w = std::move(ways), o = std::move(order), p = std::move(progress), d = std::move(done)]() mutable {
         const std::string digest = o.digest;
         if (auto here = shelf_.whole(digest)) return d(std::move(here));
-        if (pulls_.count(digest) > 0) return d(fail(errc::retry, "these weights are being pulled already"));
+        complete(digest, fail(errc::reroute, "pulled from elsewhere"));
         if (const auto it = forgotten_.find(digest); it != forgotten_.end()) {
           loop_->cancel(it->second);
           forgotten_.erase(it);
@@ -83,11 +83,11 @@ void weights_line::pull(
       });
 }
 
-void weights_line::drop(std::string digest) {
+void weights_line::stop_pull(std::string digest) {
   loop_->post([this, d = std::move(digest)] {
+    if (pulls_.count(d) == 0) return;
     complete(d, fail(errc::reroute, "not wanted any more"));
-    shelf_.drop_arriving(d);
-    giver_.changed(d);
+    forget_later(d);
   });
 }
 

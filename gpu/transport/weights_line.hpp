@@ -25,7 +25,7 @@ public:
   void limit(std::uint64_t bytes_per_s);
   void pull(
       std::vector<endpoint> ways, weights_order order, progress_callback progress, transport::weights_callback done);
-  void drop(std::string digest);
+  void stop_pull(std::string digest);
   weights_traffic traffic();
 
 private:

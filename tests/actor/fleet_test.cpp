@@ -66,6 +66,41 @@ TEST_CASE_METHOD(two_instances, "an agent whose neighbour fails it reads the dis
   CHECK(*b.loads == 1);
 }
 
+TEST_CASE_METHOD(
+    two_instances, "an agent of another host takes the weights over the network, and the topology shows it") {
+  start_head();
+  auto& a = start_node("a", 1, "this host");
+  until_ready(1);
+  auto& b = start_node("b", 1, "that host");
+  until_ready(2);
+  CHECK(*a.loads == 1);
+  CHECK(*b.loads == 0);
+  CHECK(net->fetches == 0);
+  CHECK(net->pulls == 1);
+  auto shown = topology();
+  auto link = std::find_if(shown.links.begin(), shown.links.end(), [](const auto& l) { return l.kind == "weights"; });
+  REQUIRE(link != shown.links.end());
+  CHECK(link->from == "agent-n1");
+  CHECK(link->transport == "tcp");
+  CHECK(link->bytes_total == 1000);
+  CHECK(link->bytes_expected == 1000);
+  until([&] { // with the next heartbeat
+    auto nodes = topology().nodes;
+    return std::all_of(nodes.begin(), nodes.end(), [](const auto& n) { return n.weights_bytes == 1000; });
+  });
+}
+
+TEST_CASE_METHOD(two_instances, "an agent whose source on another host fails it reads the disk") {
+  start_head();
+  start_node("a", 1, "this host");
+  until_ready(1);
+  net->pulls_fail = true;
+  auto& b = start_node("b", 1, "that host");
+  until_ready(2);
+  CHECK(net->pulls == 1);
+  CHECK(*b.loads == 1);
+}
+
 TEST_CASE_METHOD(two_instances, "two instances of one agent share what it loaded") {
   start_head();
   auto& a = start_node("a", 2);

@@ -23,8 +23,8 @@ using for_scheduler = tells<s::RequestArrived, s::RequestEnded, s::PrefillFinish
 using for_scaler = tells<s::NodeGone, s::InstanceState, s::ChangeRole, s::Drain, s::Tick>;
 using for_weights = tells<s::NodeGone, s::WeightsNeeded, s::WeightsNotNeeded, s::WeightsHeld, s::WeightsReleased,
     s::WeightsProgress, s::WeightsLoaded, s::WeightsFailed, s::Tick>;
-using for_cluster =
-    tells<s::Heartbeat, s::NodeLeave, s::InstanceState, s::StepReport, s::LinkTraffic, s::SnapshotQuery, s::Tick>;
+using for_cluster = tells<s::Heartbeat, s::NodeLeave, s::InstanceState, s::StepReport, s::LinkTraffic,
+    s::WeightsTraffic, s::SnapshotQuery, s::Tick>;
 using for_instance = tells<s::KvOffer, s::KvAccept, s::KvRefuse, s::KvCommit, s::KvAbort, s::StartSequence,
     s::CancelSequence, s::KvTaken, s::MigrateSequence, s::KvMoved, s::InstanceGone, s::Tick>;
 using for_agent = tells<s::StartInstance, s::LoadFrom, s::StopLoad, s::WeightsGiveUp, s::WeightsProgress,

@@ -152,15 +152,17 @@ class scripted_transport;
 struct fabric {
   std::map<std::string, scripted_transport*> by_endpoint;
   bool fetches_fail{false};
+  bool pulls_fail{false};
   bool transfers_fail{false};
   std::uint64_t rows_moved{0};
   int fetches{0};
+  int pulls{0};
 };
 
 class scripted_transport final : public gpu::transport {
 public:
   scripted_transport(std::shared_ptr<fabric> net, const std::string& name)
-      : net_(std::move(net)), endpoints_{"scripted:" + name} {
+      : net_(std::move(net)), endpoints_{"scripted:" + name, "weights:" + name} {
     net_->by_endpoint[endpoints_[0]] = this;
   }
   ~scripted_transport() override { net_->by_endpoint.erase(endpoints_[0]); }
@@ -234,6 +236,23 @@ public:
     done(found->second);
   }
 
+  void grant_weights(std::string digest, std::uint64_t key, duration) override { granted_[key] = std::move(digest); }
+  void limit_weights(std::uint64_t bytes_per_s) override { limit = bytes_per_s; }
+  void pull_weights(gpu::endpoint_list holder, std::string digest, std::uint64_t key, duration,
+      gpu::progress_callback progress, weights_callback done) override {
+    ++net_->pulls;
+    auto peer = holder.empty() ? net_->by_endpoint.end() : net_->by_endpoint.find(holder[0]);
+    if (net_->pulls_fail || peer == net_->by_endpoint.end()) return done(fail(errc::reroute, "the holder is gone"));
+    auto found = peer->second->offered_.find(digest);
+    if (found == peer->second->offered_.end() || peer->second->granted_[key] != digest)
+      return done(fail(errc::reroute, "the holder refuses"));
+    progress(found->second->bytes(), found->second->bytes());
+    done(found->second);
+  }
+  void stop_pull(std::string) override {}
+  gpu::weights_traffic weights_moved() override { return {}; }
+
+  std::uint64_t limit{0};
   std::size_t open_transfers() const { return sinks_.size() + sources_.size(); }
 
 private:
@@ -267,6 +286,7 @@ private:
   std::map<transfer_id, sink_entry> sinks_;
   std::map<transfer_id, source_entry> sources_;
   std::map<std::string, std::shared_ptr<const gpu::weight_region>> offered_;
+  std::map<std::uint64_t, std::string> granted_; ///< digest by key
 };
 
 } // namespace hflex::test

@@ -111,7 +111,7 @@ public:
     run();
   }
 
-  test_node& start_node(const std::string& name, std::uint32_t slots = 1) {
+  test_node& start_node(const std::string& name, std::uint32_t slots = 1, const std::string& host = "one host") {
     auto node = std::make_unique<test_node>();
     node->transport = std::make_shared<scripted_transport>(net, name);
     node::shell_settings set;
@@ -121,7 +121,7 @@ public:
     set.machine = backend_of(*node);
     set.head = front_door(name);
     set.address = "localhost";
-    set.host_id = "one host";
+    set.host_id = host;
     set.random = [this] { return ++incarnations_; };
     node->agent = system.spawn(node::node_shell, std::move(set));
     nodes_.push_back(std::move(node));

@@ -149,6 +149,12 @@ private:
 
 } // namespace
 
+result<gpu::model_config> shape_config(const std::string& name) {
+  for (const auto& s : shapes())
+    if (s.name == name) return s.config;
+  return fail(errc::reject, "shape {}: expected {}", name, fmt::join(shape_names(), ", "));
+}
+
 std::vector<std::string> shape_names() {
   std::vector<std::string> names;
   for (const auto& s : shapes()) names.emplace_back(s.name);

@@ -46,6 +46,8 @@ struct engine_report {
 };
 
 std::vector<std::string> shape_names();
+/// errc::reject: no such shape.
+result<gpu::model_config> shape_config(const std::string& name);
 
 /// Blocks for as long as it takes. `on_point` sees each point as it is done. errc::reject: unknown model or shape.
 result<engine_report> measure_engine(

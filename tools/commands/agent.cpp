@@ -19,6 +19,7 @@ struct agent_flags {
   std::string listen_host;
   bool no_shm{false};
   bool no_tcp{false};
+  std::string host_id;
 };
 
 std::vector<std::string> split(const std::string& text) {
@@ -45,6 +46,7 @@ config::agent_config choose(const agent_flags& flags, const config::cluster_conf
   if (!flags.listen_host.empty()) agent.transport.listen_host = flags.listen_host;
   if (flags.no_shm) agent.transport.shm = false;
   if (flags.no_tcp) agent.transport.tcp = false;
+  if (!flags.host_id.empty()) agent.transport.host_id = flags.host_id;
   return agent;
 }
 
@@ -87,6 +89,11 @@ runner add_agent(CLI::App& app) {
   app.add_option("--listen-host", flags->listen_host, "Address on which other agents reach this one's KV transport");
   app.add_flag("--no-shm", flags->no_shm, "Do not move KV and weights by shared memory");
   app.add_flag("--no-tcp", flags->no_tcp, "Do not move KV by TCP");
+  app.add_option("--host-id", flags->host_id,
+         "Another host than the other agents of this machine: shares no memory with them (for tests and benchmarks)")
+      ->envname("HFLEX_HOST_ID");
+  flags->config.add(app, "--host-cache-mib", "weights.host_cache_mib", "Idle weights that stay in memory, in MiB");
+  flags->config.add(app, "--max-mib-per-s", "weights.max_mib_per_s", "Weights given to other hosts, in MiB a second");
   flags->config.add_file(app);
   flags->config.add(app, "--log-level", "log.level", "trace, debug, info, warning, error or off");
   add_examples(app, "  hflex agent --join 10.0.0.1:7450\n  hflex agent --join 127.0.0.1:7450 --name a --devices cpu:2");

@@ -125,7 +125,11 @@ runner add_bench(CLI::App& app) {
   auto* scheduler =
       app.add_subcommand("scheduler", "How fast the scheduler decides, by size of the fleet and of its queue");
   scheduler->callback([run = add_bench_scheduler(*scheduler), chosen] { *chosen = run; });
-  add_examples(app, "  hflex bench engine --help\n  hflex bench load --help\n  hflex bench scheduler --help");
+  auto* weights =
+      app.add_subcommand("weights", "How long a new instance takes to serve, by where its weights come from");
+  weights->callback([run = add_bench_weights(*weights), chosen] { *chosen = run; });
+  add_examples(app, "  hflex bench engine --help\n  hflex bench load --help\n  hflex bench scheduler --help\n"
+                    "  hflex bench weights --newcomers 1,4");
   return [chosen] { return (*chosen)(); };
 }
 

@@ -42,6 +42,7 @@ runner add_devices(CLI::App& app);
 runner add_bench(CLI::App& app);
 runner add_bench_load(CLI::App& app);
 runner add_bench_scheduler(CLI::App& app); ///< a part of bench
+runner add_bench_weights(CLI::App& app);
 runner add_profile(CLI::App& app);
 runner add_simulate(CLI::App& app);
 

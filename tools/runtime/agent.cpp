@@ -19,11 +19,12 @@ std::string host_id_of(const gpu::transport& transport) {
   return fmt::format("alone-{:016x}", random_bits());
 }
 
-/// One step over as much as a step takes: touches the work space and wakes the threads, so that the first request does
-/// not pay. What it writes to the KV pool is written again before anything reads it.
+/// A short step: reads all weights once and wakes the threads, so that the first request does not pay. What it writes
+/// to the KV pool is written again before anything reads it.
 result<void> warm_up(gpu::device_context& context, std::uint32_t max_batched_tokens) {
+  const auto enough = context.info().kind == "cpu" ? 16U : 512U; // a GPU also picks its kernels by size
   auto tokens =
-      std::min({max_batched_tokens, context.max_context(), context.kv().blocks * context.kv().block_size, 512U});
+      std::min({max_batched_tokens, context.max_context(), context.kv().blocks * context.kv().block_size, enough});
   gpu::step_plan plan;
   gpu::step_item item;
   item.tokens.assign(tokens, 0);
@@ -110,7 +111,9 @@ result<machine_plan> plan_devices(const agent_plan& plan) {
 node::backend make_backend(
     std::shared_ptr<worker> loader, std::shared_ptr<gpu::transport> transport, machine_plan machine) {
   node::backend b;
-  b.load_weights = gpu::load_weights;
+  b.load_weights = [](const std::string& dir, const gpu::progress_callback& progress) {
+    return gpu::load_weights(dir, progress);
+  };
   b.stamp_of = gpu::checkpoint_stamp;
   b.make_context = [machine = std::move(machine)](std::uint32_t index,
                        std::shared_ptr<const gpu::weight_region> weights, const wire::instance_options& o) {
@@ -123,12 +126,11 @@ node::backend make_backend(
     h.kv_memory_bytes = o.kv_memory_bytes;
     h.max_batched_tokens = o.max_batched_tokens;
     if (!device.cuda) h.isa = o.isa; // instruction sets are the CPU's
-    auto context = device.cuda ? machine.cuda->make_context(*device.cuda, std::move(weights), h)
-                               : gpu::make_host_context(std::move(weights), h);
-    if (context)
-      if (auto warm = warm_up(**context, o.max_batched_tokens); !warm)
-        return result<std::shared_ptr<gpu::device_context>>{pass(warm.error())};
-    return context;
+    return device.cuda ? machine.cuda->make_context(*device.cuda, std::move(weights), h)
+                       : gpu::make_host_context(std::move(weights), h);
+  };
+  b.warm_up = [](gpu::device_context& context, const wire::instance_options& o) {
+    return warm_up(context, o.max_batched_tokens);
   };
   b.run_blocking = [loader = std::weak_ptr<worker>{loader}](std::function<void()> job) {
     if (auto l = loader.lock()) l->post(std::move(job));
@@ -147,6 +149,7 @@ result<agent_parts> start_agent(
   to.listen_host = plan.agent.transport.listen_host;
   to.enable_shm = plan.agent.transport.shm;
   to.enable_tcp = plan.agent.transport.tcp;
+  to.host_id = plan.agent.transport.host_id;
   auto transport = gpu::transport::start(to);
   if (!transport) return pass(transport.error());
 
@@ -168,6 +171,8 @@ result<agent_parts> start_agent(
   settings.host_id = host_id_of(*parts.transport);
   settings.from_neighbours = plan.weights.from_neighbours;
   settings.fetch_deadline = plan.weights.fetch_deadline;
+  settings.host_cache_bytes = std::uint64_t{plan.weights.host_cache_mib} << 20U;
+  settings.giving.link_bytes_per_s = std::uint64_t{plan.weights.max_mib_per_s} << 20U;
   settings.random = random_bits;
   parts.actor = system.spawn(node::node_shell, std::move(settings));
   return parts;

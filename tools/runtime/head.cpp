@@ -13,28 +13,6 @@
 namespace hflex::runtime {
 namespace {
 
-wire::instance_options instance_options_of(const config::cluster_config& c, step_policy steps) {
-  wire::instance_options o;
-  o.model_dir = std::filesystem::absolute(c.model).lexically_normal().string();
-  o.compute = c.instance.compute == gpu::compute_type::f32 ? "f32" : "bf16";
-  o.threads = c.instance.threads;
-  o.isa = c.instance.isa;
-  o.block_size = c.instance.block_size;
-  o.kv_blocks = c.instance.kv_blocks;
-  o.kv_memory_bytes = std::uint64_t{c.instance.kv_memory_mib} << 20U;
-  o.max_batched_tokens = c.instance.max_batched_tokens;
-  o.max_sequences = c.instance.max_sequences;
-  o.max_waiting = c.instance.max_waiting;
-  o.steps = steps;
-  scheduler::options policy;
-  policy.policy = c.scheduler.policy;
-  o.prefill_weight = scheduler::prefill_weight_of(policy);
-  o.safety = c.scheduler.safety;
-  o.step_time = c.instance.step_time;
-  o.prefix_cache = c.instance.prefix_cache;
-  return o;
-}
-
 cluster::head_settings settings_of(const config::cluster_config& c, const gpu::model_config& model, step_policy steps) {
   cluster::head_settings s;
   s.scheduler.policy = c.scheduler.policy;
@@ -68,6 +46,7 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   s.scaler.core.lead_time = c.scaling.lead_time;
   for (const auto& entry : c.fleet.empty() ? config::default_fleet(c.mode) : c.fleet)
     s.scaler.core.fleet.push_back({entry.role, entry.count});
+  s.weights.core.across_hosts = c.weights.across_hosts;
   s.cluster.core.heartbeat_interval = c.membership.heartbeat_interval;
   s.cluster.core.suspect_after = c.membership.suspect_after;
   s.cluster.core.lost_after = c.membership.lost_after;
@@ -96,7 +75,30 @@ result<std::map<std::string, double>> knobs_of(std::string_view text) {
 
 } // namespace
 
-result<running_head> start_head(caf::actor_system& system, const config::cluster_config& config) {
+wire::instance_options instance_options_of(const config::cluster_config& c, step_policy steps) {
+  wire::instance_options o;
+  o.model_dir = std::filesystem::absolute(c.model).lexically_normal().string();
+  o.compute = c.instance.compute == gpu::compute_type::f32 ? "f32" : "bf16";
+  o.threads = c.instance.threads;
+  o.isa = c.instance.isa;
+  o.block_size = c.instance.block_size;
+  o.kv_blocks = c.instance.kv_blocks;
+  o.kv_memory_bytes = std::uint64_t{c.instance.kv_memory_mib} << 20U;
+  o.max_batched_tokens = c.instance.max_batched_tokens;
+  o.max_sequences = c.instance.max_sequences;
+  o.max_waiting = c.instance.max_waiting;
+  o.steps = steps;
+  scheduler::options policy;
+  policy.policy = c.scheduler.policy;
+  o.prefill_weight = scheduler::prefill_weight_of(policy);
+  o.safety = c.scheduler.safety;
+  o.step_time = c.instance.step_time;
+  o.prefix_cache = c.instance.prefix_cache;
+  return o;
+}
+
+result<running_head> start_head(
+    caf::actor_system& system, const config::cluster_config& config, const wire::scaler_actor& other_scaler) {
   auto model = gpu::load_model_config(config.model);
   if (!model) return pass(model.error());
   auto tokenizer = gpu::tokenizer::load(config.model);
@@ -109,6 +111,7 @@ result<running_head> start_head(caf::actor_system& system, const config::cluster
   auto knobs = knobs_of(config.scaling.knobs);
   if (!knobs) return pass(knobs.error());
   settings.scaler.core.knobs = std::move(*knobs);
+  settings.other_scaler = other_scaler;
   settings.router.tokenizer = *tokenizer;
   settings.router.chat = gpu::chat_template::recognize(gpu::chat_template_of_model(config.model));
   auto head = cluster::spawn_head(system, std::move(settings));

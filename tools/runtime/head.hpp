@@ -12,7 +12,11 @@ struct running_head {
 };
 
 /// Loads tokenizer and model configuration (blocks on the disk), spawns the roles and listens.
-/// errc::reject: model directory or options at fault; errc::retry: the port is taken.
-result<running_head> start_head(caf::actor_system& system, const config::cluster_config& config);
+/// `other_scaler`: see head_settings. errc::reject: model directory or options at fault; errc::retry: the port is
+/// taken.
+result<running_head> start_head(
+    caf::actor_system& system, const config::cluster_config& config, const wire::scaler_actor& other_scaler = {});
+/// What every instance of this configuration is started with.
+wire::instance_options instance_options_of(const config::cluster_config& config, step_policy steps);
 
 } // namespace hflex::runtime

@@ -11,7 +11,8 @@ namespace {
 snapshot small() {
   snapshot s;
   s.epoch = 12;
-  s.nodes = {{"n1", "gpu-a", "10.0.0.1:7451", "up", {{"n1/0", "cuda", "H200", 150ULL << 30U, 75ULL << 30U}}},
+  s.nodes = {{"n1", "gpu-a", "10.0.0.1:7451", "up", {{"n1/0", "cuda", "H200", 150ULL << 30U, 75ULL << 30U}},
+                 3ULL << 30U, 1ULL << 30U},
       {"n2", "old", "10.0.0.2:7451", "lost", {}}};
   s.actors = {{"router", "router", "", "", "", "running", 0, 0, 0, 0, 2, 0.0},
       {"agent-n1", "node_agent", "n1", "", "", "running", 0, 0, 0, 0, 0, 0.0},
@@ -23,12 +24,21 @@ snapshot small() {
 
 } // namespace
 
+TEST_CASE("a link whose transfer has an end shows how far it is until it is done") {
+  auto s = small();
+  s.links = {{"agent-n1", "i2", "weights", "tcp", 1ULL << 30U, 4ULL << 30U}};
+  CHECK(render_tree(s, {}).find("agent-n1 → i2  weights  tcp  1.0 GiB of 4.0 GiB  ███░░░░░░░ loading") !=
+        std::string::npos);
+  s.links[0].bytes_total = s.links[0].bytes_expected;
+  CHECK(render_tree(s, {}).find("agent-n1 → i2  weights  tcp  4.0 GiB\n") != std::string::npos);
+}
+
 TEST_CASE("the tree shows nodes, devices, actors with load, and links with bytes") {
   CHECK(render_tree(small(), {}) ==
         "epoch 12  nodes 2  actors 4  links 2\n"
         "├─ head\n"
         "│  └─ router  running  mailbox 2\n"
-        "├─ n1  gpu-a  10.0.0.1:7451  up\n"
+        "├─ n1  gpu-a  10.0.0.1:7451  up  weights 3.0 GiB (1.0 GiB cached)\n"
         "│  ├─ agent-n1  running\n"
         "│  └─ n1/0  cuda H200  █████░░░░░ 75.0 GiB of 150.0 GiB\n"
         "│     ├─ i1  prefill  ready  running 1  waiting 4  kv ███░░░░░░░ 120/400  step 8.12 ms\n"
@@ -78,13 +88,13 @@ TEST_CASE("the JSON document has the keys that scripts rely on") {
   s.links.resize(1);
   CHECK(
       render_json(s) ==
-      R"({"epoch":12,"nodes":[{"id":"n1","name":"gpu-a","address":"10.0.0.1:7451","state":"up","devices":)"
+      R"({"epoch":12,"nodes":[{"id":"n1","name":"gpu-a","address":"10.0.0.1:7451","state":"up","weights_bytes":3221225472,"weights_idle_bytes":1073741824,"devices":)"
       R"([{"id":"n1/0","kind":"cuda","memory_bytes":161061273600,"memory_used_bytes":80530636800}]}],"actors":)"
       R"([{"id":"router","kind":"router","node":null,"role":null,"device":null,"state":"running","running":0,)"
       R"("waiting":0,"kv_blocks_total":0,"kv_blocks_free":0,"kv_blocks_cached":0,"prefix_hit_ratio":0,"mailbox":2,"step_ms_mean":0},)"
       R"({"id":"i1","kind":"instance","node":"n1","role":"prefill","device":"n1/0","state":"ready","running":1,)"
       R"("waiting":4,"kv_blocks_total":400,"kv_blocks_free":280,"kv_blocks_cached":90,"prefix_hit_ratio":0.625,"mailbox":0,"step_ms_mean":8.125}],"links":)"
-      R"([{"from":"i1","to":"i2","kind":"kv","transport":"shm","bytes_total":1610612736}]})");
+      R"([{"from":"i1","to":"i2","kind":"kv","transport":"shm","bytes_total":1610612736,"bytes_expected":0}]})");
   CHECK(render_json({}) == R"({"epoch":0,"nodes":[],"actors":[],"links":[]})");
 }
 

@@ -1,0 +1,49 @@
+// Weights between processes that claim to be different hosts.
+#include "tests/system/cluster.hpp"
+#include <algorithm>
+
+using namespace hflex::test;
+
+namespace {
+
+/// The link by which an instance on the node got its weights from another host, or null.
+json weights_by_tcp(const json& topology, const std::string& node) {
+  for (const auto& l : topology["links"]) {
+    if (l["kind"] != "weights" || l["transport"] != "tcp") continue;
+    for (const auto& a : topology["actors"])
+      if (a["id"] == l["to"] && a["node"] == node && a["state"] == "ready") return l;
+  }
+  return nullptr;
+}
+
+} // namespace
+
+TEST_CASE("an instance on another host starts from its neighbour's memory over TCP and writes the same text") {
+  cluster_options o;
+  o.agents = {"a"};
+  o.hosts_apart = true;
+  cluster c{o};
+  const auto jobs = some_jobs(6, 60);
+  const auto before = c.submit(jobs);
+  check_all_finished(before, jobs.size());
+
+  c.start_agent("b");
+  REQUIRE(c.run({"drain", "n1"}).code == 0); // its instances are replaced on the other node
+  const auto node = node_named(c.topology(), "b")["id"].get<std::string>();
+  const auto t = c.until("weights over TCP", [&](const json& now) { return !weights_by_tcp(now, node).is_null(); });
+  const auto link = weights_by_tcp(t, node);
+  CHECK(link["from"] == "agent-n1");
+  CHECK(link["bytes_total"] > 5'000'000);
+  CHECK(link["bytes_total"] == link["bytes_expected"]);
+  c.until("the weights in both hosts' memory", [&](const json& now) {
+    return node_named(now, "a")["weights_bytes"] == link["bytes_total"] &&
+           node_named(now, "b")["weights_bytes"] == link["bytes_total"];
+  });
+
+  c.until("both roles on the other host", [&](const json& now) {
+    return ready_instances(now) == 2 && holder_of(now, "prefill") == "b" && holder_of(now, "decode") == "b";
+  });
+  const auto after = c.submit(jobs);
+  check_all_finished(after, jobs.size());
+  CHECK(tokens_of(after) == tokens_of(before));
+}

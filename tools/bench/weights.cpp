@@ -1,0 +1,137 @@
+#include "tools/bench/weights.hpp"
+#include "tools/bench/engine.hpp"
+#include "tools/bench/model_maker.hpp"
+#include "tools/bench/weights_loads.hpp"
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+
+namespace hflex::bench {
+namespace {
+
+/// How the newcomers of a point are set up.
+struct scenario {
+  std::string path;
+  bool seed{true};        ///< an instance runs before them: the live neighbour
+  bool same_agent{false}; ///< they start on its agent
+  bool same_host{false};  ///< on agents of its host; else each is a host of its own
+  bool cold{false};       ///< the page cache is dropped first
+  std::uint32_t link_mib_s{0};
+};
+
+class runner {
+public:
+  runner(const weights_options& o, std::string dir) : o_(o), dir_(std::move(dir)) {}
+
+  result<start_point> measure(const scenario& s, std::uint32_t newcomers) {
+    std::optional<start_point> best;
+    for (std::uint32_t i = 0; i < o_.repeats; ++i) {
+      auto point = measure_once(s, newcomers);
+      if (!point) return point;
+      if (!best || point->all_ready_ms < best->all_ready_ms) best = std::move(*point);
+    }
+    return *best;
+  }
+
+private:
+  result<start_point> measure_once(const scenario& s, std::uint32_t newcomers) {
+    auto cluster = weights_cluster::start(dir_);
+    if (!cluster) return pass(cluster.error());
+    auto& c = **cluster;
+    const auto threads = o_.threads > 0 ? o_.threads : std::max(1U, std::thread::hardware_concurrency());
+    std::vector<std::size_t> agents;
+    if (s.seed) {
+      auto first = c.add_agent({"seed", threads, s.link_mib_s});
+      if (!first) return pass(first.error());
+      if (auto started = c.start_instances({*first}, false); !started) return pass(started.error());
+      c.retire_running();
+      if (s.same_agent) agents.assign(newcomers, *first);
+    }
+    while (agents.size() < newcomers) {
+      auto agent = c.add_agent({s.same_host ? "seed" : fmt::format("host-{}", agents.size()), threads, s.link_mib_s});
+      if (!agent) return pass(agent.error());
+      agents.push_back(*agent);
+    }
+    if (s.cold) drop_from_page_cache(dir_);
+    auto starts = c.start_instances(agents, true);
+    if (!starts) return pass(starts.error());
+    return summed(s.path, std::move(*starts));
+  }
+
+  static start_point summed(const std::string& path, std::vector<start_parts> starts) {
+    start_point p{path, static_cast<std::uint32_t>(starts.size()), std::move(starts), 0, 0, 0};
+    p.first_token_ms = p.starts.front().first_token;
+    for (const auto& s : p.starts) {
+      p.all_weights_ms = std::max(p.all_weights_ms, s.plan + s.weights);
+      p.all_ready_ms = std::max(p.all_ready_ms, s.ready);
+      p.first_token_ms = std::min(p.first_token_ms, s.first_token);
+    }
+    return p;
+  }
+
+  const weights_options& o_;
+  std::string dir_;
+};
+
+result<void> measure_starts(const weights_options& o, const std::string& dir, weights_report& report,
+    const std::function<void(const std::string&)>& on_progress) {
+  runner run(o, dir);
+  const auto add = [&](const scenario& s, std::uint32_t n) -> result<void> {
+    on_progress(fmt::format("{} newcomers, {}", n, s.path));
+    auto point = run.measure(s, n);
+    if (!point) return pass(point.error());
+    report.starts.push_back(std::move(*point));
+    return {};
+  };
+  if (auto ok = add({"disk cold", false, false, false, true, 0}, 1); !ok) return ok;
+  if (auto ok = add({"disk warm", false, false, false, false, 0}, 1); !ok) return ok;
+  if (auto ok = add({"host cache", true, true, true, false, 0}, 1); !ok) return ok;
+  for (const auto n : o.newcomers)
+    if (auto ok = add({"shared memory", true, false, true, false, 0}, n); !ok) return ok;
+  for (const auto n : o.newcomers)
+    if (auto ok = add({"network", true, false, false, false, 0}, n); !ok) return ok;
+  for (const auto n : o.newcomers)
+    if (auto ok =
+            add({fmt::format("network, {} MiB/s links", o.link_mib_s), true, false, false, false, o.link_mib_s}, n);
+        !ok)
+      return ok;
+  return {};
+}
+
+} // namespace
+
+result<weights_report> measure_weights(
+    const weights_options& options, const std::function<void(const std::string&)>& on_progress) {
+  weights_report report;
+  std::optional<temporary_folder> made;
+  std::string dir = options.model;
+  report.model = dir;
+  if (dir.empty()) {
+    auto shape = shape_config(options.shape);
+    if (!shape) return pass(shape.error());
+    auto folder = temporary_folder::make();
+    if (!folder) return pass(folder.error());
+    made.emplace(std::move(*folder));
+    dir = made->path();
+    report.model = options.shape + " (random weights)";
+    on_progress("writing a checkpoint");
+    if (auto ok = write_checkpoint(dir, *shape, options.tokenizer_from); !ok) return pass(ok.error());
+  }
+  std::error_code ignored;
+  report.checkpoint_bytes = std::filesystem::file_size(dir + "/model.safetensors", ignored);
+  on_progress("ways of loading");
+  std::shared_ptr<const gpu::weight_region> region;
+  auto loads = measure_loads(dir, options.repeats, region);
+  if (!loads) return pass(loads.error());
+  report.loads = std::move(*loads);
+  report.region_bytes = region->bytes();
+  on_progress("what this machine gives at most");
+  auto most = measure_ceilings(region->bytes());
+  if (!most) return pass(most.error());
+  report.most = *most;
+  region.reset();
+  if (auto ok = measure_starts(options, dir, report, on_progress); !ok) return pass(ok.error());
+  return report;
+}
+
+} // namespace hflex::bench

@@ -1,0 +1,61 @@
+// How long a new instance takes to serve, by where its weights come from and how many start at once, against what this
+// machine could do at most and against how a serving engine loads: one thread that reads, copies and packs. Called by
+// `hflex bench weights`.
+#pragma once
+#include "actors/common/result.hpp"
+#include "tools/bench/weights_cluster.hpp"
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace hflex::bench {
+
+struct weights_options {
+  std::string model;                 ///< checkpoint directory; empty: `shape` with random weights in a temporary one
+  std::string shape{"smollm2-135m"}; ///< see shape_names()
+  std::string tokenizer_from;        ///< directory whose tokenizer a made checkpoint gets
+  std::vector<std::uint32_t> newcomers{1, 2, 4, 8};
+  std::uint32_t threads{0};      ///< compute threads of each agent, 0 = all cores
+  std::uint32_t link_mib_s{128}; ///< the bounded link between hosts that chains are measured on, too
+  std::uint32_t repeats{3};      ///< of each point; the fastest counts: others use this machine, too
+};
+
+/// What the machine gives at most, measured in the same run.
+struct weights_ceilings {
+  double memcpy_gb_s{};    ///< one thread, into memory that was touched before
+  double fresh_gb_s{};     ///< one thread, into memory that was not: what a receiver must do at least
+  double tcp_gb_s{};       ///< loopback, one connection, into memory that was touched before
+  double tcp_fresh_gb_s{}; ///< the same into memory that was not
+};
+
+/// One way of loading, without a cluster around it.
+struct load_point {
+  std::string way; ///< "engine, disk cold", "disk warm", "shared memory", ...
+  double ms{};
+  double gb_s{};
+  std::string note; ///< what could not be done as it should be
+};
+
+struct start_point {
+  std::string path; ///< "disk cold", "disk warm", "same process", "shared memory", "network", "network, bounded link"
+  std::uint32_t newcomers{};
+  std::vector<start_parts> starts;
+  double all_weights_ms{}; ///< until the last of them had its weights
+  double all_ready_ms{};   ///< until the last of them was ready
+  double first_token_ms{}; ///< to the first token of all
+};
+
+struct weights_report {
+  std::string model;
+  std::uint64_t checkpoint_bytes{};
+  std::uint64_t region_bytes{};
+  weights_ceilings most;
+  std::vector<load_point> loads;
+  std::vector<start_point> starts;
+};
+
+/// Blocks for as long as it takes. `on_progress` hears what is measured now. errc::reject: unknown model or shape.
+result<weights_report> measure_weights(
+    const weights_options& options, const std::function<void(const std::string&)>& on_progress);
+
+} // namespace hflex::bench
