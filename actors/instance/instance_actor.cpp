@@ -1,6 +1,7 @@
 #include "actors/instance/instance_actor.hpp"
 #include "actors/common/check.hpp"
 #include "actors/instance/device_plan_actor.hpp"
+#include "actors/instance/step_report_actor.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/shell.hpp"
 #include <cmath>
@@ -398,29 +399,8 @@ private:
     if (was_idle_) tell_slack();
   }
 
-  /// A cancelled sequence keeps its blocks until the step that works on it is done.
-  static bool is_idle(const snapshot& snap) {
-    return snap.running + snap.waiting + snap.offered + snap.receiving + snap.sending == 0 &&
-           snap.kv_blocks_free == snap.kv_blocks_total;
-  }
-
   msg<s::StepReport> report_of(const snapshot& snap) const {
-    return msg<s::StepReport>::make([&](s::StepReport::Builder out) {
-      out.setInstance(set_.core.self.value);
-      wire::write(out.initShape(), snap.last_shape);
-      out.setElapsedUs(static_cast<std::uint64_t>(snap.last_elapsed.count()) / 1000);
-      out.setRunning(snap.running);
-      out.setWaiting(snap.waiting + snap.offered + snap.receiving);
-      out.setKvBlocksTotal(snap.kv_blocks_total);
-      out.setKvBlocksFree(snap.kv_blocks_free);
-      out.setStepMsMean(step_ms_mean_);
-      out.setMailbox(static_cast<std::uint32_t>(self_->mailbox().size()));
-      out.setSteps(snap.steps);
-      out.setPreemptions(snap.preemptions);
-      out.setKvBlocksCached(snap.kv_blocks_cached);
-      out.setStartedTokens(snap.started_tokens);
-      out.setCachedTokens(snap.cached_tokens);
-    });
+    return step_report(set_.core.self, snap, step_ms_mean_, static_cast<std::uint32_t>(self_->mailbox().size()));
   }
 
   void count_traffic(instance_id to, const std::string& path, std::uint64_t bytes) {
