@@ -50,6 +50,12 @@ std::uint32_t prefill_work(const waiting_request& w, instance_id at) {
   return std::max(w.request.tokens - std::min(hit->tokens, w.request.tokens), 1U);
 }
 
+std::uint32_t least_prefill_work(const waiting_request& w) {
+  std::uint32_t most = 0;
+  for (const auto& hit : w.cached) most = std::max(most, hit.tokens);
+  return std::max(w.request.tokens - std::min(most, w.request.tokens), 1U);
+}
+
 bool fleet_abilities::can_hold(const request_arrived& r) const {
   const auto whole = tokens_at_most(r);
   if (mixed_tokens >= whole || (prefill_tokens >= r.tokens && decode_tokens >= whole)) return true;

@@ -116,6 +116,8 @@ struct view {
 std::uint64_t tokens_at_most(const request_arrived& r);
 /// Tokens that the instance would have to compute for it, beyond what its prefix cache is likely to hold; >= 1.
 std::uint32_t prefill_work(const waiting_request& w, instance_id at);
+/// The same where it would be least.
+std::uint32_t least_prefill_work(const waiting_request& w);
 /// KV blocks of `tokens` tokens on that instance.
 std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens);
 /// KV blocks of the request at its end.

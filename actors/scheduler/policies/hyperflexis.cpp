@@ -128,13 +128,15 @@ private:
       if (best.guess) return due;
       if (best.decodes && best.at_decode.predict(alone) > r.slo.tpot && r.max_output_tokens > 1)
         return time_point::min();
-      return due - (best.prefills ? fastest_prefill(best.at_prefill, best.max_batched_tokens, r.tokens) : duration{0});
+      if (!best.prefills) return due;
+      return due - fastest_prefill(best.at_prefill, best.max_batched_tokens, least_prefill_work(w));
     }
     std::optional<duration> prefill, step;
     bool guess = false;
     for (const auto& [id, at] : v.instances) {
       if (!at.measured) guess = true;
-      if (can_prefill(at.is.role)) prefill = std::min(prefill.value_or(duration::max()), fastest_prefill(at, r.tokens));
+      if (can_prefill(at.is.role))
+        prefill = std::min(prefill.value_or(duration::max()), fastest_prefill(at, prefill_work(w, id)));
       if (can_decode(at.is.role)) step = std::min(step.value_or(duration::max()), at.model().predict(alone));
     }
     if (guess) return due;
@@ -272,7 +274,7 @@ private:
     const auto& budget = budget_of(p);
     const auto step = std::max(budget.next_step, budget.steady_step);
     if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
-    return static_cast<double>(ahead_of(v, p, w, now, how) + std::min(w.request.tokens, step)) <=
+    return static_cast<double>(ahead_of(v, p, w, now, how) + std::min(prefill_work(w, p.is.instance), step)) <=
            hyperflexis_fleet::steps_ahead * step;
   }
 
@@ -316,6 +318,7 @@ private:
       return found < choices || hyperflexis_fleet::is_small(v);
     };
     const double output = w.output_to_come;
+    if (!hyperflexis_fleet::is_small(v)) look_where_cached(v, w, look);
     fleet_.walk_prefill(v, output, how != claim::within_budget, due, look);
     // Late on all that are cheap: then the soonest.
     if (how == claim::within_budget && !in_time && !hyperflexis_fleet::is_small(v))
@@ -325,6 +328,17 @@ private:
     if (!chosen) return all_busy ? attempt::all_busy : attempt::no_space;
     place(w, *chosen, now, how, why, d);
     return attempt::served;
+  }
+
+  // The index of a large fleet ranks for requests in general: those that have most of this one's text come first.
+  template <class Look>
+  static void look_where_cached(const view& v, const waiting_request& w, Look look) {
+    auto hits = w.cached;
+    const auto first = std::min<std::size_t>(hits.size(), choices);
+    std::partial_sort(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(first), hits.end(),
+        [](const auto& a, const auto& b) { return std::tie(b.tokens, a.instance) < std::tie(a.tokens, b.instance); });
+    for (std::size_t i = 0; i < first; ++i)
+      if (const auto at = v.instances.find(hits[i].instance); at != v.instances.end()) look(at->second);
   }
 
   std::optional<candidate> best_with(
@@ -385,8 +399,9 @@ private:
   candidate scored(const view& v, const instance_load& p, const instance_load& d, const waiting_request& w,
       time_point now, claim how, duration step) {
     candidate c{&p, &d, duration::max(), {}};
-    if (const auto alone =
-            work_time(p, budget_of(p), ahead_of(v, p, w, now, how) + w.request.tokens, w.request.tokens / 2)) {
+    const auto work = prefill_work(w, p.is.instance);
+    const auto cached = w.request.tokens - work;
+    if (const auto alone = work_time(p, budget_of(p), ahead_of(v, p, w, now, how) + work, cached + work / 2)) {
       // The step under way ends first.
       auto rest = duration{0};
       if (p.pending_prefill > 0) rest = std::max(duration{0}, p.last_heard + fleet_.running_step_of(p) - now);
@@ -397,7 +412,10 @@ private:
     const double others = d.sequences() * slower * w.output_to_come;
     const double wait = c.finish < duration::max() ? to_ms(c.finish) : 1e9;
     const double far = p.is.node == d.is.node ? 0.0 : 0.5;
-    c.score = {0, own + others + wait + far, c.finish, d.is.instance};
+    // What need not be computed holds nobody up; the request itself gains by its planned time.
+    const double spared =
+        cached > 0 ? to_ms(fastest_prefill(p, w.request.tokens) - fastest_prefill(p, work)) * p.sequences() : 0.0;
+    c.score = {0, own + others + wait + far - spared, c.finish, d.is.instance};
     return c;
   }
 

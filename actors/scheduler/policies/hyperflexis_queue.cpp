@@ -13,7 +13,7 @@ void hyperflexis_queue::add(const waiting_request& w, time_point last_start, con
   auto& e = entries_.add(r.key, {});
   e.due = {token_deadline(r.arrival, r.slo, r.produced), w.order, r.key, &e};
   e.ages = {r.arrival + patience, w.order, r.key, &e};
-  e.tokens = r.tokens;
+  e.tokens = least_prefill_work(w);
   e.weight = std::max(r.slo.weight, 1e-6);
   e.is_resumed = r.produced > 0;
   if (e.is_resumed) {

@@ -82,3 +82,55 @@ TEST_CASE("prefill that was believed cached and was not is worked off all the sa
   desk.served(2, 0);
   CHECK(desk.pending() == 1000); // what went to the third by mistake comes back
 }
+
+TEST_CASE("hyperflexis places a request where its beginning is") {
+  for (const std::uint32_t walked_whole : {16U, 0U}) { // by a walk, and by the index of large fleets
+    auto opts = prefix_desk::with_policy("hyperflexis");
+    opts.walk_all_up_to = walked_whole;
+    scheduler_desk desk(opts);
+    desk.instance(2);
+    auto r = desk.request(1, 960, 5000, 100);
+    for (std::size_t i = 0; i < 15; ++i) r.prefix.push_back(i + 1);
+    desk.arrive(r);
+    desk.on(scheduler::prefill_finished{{{1}, 1}, 0});
+    desk.end(1, 10);
+    desk.instance(1);
+    desk.instance(3);
+    for (std::uint64_t id = 2; id <= 4; ++id) { // each finds an idle fleet
+      r.key.id = {id};
+      desk.arrive(r);
+      CHECK(desk.place_of(id) == 2);
+      desk.on(scheduler::prefill_finished{{{id}, 1}, 896});
+      desk.end(id, 10);
+    }
+    auto other = desk.request(5, 960, 5000, 100);
+    desk.arrive(other);
+    CHECK(desk.place_of(5) == 1);
+  }
+}
+
+TEST_CASE("hyperflexis does not give a request up that is in time only because its beginning is cached") {
+  scheduler_desk desk(prefix_desk::with_policy("hyperflexis"));
+  desk.instance(1);
+  auto r = desk.request(1, 960, 60, 100); // 97 ms on its own
+  for (std::size_t i = 0; i < 15; ++i) r.prefix.push_back(i + 1);
+  r.slo.when_late = late_action::shed;
+  auto first = r;
+  first.slo.ttft = from_ms(5000);
+  desk.arrive(first);
+  desk.on(scheduler::prefill_finished{{{1}, 1}, 0});
+  desk.end(1, 10);
+  r.key.id = {2};
+  desk.arrive(r);
+  CHECK(desk.was_dispatched(2));
+  auto other = r; // the same with another text
+  other.key.id = {3};
+  for (auto& mark : other.prefix) mark += 100;
+  desk.step(1, 1);
+  desk.on(scheduler::prefill_finished{{{2}, 1}, 959});
+  desk.end(2, 10);
+  desk.arrive(other);
+  desk.now += from_ms(1);
+  desk.on(scheduler::tick{});
+  CHECK(!desk.was_dispatched(3));
+}
