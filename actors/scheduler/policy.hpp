@@ -31,7 +31,7 @@ public:
   /// Plan again at that time, if nothing happens before.
   virtual void wake(time_point when) = 0;
   /// For people: a waiting request lost its place in the plan. Changes nothing.
-  virtual void demoted(request_key, explanation) {}
+  virtual void demoted(request_key, const explanation&) {}
 };
 
 class policy {
