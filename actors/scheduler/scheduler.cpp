@@ -31,9 +31,7 @@ public:
   void wake(time_point when) override {
     if (!wake_ || when < *wake_) wake_ = when;
   }
-  void demoted(request_key key, const explanation& why) override {
-    log_.add(key, happening_kind::demoted, now_, why);
-  }
+  void demoted(request_key key, const explanation& why) override { log_.add(key, happening_kind::demoted, now_, why); }
   std::optional<time_point> wanted_wake() const { return wake_; }
 
 private:
