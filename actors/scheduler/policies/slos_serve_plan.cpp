@@ -120,9 +120,9 @@ std::vector<std::size_t> accept_jobs(const instance_load& at, const std::vector<
     }
     states = std::move(next);
   }
-  const way* best = nullptr;
+  const way* best = &states.begin()->second; // each job leaves one at least
   for (const auto& [n, w] : states)
-    if (!best || better(w, *best)) best = &w;
+    if (better(w, *best)) best = &w;
   return best->accepted;
 }
 

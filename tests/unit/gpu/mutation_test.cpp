@@ -44,14 +44,13 @@ std::string mutate(std::string text, std::mt19937& random) {
   return text;
 }
 
-/// Runs `once` with a fresh generator state per round, until `rounds` or the time is up; says how many it did.
+/// Runs `once` on one generator, always the same `least` rounds, then more until `rounds` or the time is up: what a test
+/// concludes from them does not hang on the speed of the build.
 template <class Once>
-int bounded(int rounds, Once once) {
+void bounded(int least, int rounds, Once once) {
   std::mt19937 random(2024);
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(600);
-  int done = 0;
-  for (; done < rounds && std::chrono::steady_clock::now() < end; ++done) once(random);
-  return done;
+  for (int done = 0; done < least || (done < rounds && std::chrono::steady_clock::now() < end); ++done) once(random);
 }
 
 /// A tokenizer file of 256 bytes, a few merges and specials: small, so that mutations hit every part of it.
@@ -72,7 +71,7 @@ std::string small_tokenizer() {
 TEST_CASE("mutated safetensors headers never crash, and what they yield lies inside the file") {
   const auto whole = slurp(demo_model() + "/model.safetensors");
   const auto header = whole.substr(8, 6008);
-  const auto done = bounded(4000, [&](std::mt19937& random) {
+  bounded(200, 4000, [&](std::mt19937& random) {
     auto file = safetensors_file(mutate(header, random), 4096);
     if (random() % 8 == 0) file[random() % 8] = static_cast<char>(random());
     std::vector<std::string> faults;
@@ -84,12 +83,11 @@ TEST_CASE("mutated safetensors headers never crash, and what they yield lies ins
     }
     if (faults.empty()) FAIL("a header for 5.5 MB passed with 4096 bytes");
   });
-  CHECK(done > 100);
 }
 
 TEST_CASE("mutated configurations are refused or sane") {
   const auto text = slurp(demo_model() + "/config.json");
-  const auto done = bounded(4000, [&](std::mt19937& random) {
+  bounded(200, 4000, [&](std::mt19937& random) {
     const auto report = parse_model_config(mutate(text, random), "m");
     if (!report.faults.empty()) return;
     const auto& c = report.config;
@@ -98,7 +96,6 @@ TEST_CASE("mutated configurations are refused or sane") {
                       c.bos < static_cast<token_id>(c.vocab);
     if (!sane) FAIL("an impossible configuration passed");
   });
-  CHECK(done > 100);
 }
 
 TEST_CASE("mutated tokenizers are refused or encode without a crash") {
@@ -109,7 +106,7 @@ TEST_CASE("mutated tokenizers are refused or encode without a crash") {
   REQUIRE(tokenizer::parse(text, "m"));
   const std::string prompt = "It's the <|end_of_text|> 1234 \xf0\x9f\x99\x82\xff of\r\n\n  the thing";
   int accepted = 0;
-  const auto done = bounded(4000, [&](std::mt19937& random) {
+  bounded(1500, 4000, [&](std::mt19937& random) {
     const auto words = tokenizer::parse(mutate(text, random), "m");
     if (!words) return;
     ++accepted;
@@ -118,6 +115,5 @@ TEST_CASE("mutated tokenizers are refused or encode without a crash") {
     }
     (*words)->decode(std::vector<token_id>{0, 1, 2, 299, -7, 1 << 20});
   });
-  CHECK(done > 100);
   CHECK(accepted > 0);
 }
