@@ -44,13 +44,22 @@ TEST_CASE("late binding lets a newcomer with a tighter deadline overtake") {
   CHECK(desk.order() == ids{1, 3, 2});
 }
 
-TEST_CASE("an idle instance gets about one step's work, not more") {
+TEST_CASE("an idle instance gets the work of its next steps, three of them where nobody is in a hurry") {
   scheduler_desk desk;
   desk.instance(1);
-  for (std::uint64_t id = 1; id <= 6; ++id) desk.arrive(id, 490, loose, 1000);
-  CHECK(desk.dispatches.size() == 2);
+  for (std::uint64_t id = 1; id <= 9; ++id) desk.arrive(id, 490, loose, 1000);
+  CHECK(desk.dispatches.size() == 6);
   desk.step(1, 490);
+  CHECK(desk.dispatches.size() == 7);
+}
+
+TEST_CASE("an idle instance gets little more than a step's work where the first tokens are due soon") {
+  scheduler_desk desk;
+  desk.instance(1);
+  for (std::uint64_t id = 1; id <= 6; ++id) desk.arrive(id, 490, 640, 1000);
   CHECK(desk.dispatches.size() == 3);
+  desk.step(1, 490);
+  CHECK(desk.dispatches.size() == 4);
 }
 
 TEST_CASE("a tighter newcomer need not wait for work that it overtakes on the instance") {
@@ -59,8 +68,11 @@ TEST_CASE("a tighter newcomer need not wait for work that it overtakes on the in
   desk.arrive(1, 3000, loose, 1000);
   desk.arrive(2, 900, 30000, 1000);
   CHECK(desk.order() == ids{1, 2});
-  desk.arrive(3, 900, 40000, 1000); // behind 2, which fills the step
-  CHECK(desk.order() == ids{1, 2});
+  desk.arrive(3, 900, 40000, 1000);
+  desk.arrive(4, 900, 41000, 1000);
+  CHECK(desk.order() == ids{1, 2, 3, 4});
+  desk.arrive(5, 900, 42000, 1000); // behind those, which fill three steps
+  CHECK(desk.order() == ids{1, 2, 3, 4});
 }
 
 TEST_CASE("a newcomer goes to an instance whose work is late for certain, at once") {
@@ -332,4 +344,18 @@ TEST_CASE("an aged request that needs much space is not starved by small ones") 
   }
   CHECK(desk.was_dispatched(1));
   CHECK(rounds < 400);
+}
+
+TEST_CASE("best effort goes where hardly anything waits, the shortest first") {
+  scheduler_desk desk;
+  desk.instance(1);
+  desk.arrive(1, 900, loose, 1000); // on the instance, with room for more by its deadline
+  desk.arrive(2, 800, 1, 1000);     // late before they begin
+  desk.arrive(3, 300, 1, 1000);
+  CHECK(desk.order() == ids{1});
+  desk.step(1, 800); // 100 tokens to go: a tenth of a step
+  CHECK(desk.order() == ids{1, 3});
+  desk.step(1, 100);
+  desk.step(1, 300);
+  CHECK(desk.order() == ids{1, 3, 2});
 }
