@@ -56,7 +56,7 @@ TEST_CASE("a CPU that is to compute in f16 says so, and the agent lives on") {
   CHECK(node_named(c.topology(), "a")["state"] == "up");
 }
 
-TEST_CASE("a CUDA device that is not there is refused before anything is started, by up and by an agent") {
+TEST_CASE("a CUDA device that is not there ends up, and an agent, with the reason") {
   if (std::filesystem::exists("/dev/nvidia0") || std::filesystem::exists("/dev/dxg")) {
     WARN("this machine has a GPU: not tried");
     return;
@@ -65,7 +65,6 @@ TEST_CASE("a CUDA device that is not there is refused before anything is started
   dir.write("gpu.yaml", "listen: {port: 0}\nagents:\n  - {name: a, devices: [\"cuda:0\"]}\n");
   const auto up = run_hflex({"up", "-C", dir.file("gpu.yaml"), "--model", demo_model()});
   CHECK(up.code != 0);
-  CHECK(up.out.empty());
   check_says(up.err, {"device cuda:0: no CUDA device", "use cpu:N or auto"});
   const auto agent = run_hflex({"agent", "--join", "127.0.0.1:1", "--devices", "cuda:0"});
   CHECK(agent.code != 0);
