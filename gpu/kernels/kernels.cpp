@@ -44,11 +44,11 @@ std::vector<std::string_view> available_isas() {
 }
 
 result<kernel_set> select_kernels(std::string_view isa, compute_type compute) {
+  if (compute == compute_type::f16)
+    return fail(errc::reject, "compute f16: the CPU engine computes in bf16 or f32, f16 is for CUDA devices");
   const auto available = available_isas();
   if (isa.empty()) isa = available.front();
   if (std::find(available.begin(), available.end(), isa) == available.end())
-  if (compute == compute_type::f16)
-    return fail(errc::reject, "compute f16: the CPU engine computes in bf16 or f32, f16 is for CUDA devices");
     return fail(errc::reject, "isa '{}': this CPU has {}", isa, fmt::join(available, ", "));
 #if defined(__x86_64__)
   if (isa == "avx512_bf16") return compute == compute_type::bf16 ? avx512_bf16_kernels() : avx512_kernels(compute);
