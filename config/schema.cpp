@@ -18,7 +18,6 @@ using namespace rules;
 // ---- words, in the order of their enumerators ----
 constexpr std::array role_words{string_view{"prefill"}, string_view{"decode"}, string_view{"mixed"}};
 constexpr std::array mode_words{string_view{"collocated"}, string_view{"disaggregated"}};
-constexpr std::array compute_words{string_view{"f32"}, string_view{"bf16"}};
 constexpr std::array late_words{string_view{"serve_late"}, string_view{"shed"}};
 constexpr std::array isa_words{
     string_view{"portable"}, string_view{"avx2"}, string_view{"avx512"}, string_view{"avx512_bf16"}};
@@ -197,8 +196,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "Longest silence of one stage of a request before it is tried again."),
       scalar<cluster_config>("router.max_history", RULE(whole(0, million)), FIELD(router.max_history),
           "Ended requests that jobs and explain still know."),
-      scalar<cluster_config>("instance.compute", RULE(words(compute_words)), FIELD(instance.compute),
-          "Arithmetic of activations: bf16 is fast, f32 the reference."),
+      scalar<cluster_config>("instance.compute", RULE(words(gpu::compute_names)), FIELD(instance.compute),
+          "Arithmetic of activations: bf16 is fast, f32 the reference, f16 for CUDA devices only."),
       scalar<cluster_config>("instance.threads", RULE(whole(0, 1024)), FIELD(instance.threads),
           "Compute threads of one instance; 0 shares the device's cores evenly."),
       scalar<cluster_config>("instance.isa", RULE(or_empty(words(isa_words))), FIELD(instance.isa),

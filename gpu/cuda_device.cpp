@@ -3,6 +3,8 @@
 // run on the worker, which may do both.
 #include "gpu/cuda_device.hpp"
 #include "gpu/cuda/model_source.hpp"
+#include "gpu/model/f16_range.hpp"
+#include "gpu/model/packed_model.hpp"
 #include "gpu/model/step_rules.hpp"
 #include "gpu/step_worker.hpp"
 #include <algorithm>
@@ -16,6 +18,18 @@ namespace {
 constexpr std::uint32_t max_cuda_head_dim = 256;
 /// How often a waiting worker asks whether the device has given up: a failed stream signals nothing any more.
 constexpr std::chrono::milliseconds poll_interval{50};
+
+hflex_cuda_element element_of(compute_type compute) {
+  switch (compute) {
+  case compute_type::f32:
+    return hflex_cuda_f32;
+  case compute_type::f16:
+    return hflex_cuda_f16;
+  case compute_type::bf16:
+    break;
+  }
+  return hflex_cuda_bf16;
+}
 
 /// What the stream has signalled; at most one entry per layer and the end.
 class signal_queue {
@@ -153,7 +167,8 @@ result<void> cuda_engine::collect(const step_plan& plan, step_result& out) {
     if (!plan.items[i].sample) continue;
     out.sampled[i] = tokens[next++];
     if (out.sampled[i] < 0)
-      return fail(errc::fatal, "step {}, item {} (tag {}): the logits are not finite", plan.id, i, plan.items[i].tag);
+      return fail(errc::fatal, "step {}, item {} (tag {}): the logits are not finite{}", plan.id, i, plan.items[i].tag,
+          kv_.element == compute_type::f16 ? "; f16 holds nothing beyond 65504, bf16 does" : "");
   }
   return {};
 }
@@ -236,7 +251,7 @@ public:
 
 private:
   result<std::shared_ptr<placed_weights>> place(
-      std::uint32_t device, const weight_region& region, const hflex_cuda_model& model, compute_type compute);
+      std::uint32_t device, const weight_region& region, const cuda_model_source& source, compute_type compute);
 
   struct place_key {
     std::uint32_t device{};
@@ -252,14 +267,16 @@ private:
 };
 
 result<std::shared_ptr<placed_weights>> plugin_backend::place(
-    std::uint32_t device, const weight_region& region, const hflex_cuda_model& model, compute_type compute) {
+    std::uint32_t device, const weight_region& region, const cuda_model_source& source, compute_type compute) {
   const std::lock_guard lock(mutex_);
   std::erase_if(placed_, [](const auto& entry) { return entry.second.expired(); });
   auto& entry = placed_[{device, compute, region.digest()}];
   if (auto there = entry.lock()) return there;
+  if (compute == compute_type::f16)
+    if (auto fits = check_f16_range(region.data(), layout_region(source.config)->tensors); !fits)
+      return fail(fits.error().code, "weights on CUDA device {}: {}", device, fits.error().message);
   hflex_cuda_fault fault{};
-  auto* handle = cuda_.make_weights(
-      &model, static_cast<int>(device), compute == compute_type::f32 ? hflex_cuda_f32 : hflex_cuda_bf16, &fault);
+  auto* handle = cuda_.make_weights(&source.model, static_cast<int>(device), element_of(compute), &fault);
   if (handle == nullptr) return fail(errc::fatal, "weights on CUDA device {}: {}", device, fault.words);
   auto made = std::make_shared<placed_weights>(cuda_, handle);
   entry = made;
@@ -276,11 +293,11 @@ result<std::shared_ptr<device_context>> plugin_backend::make_context(
   const cuda_model_source source(*weights);
   if (source.config.head_dim > max_cuda_head_dim)
     return fail(errc::reject, "head_dim {}: CUDA devices take at most {}", source.config.head_dim, max_cuda_head_dim);
-  auto kv = plan_kv_pool(source.config, options.compute == compute_type::f32 ? 4 : 2, options);
+  auto kv = plan_kv_pool(source.config, options);
   if (!kv) return pass(kv.error());
   if (std::uint64_t{kv->blocks} * kv->block_size > UINT32_MAX - kv->block_size)
     return fail(errc::reject, "{} KV blocks of {} tokens: too many", kv->blocks, kv->block_size);
-  auto placed = place(device, *weights, source.model, options.compute);
+  auto placed = place(device, *weights, source, options.compute);
   if (!placed) return pass(placed.error());
   const hflex_cuda_options o{kv->block_size, kv->blocks, options.max_batched_tokens};
   hflex_cuda_fault fault{};

@@ -19,8 +19,9 @@ public:
 
   /// Of the options, `threads` and `isa` mean nothing here; `isa` must be empty. Weights are on a device once for each
   /// compute type, however many contexts run them. Unlike the CPU's, a step's results may depend in the last bits on
-  /// what else is in the batch. Copies the weights to the device: blocks, call it on a loader thread. errc::reject for
-  /// impossible options or models, errc::fatal when the device refuses (no memory).
+  /// what else is in the batch. In f16 a model with a weight beyond 65504 is refused, and a step in which a value grows
+  /// beyond it fails: its logits are not finite. Copies the weights to the device: blocks, call it on a loader thread.
+  /// errc::reject for impossible options or models, errc::fatal when the device refuses (no memory).
   virtual result<std::shared_ptr<device_context>> make_context(
       std::uint32_t device, std::shared_ptr<const weight_region> weights, const host_context_options& options) = 0;
 };

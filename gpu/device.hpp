@@ -1,10 +1,11 @@
-// The device interface: what an instance needs of a CPU or GPU to run a model. Implemented by host_device and, later,
-// by the CUDA plug-in. Knows nothing of actors: completions come back by callback on a device thread, and callers post
+// The device interface: what an instance needs of a CPU or GPU to run a model. Implemented by host_device and
+// by cuda_device. Knows nothing of actors: completions come back by callback on a device thread, and callers post
 // them to their own mailbox. No call here waits for the device.
 #pragma once
 #include "actors/common/request.hpp"
 #include "actors/common/result.hpp"
 #include "actors/common/step_time.hpp"
+#include "gpu/compute_type.hpp"
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -23,21 +24,22 @@ struct device_info {
   std::uint32_t threads{};      ///< compute threads (0 on a GPU)
 };
 
-/// Shape of a context's KV cache: [layers][2][blocks][block_size][kv_heads][head_dim] elements of `element_bytes` each.
+/// Shape of a context's KV cache: [layers][2][blocks][block_size][kv_heads][head_dim] elements of `element`.
 /// In which order a device keeps the elements of a block is its own affair; read_kv and write_kv speak of rows.
 struct kv_geometry {
   std::uint32_t layers{};
   std::uint32_t kv_heads{};
   std::uint32_t head_dim{};
-  std::uint32_t element_bytes{}; ///< 4 (f32) or 2 (bf16)
-  std::uint32_t block_size{};    ///< tokens in one KV block
-  std::uint32_t blocks{};        ///< blocks in the pool
+  compute_type element{};     ///< what activations are computed in
+  std::uint32_t block_size{}; ///< tokens in one KV block
+  std::uint32_t blocks{};     ///< blocks in the pool
   /// Bytes of one token in one layer, K and V together: what a KV transfer moves per (token, layer).
-  std::uint64_t token_layer_bytes() const { return std::uint64_t{2} * kv_heads * head_dim * element_bytes; }
+  std::uint64_t token_layer_bytes() const { return std::uint64_t{2} * kv_heads * head_dim * bytes_of(element); }
   std::uint64_t pool_bytes() const { return token_layer_bytes() * layers * block_size * blocks; }
-  /// Two ends can hand KV over when everything but the pool size and block size agrees.
+  /// Two ends can hand KV over when everything but the pool size and block size agrees: rows are copied as they are,
+  /// never converted.
   bool compatible(const kv_geometry& o) const {
-    return layers == o.layers && kv_heads == o.kv_heads && head_dim == o.head_dim && element_bytes == o.element_bytes;
+    return layers == o.layers && kv_heads == o.kv_heads && head_dim == o.head_dim && element == o.element;
   }
 };
 

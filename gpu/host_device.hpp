@@ -5,13 +5,9 @@
 
 namespace hflex::gpu {
 
-/// Arithmetic of activations (weights are bf16 either way). f32 is the reference; bf16 the fast mode. In both, a
-/// token's result does not depend on what else is in the batch or how a prompt was cut into chunks.
-enum class compute_type : std::uint8_t { f32, bf16 };
-
 struct host_context_options {
   std::uint32_t threads{0}; ///< compute threads, 0 = all cores of this process; the pool is the context's own
-  compute_type compute{compute_type::bf16};
+  compute_type compute{compute_type::bf16}; ///< of activations and KV; weights are bf16 here whatever it is
   std::uint32_t block_size{16};
   std::uint32_t kv_blocks{0}; ///< 0 = from kv_memory_bytes
   std::uint64_t kv_memory_bytes{64U << 20U};
@@ -20,7 +16,9 @@ struct host_context_options {
   std::string isa; ///< force "portable", "avx2", "avx512", "avx512_bf16"; empty = best of this CPU
 };
 
-/// Reads no disk and copies no weights: allocation of KV pool and work space only. errc::reject for impossible options.
+/// Reads no disk and copies no weights: allocation of KV pool and work space only. In f32 and bf16 alike, a token's
+/// result does not depend on what else is in the batch or how a prompt was cut into chunks. errc::reject for impossible
+/// options, and for f16, which the CPU's kernels do not have.
 result<std::shared_ptr<device_context>> make_host_context(
     std::shared_ptr<const weight_region> weights, const host_context_options& options);
 

@@ -67,7 +67,7 @@ struct NodeLeave {
 
 struct InstanceOptions {         # The head's settings for an instance.
   modelDir @0 :Text;             # checkpoint directory, on the node's host
-  compute @1 :Text;              # "f32" or "bf16"
+  compute @1 :Text;              # "f32", "bf16" or "f16"
   threads @2 :UInt32;            # 0 = the device's
   isa @3 :Text;                  # forces one set of CPU kernels; empty = best
   blockSize @4 :UInt32;          # tokens in a KV block

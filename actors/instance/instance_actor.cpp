@@ -281,7 +281,7 @@ private:
 
   gpu::kv_shape shape(std::uint32_t tokens) const {
     const auto& kv = set_.context->kv();
-    return {kv.layers, tokens, kv.token_layer_bytes()};
+    return {kv.layers, tokens, kv.token_layer_bytes(), kv.element};
   }
 
   /// Posts a transport's completion to the own mailbox.

@@ -52,7 +52,8 @@ instance_options read(schema::InstanceOptions::Reader in) {
   o.kv_lease = std::chrono::milliseconds{in.getKvLeaseMs()};
   o.step_time = read(in.getStepTime());
   o.prefix_cache = in.getPrefixCache();
-  KJ_REQUIRE(o.compute == "f32" || o.compute == "bf16", "compute is f32 or bf16", o.compute.c_str());
+  KJ_REQUIRE(o.compute == "f32" || o.compute == "bf16" || o.compute == "f16", "compute is f32, bf16 or f16",
+      o.compute.c_str());
   KJ_REQUIRE(o.block_size > 0 && o.block_size <= 4096, "block size out of range", o.block_size);
   KJ_REQUIRE(o.max_sequences > 0 && o.max_batched_tokens >= o.max_sequences, "token budget below max_sequences",
       o.max_batched_tokens);

@@ -10,7 +10,7 @@ namespace hflex::wire {
 
 struct instance_options {
   std::string model_dir;
-  std::string compute{"bf16"}; ///< "f32" or "bf16"
+  std::string compute{"bf16"}; ///< "f32", "bf16" or "f16"
   std::uint32_t threads{0};    ///< 0 = the device's
   std::string isa;             ///< forces one set of CPU kernels; empty = best
   std::uint32_t block_size{16};

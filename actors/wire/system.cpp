@@ -56,7 +56,7 @@ namespace hflex::wire {
 system_config::system_config(const system_options& options) {
   add_message_types<caf::id_block::hflex>();
   if (options.network) load<caf::io::middleman>(); // before its options are set
-  auto put = [this](const char* key, auto value) { caf::put(content, key, std::move(value)); };
+  auto put = [this](caf::string_view key, auto value) { caf::put(content, key, std::move(value)); };
   put("scheduler.policy", options.testing ? caf::atom("testing") : caf::atom("sharing"));
   put("scheduler.max-threads", options.scheduler_threads);
   put("scheduler.max-throughput", std::size_t{300}); // no actor holds a thread for long

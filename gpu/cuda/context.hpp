@@ -29,6 +29,7 @@ struct context_maker {
   std::unique_ptr<device_context> (*context)(const device_weights&, const hflex_cuda_options&, fault_box& faults);
 };
 context_maker bf16_maker();
+context_maker f16_maker();
 context_maker f32_maker();
 
 } // namespace hflex::cuda

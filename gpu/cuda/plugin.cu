@@ -34,7 +34,15 @@ Result guarded(hflex_cuda_fault* fault, Result otherwise, const Body& body) {
 }
 
 hflex::cuda::context_maker maker_for(hflex_cuda_element element) {
-  return element == hflex_cuda_f32 ? hflex::cuda::f32_maker() : hflex::cuda::bf16_maker();
+  switch (element) {
+  case hflex_cuda_f32:
+    return hflex::cuda::f32_maker();
+  case hflex_cuda_f16:
+    return hflex::cuda::f16_maker();
+  case hflex_cuda_bf16:
+    break;
+  }
+  return hflex::cuda::bf16_maker();
 }
 
 bool describe(int index, hflex_cuda_device& out, fault_box& faults) {

@@ -9,7 +9,7 @@
 // NOLINTBEGIN(readability-identifier-naming): C names have no namespace to live in
 extern "C" {
 
-constexpr std::uint32_t hflex_cuda_abi = 3;
+constexpr std::uint32_t hflex_cuda_abi = 4;
 
 struct hflex_cuda_device {
   char name[128];
@@ -20,7 +20,7 @@ struct hflex_cuda_device {
 };
 
 /// Element type of weights, activations and KV on the device.
-enum hflex_cuda_element : std::uint32_t { hflex_cuda_bf16 = 0, hflex_cuda_f32 = 1 };
+enum hflex_cuda_element : std::uint32_t { hflex_cuda_bf16 = 0, hflex_cuda_f32 = 1, hflex_cuda_f16 = 2 };
 
 /// One tensor of a weight region; `kind` is a tensor_kind of gpu/model/packed_model.hpp.
 struct hflex_cuda_tensor {
@@ -103,6 +103,7 @@ struct hflex_cuda_functions {
   int (*nccl_version)();
 
   /// Copies weights to a device and unpacks them there. Blocks. Null when it fails. Contexts of the weights keep them.
+  /// For f16 the program has made sure that all of them fit (gpu/model/f16_range.hpp).
   hflex_cuda_weights* (*make_weights)(
       const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault);
   std::uint64_t (*weights_bytes)(const hflex_cuda_weights*);

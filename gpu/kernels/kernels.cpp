@@ -44,6 +44,8 @@ std::vector<std::string_view> available_isas() {
 }
 
 result<kernel_set> select_kernels(std::string_view isa, compute_type compute) {
+  if (compute == compute_type::f16)
+    return fail(errc::reject, "compute f16: the CPU engine computes in bf16 or f32, f16 is for CUDA devices");
   const auto available = available_isas();
   if (isa.empty()) isa = available.front();
   if (std::find(available.begin(), available.end(), isa) == available.end())

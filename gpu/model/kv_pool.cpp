@@ -61,7 +61,7 @@ void kv_pool::copy_in(std::uint32_t layer_index, std::span<const block_index> bl
 result<void> kv_pool::read(std::uint32_t layer_index, std::span<const block_index> block_table, std::uint32_t begin,
     std::uint32_t count, std::span<std::byte> out) const {
   if (auto ok = check_kv_copy(geometry_, layer_index, block_table, begin, count, out.size()); !ok) return ok;
-  if (geometry_.element_bytes == sizeof(float))
+  if (bytes_of(geometry_.element) == sizeof(float))
     copy_out<float>(layer_index, block_table, begin, count, out.data());
   else
     copy_out<std::uint16_t>(layer_index, block_table, begin, count, out.data());
@@ -71,7 +71,7 @@ result<void> kv_pool::read(std::uint32_t layer_index, std::span<const block_inde
 result<void> kv_pool::write(std::uint32_t layer_index, std::span<const block_index> block_table, std::uint32_t begin,
     std::uint32_t count, std::span<const std::byte> in) {
   if (auto ok = check_kv_copy(geometry_, layer_index, block_table, begin, count, in.size()); !ok) return ok;
-  if (geometry_.element_bytes == sizeof(float))
+  if (bytes_of(geometry_.element) == sizeof(float))
     copy_in<float>(layer_index, block_table, begin, count, in.data());
   else
     copy_in<std::uint16_t>(layer_index, block_table, begin, count, in.data());

@@ -34,7 +34,7 @@ result<std::unique_ptr<llama>> llama::make(
   if (!kernels) return pass(kernels.error());
   if (options.block_size % kv_strip != 0)
     return fail(errc::reject, "block_size {}: the CPU device takes multiples of {}", options.block_size, kv_strip);
-  auto geometry = plan_kv_pool(packed_model(*weights).config(), kernels->kv_bytes, options);
+  auto geometry = plan_kv_pool(packed_model(*weights).config(), options);
   if (!geometry) return pass(geometry.error());
   auto kv = kv_pool::allocate(*geometry);
   if (!kv) return pass(kv.error());

@@ -23,11 +23,10 @@ result<void> check_item(const model_config& config, const kv_geometry& kv, const
 
 } // namespace
 
-result<kv_geometry> plan_kv_pool(
-    const model_config& c, std::uint32_t element_bytes, const host_context_options& options) {
+result<kv_geometry> plan_kv_pool(const model_config& c, const host_context_options& options) {
   if (options.block_size == 0 || options.block_size > max_block_size)
     return fail(errc::reject, "block_size {}: expected 1 to {}", options.block_size, max_block_size);
-  kv_geometry g{c.layers, c.kv_heads, c.head_dim, element_bytes, options.block_size, 1};
+  kv_geometry g{c.layers, c.kv_heads, c.head_dim, options.compute, options.block_size, 1};
   const std::uint64_t block_bytes = g.pool_bytes();
   const std::uint64_t blocks = options.kv_blocks != 0 ? options.kv_blocks : options.kv_memory_bytes / block_bytes;
   if (blocks == 0)

@@ -8,9 +8,8 @@
 
 namespace hflex::gpu {
 
-/// The pool that the options ask for, in elements of `element_bytes`. errc::reject for impossible sizes.
-result<kv_geometry> plan_kv_pool(
-    const model_config& config, std::uint32_t element_bytes, const host_context_options& options);
+/// The pool that the options ask for. errc::reject for impossible sizes.
+result<kv_geometry> plan_kv_pool(const model_config& config, const host_context_options& options);
 
 /// errc::reject when max_batched_tokens is out of range.
 result<void> check_step_size(std::uint32_t max_batched_tokens);

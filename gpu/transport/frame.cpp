@@ -91,6 +91,8 @@ error describe(fault cause, std::string_view who) {
     return say(errc::reroute, "device failed to read or write blocks");
   case fault::closed:
     return say(errc::reroute, "closed");
+  case fault::mismatch:
+    return say(errc::reject, "the two ends' KV differs in shape or element type");
   case fault::protocol:
     break;
   }
@@ -99,7 +101,7 @@ error describe(fault cause, std::string_view who) {
 
 fault fault_of(const frame_header& header) {
   const bool known = header.code >= static_cast<std::uint32_t>(fault::refused) &&
-                     header.code <= static_cast<std::uint32_t>(fault::closed);
+                     header.code <= static_cast<std::uint32_t>(fault::mismatch);
   return known ? static_cast<fault>(header.code) : fault::protocol;
 }
 

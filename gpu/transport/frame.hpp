@@ -24,7 +24,7 @@ namespace hflex::gpu {
 
 inline constexpr std::size_t frame_header_bytes = 64;
 inline constexpr std::uint32_t frame_magic = 0x584c4648; // "HFLX"
-inline constexpr std::uint16_t frame_version = 1;
+inline constexpr std::uint16_t frame_version = 2;        // 1: `open` did not say its elements' type
 /// Payload of one data frame at most: small enough to stay in a core's L2 between copy, checksum and copy.
 inline constexpr std::uint64_t max_payload_bytes = 256U << 10U;
 inline constexpr std::uint64_t max_digest_bytes = 256;
@@ -43,6 +43,7 @@ enum class fault : std::uint32_t {
   protocol, ///< the peer broke the rules
   device,   ///< a device could not read or write its blocks
   closed,   ///< closed by its owner
+  mismatch, ///< the two ends' KV differs in shape or element type
 };
 
 struct frame_header {
@@ -52,7 +53,7 @@ struct frame_header {
   std::uint32_t layer{};    ///< data: which; open: how many layers
   std::uint32_t begin{};    ///< data: first token
   std::uint32_t count{};    ///< data: tokens; open: tokens in every layer
-  std::uint32_t code{};     ///< failed: a fault
+  std::uint32_t code{};     ///< failed: a fault; open: the rows' compute_type
   std::uint64_t position{}; ///< data: where in the ring; credit: consumed up to here; open: bytes of one token in one
                             ///< layer; hello: bytes of the ring (0 = none)
   std::uint64_t payload_bytes{}; ///< data, want

@@ -12,6 +12,9 @@ inline result<void> check_transfer(
     transfer_id id, const kv_shape& shape, const device_context* context, const std::vector<block_index>& table) {
   if (!id || context == nullptr) return fail(errc::reject, "KV transfer {} without id or context", id.value);
   const kv_geometry& kv = context->kv();
+  if (shape.element != kv.element)
+    return fail(errc::reject, "KV transfer {} of {}: this context keeps {}", id.value, name_of(shape.element),
+        name_of(kv.element));
   if (shape.layers == 0 || shape.tokens == 0 || shape.layers > kv.layers ||
       shape.token_layer_bytes != kv.token_layer_bytes())
     return fail(errc::reject,

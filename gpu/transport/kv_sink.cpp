@@ -14,6 +14,11 @@ frame_header failed_frame(transfer_id id, fault cause) {
 
 std::string name_of(transfer_id id) { return fmt::format("inbound KV transfer {}", id.value); }
 
+/// Of a number that a peer sent.
+std::string_view element_name(std::uint32_t code) {
+  return code < compute_names.size() ? compute_names[code] : "an unknown type";
+}
+
 } // namespace
 
 void kv_sink::admit() {
@@ -78,11 +83,13 @@ void kv_sink::on_open(source_peer& from, const frame_header& header) {
   it->second.from = &from;
   ++from.transfers;
   const kv_shape& shape = it->second.spec.shape;
-  if (header.layer != shape.layers || header.count != shape.tokens || header.position != shape.token_layer_bytes)
-    give_up(it, fault::protocol,
-        {errc::reject,
-            fmt::format("{}: source has {} layers, {} tokens, {} bytes each: expected {}, {}, {}", name_of(it->first),
-                header.layer, header.count, header.position, shape.layers, shape.tokens, shape.token_layer_bytes)});
+  if (header.layer == shape.layers && header.count == shape.tokens && header.position == shape.token_layer_bytes &&
+      header.code == static_cast<std::uint32_t>(shape.element))
+    return;
+  give_up(it, fault::mismatch,
+      {errc::reject, fmt::format("{}: source has {} layers, {} tokens, {} bytes each of {}: expected {}, {}, {} of {}",
+                         name_of(it->first), header.layer, header.count, header.position, element_name(header.code),
+                         shape.layers, shape.tokens, shape.token_layer_bytes, name_of(shape.element))});
 }
 
 void kv_sink::on_data(

@@ -23,6 +23,7 @@ frame_header open_frame(const source_spec& spec) {
   h.key = spec.key;
   h.layer = spec.shape.layers;
   h.count = spec.shape.tokens;
+  h.code = static_cast<std::uint32_t>(spec.shape.element);
   h.position = spec.shape.token_layer_bytes;
   return h;
 }

@@ -51,6 +51,7 @@ struct kv_shape {
   std::uint32_t layers{};
   std::uint32_t tokens{};            ///< tokens to be delivered in every layer
   std::uint64_t token_layer_bytes{}; ///< as kv_geometry::token_layer_bytes
+  compute_type element{};            ///< what the bytes are: rows are never converted
 };
 
 /// One transport may hold both ends of a transfer (local path), so an id alone does not say whose end is meant.

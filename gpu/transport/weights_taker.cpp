@@ -5,6 +5,7 @@
 #include <cstring>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <utility>
 
 namespace hflex::gpu {
 namespace {
@@ -83,7 +84,7 @@ bool weights_taker::read_header() {
 result<void> weights_taker::on_header(const weights_frame& frame) {
   const auto* weights = shelf_.arriving(order_.digest);
   if (frame.type == weights_frame_type::refuse) return fail(errc::reroute, "the holder refuses");
-  if (frame.type == weights_frame_type::head && frame.payload > 0) {
+  if (frame.type == weights_frame_type::head && frame.payload > 0 && !std::exchange(head_came_, true)) {
     head_.clear();
   } else if (frame.type != weights_frame_type::chunk || weights == nullptr || frame.begin >= weights->chunks() ||
              weights->has(frame.begin) || frame.payload != weights->chunk(frame.begin).size()) {

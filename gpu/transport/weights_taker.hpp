@@ -55,6 +55,7 @@ private:
   std::size_t header_bytes_{0};
   std::optional<weights_frame> frame_; ///< whose payload is being read
   std::vector<std::byte> head_;        ///< so far
+  bool head_came_{false};              ///< one a pull: each is answered by all that is asked for
   std::uint64_t payload_bytes_{0};     ///< so far
 };
 

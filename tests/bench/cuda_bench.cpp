@@ -255,6 +255,24 @@ void measure_kv_between(const gpu::device_context& from, gpu::device_context& to
   out.json["kv_between_contexts_gbs"] = gbs;
 }
 
+/// The steps of the table once more in f16: the same kernels and library on elements of the same width.
+void measure_f16(gpu::cuda_backend& cuda, const std::shared_ptr<const random_region>& region,
+    gpu::host_context_options o, report& out) {
+  constexpr std::uint32_t batch = 64;
+  constexpr std::uint32_t tokens = 2048;
+  o.compute = gpu::compute_type::f16;
+  o.kv_blocks = batch * (context_tokens / block_size + 1);
+  o.max_batched_tokens = tokens;
+  const auto context = cuda.make_context(0, region, o);
+  if (!context) throw std::runtime_error(context.error().message);
+  const auto decode = time_step(**context, decode_plan(batch));
+  const auto prefill = time_step(**context, prefill_plan(tokens));
+  out.line("decode in f16, batch 64, 1k context", fmt::format("{:.3f} ms", decode.device_ms));
+  out.line("prefill in f16, 2048 tokens", fmt::format("{:.2f} ms", prefill.device_ms));
+  out.json["f16"] = {{"batch", batch}, {"context", context_tokens}, {"decode_ms", decode.device_ms}, {"tokens", tokens},
+      {"prefill_ms", prefill.device_ms}};
+}
+
 bench::machine_rates measure_machine(bench::ipc_peer& peer, report& out) {
   bench::machine_rates r;
   if (!bench::measure_rates(peer, r)) throw std::runtime_error("the device's rates could not be measured");
@@ -315,6 +333,9 @@ void run(gpu::cuda_backend& cuda, bench::ipc_peer& peer, report& out) {
   out.json["second_context_s"] = seconds_since(begin);
   out.line("second context, weights shared", fmt::format("{:.3f} s", seconds_since(begin)));
   measure_kv_between(**context, **second, out);
+  context->reset(); // f16 wants weights of its own
+  second->reset();
+  measure_f16(cuda, region, o, out);
 }
 
 std::string today() {

@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::uint32_t tokens = 2048;
 constexpr std::uint32_t layers = 8; // one quarter of the model at a time keeps two pools in memory
-constexpr gpu::kv_geometry geometry{layers, 8, 128, 2, 16, tokens / 16};
+constexpr gpu::kv_geometry geometry{layers, 8, 128, gpu::compute_type::bf16, 16, tokens / 16};
 constexpr int runs = 15;
 constexpr auto lease = std::chrono::minutes{1};
 
@@ -27,7 +27,7 @@ std::vector<gpu::block_index> whole_table() {
   return table;
 }
 
-gpu::kv_shape shape() { return {layers, tokens, geometry.token_layer_bytes()}; }
+gpu::kv_shape shape() { return {layers, tokens, geometry.token_layer_bytes(), geometry.element}; }
 
 gpu::transport_options only(const std::string& path) {
   gpu::transport_options o;

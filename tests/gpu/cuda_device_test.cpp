@@ -1,5 +1,6 @@
 // The device interface on a CUDA device, against the CPU's: tokens, keys and values, hand-over both ways, faults.
 #include "gpu/cuda_device.hpp"
+#include "gpu/kernels/bf16.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <atomic>
 #include <cstring>
@@ -72,16 +73,15 @@ std::vector<std::byte> kv_of(
   return rows;
 }
 
-std::vector<float> as_floats(const std::vector<std::byte>& rows, std::uint32_t element_bytes) {
-  std::vector<float> out(rows.size() / element_bytes);
+std::vector<float> as_floats(const std::vector<std::byte>& rows, compute_type element) {
+  std::vector<float> out(rows.size() / bytes_of(element));
   for (std::size_t i = 0; i < out.size(); ++i) {
-    if (element_bytes == 4) {
+    if (element == compute_type::f32) {
       std::memcpy(&out[i], rows.data() + i * 4, 4);
     } else {
       std::uint16_t bits = 0;
       std::memcpy(&bits, rows.data() + i * 2, 2);
-      const std::uint32_t wide = std::uint32_t{bits} << 16U;
-      std::memcpy(&out[i], &wide, 4);
+      out[i] = element == compute_type::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
     }
   }
   return out;
@@ -159,10 +159,11 @@ TEST_CASE("a CUDA device draws the CPU's tokens from the same seeds in f32") {
 TEST_CASE("keys and values on a CUDA device are the CPU's, prompt in chunks, in every compute type") {
   const auto cuda = cuda_or_skip();
   if (!cuda) return;
-  for (const auto compute : {compute_type::f32, compute_type::bf16}) {
-    const auto options = engine_options(compute);
-    const auto device = on_cuda(*cuda, options);
-    const auto cpu = on_cpu(options);
+  for (const auto compute : {compute_type::f32, compute_type::bf16, compute_type::f16}) {
+    INFO(name_of(compute));
+    const auto device = on_cuda(*cuda, engine_options(compute));
+    // The CPU has no f16: its reference is f32.
+    const auto cpu = on_cpu(engine_options(compute == compute_type::bf16 ? compute : compute_type::f32));
     const auto prompt = prompt_of(150, 3);
     const std::vector<block_index> table{7, 200, 3, 1, 90, 6, 5, 0, 14, 33};
     const auto first = item_of(tokens(prompt.begin(), prompt.begin() + 83), 0, table);
@@ -172,9 +173,11 @@ TEST_CASE("keys and values on a CUDA device are the CPU's, prompt in chunks, in 
       sampled_by(*context, {second});
     }
     for (std::uint32_t layer = 0; layer < device->kv().layers; ++layer)
-      CHECK(relative_difference(as_floats(kv_of(*device, layer, table, 150), device->kv().element_bytes),
-                as_floats(kv_of(*cpu, layer, table, 150), cpu->kv().element_bytes)) <
-            (compute == compute_type::f32 ? 1e-3 : 0.05));
+      CHECK(relative_difference(as_floats(kv_of(*device, layer, table, 150), device->kv().element),
+                as_floats(kv_of(*cpu, layer, table, 150), cpu->kv().element)) < (compute == compute_type::f32 ? 1e-3
+                                                                                    : compute == compute_type::f16
+                                                                                        ? 0.02
+                                                                                        : 0.05));
   }
 }
 

@@ -68,7 +68,8 @@ class scripted_device final : public gpu::device_context, public std::enable_sha
 public:
   scripted_device(
       std::shared_ptr<device_clock> clock, std::uint32_t vocab, std::uint32_t blocks, std::uint32_t block_size)
-      : clock_(std::move(clock)), vocab_(vocab), geometry_{scripted_layers, 1, 2, 4, block_size, blocks},
+      : clock_(std::move(clock)),
+        vocab_(vocab), geometry_{scripted_layers, 1, 2, gpu::compute_type::f32, block_size, blocks},
         rows_(std::size_t{scripted_layers} * blocks * block_size) {}
 
   const gpu::device_info& info() const override { return info_; }

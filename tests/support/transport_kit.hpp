@@ -47,6 +47,11 @@ public:
     if (r && !*r) UNSCOPED_INFO(r->error().message);
     return r && !*r && r->error().code == code;
   }
+  /// What it failed with; empty when it did not.
+  std::string message() {
+    const auto r = wait();
+    return r && !*r ? r->error().message : std::string{};
+  }
   int calls() const {
     const std::lock_guard lock{state_->mutex};
     return state_->calls;
@@ -71,11 +76,12 @@ struct kv_end {
 constexpr std::uint32_t test_layers = 3;
 
 /// A pool a little larger than needed and a shuffled table over it.
-inline kv_end make_end(
-    std::uint32_t tokens, std::uint32_t block_size, std::uint32_t seed, std::uint32_t head_dim = 24) {
+inline kv_end make_end(std::uint32_t tokens, std::uint32_t block_size, std::uint32_t seed, std::uint32_t head_dim = 24,
+    gpu::compute_type element = gpu::compute_type::bf16) {
   const std::uint32_t blocks = (tokens + block_size - 1) / block_size;
   kv_end end;
-  end.device = std::make_shared<fake_device>(gpu::kv_geometry{test_layers, 2, head_dim, 2, block_size, blocks + 3});
+  end.device =
+      std::make_shared<fake_device>(gpu::kv_geometry{test_layers, 2, head_dim, element, block_size, blocks + 3});
   end.device->fill(seed);
   end.table.resize(blocks + 3);
   std::iota(end.table.begin(), end.table.end(), 0U);
@@ -86,7 +92,7 @@ inline kv_end make_end(
 }
 
 inline gpu::kv_shape shape_of(const kv_end& end, std::uint32_t tokens) {
-  return {test_layers, tokens, end.device->kv().token_layer_bytes()};
+  return {test_layers, tokens, end.device->kv().token_layer_bytes(), end.device->kv().element};
 }
 
 inline bool same_content(const kv_end& a, const kv_end& b, std::uint32_t tokens) {
@@ -275,6 +281,7 @@ inline gpu::frame_header open_frame(transfer_id id, std::uint64_t key, const gpu
   h.key = key;
   h.layer = shape.layers;
   h.count = shape.tokens;
+  h.code = static_cast<std::uint32_t>(shape.element);
   h.position = shape.token_layer_bytes;
   return h;
 }

@@ -49,6 +49,28 @@ TEST_CASE("weights that end too early are found by the check, and by the instanc
   CHECK(c.run({"ready", "--for-s", "0.2"}).code == 1);
 }
 
+TEST_CASE("a CPU that is to compute in f16 says so, and the agent lives on") {
+  cluster c{{"collocated", "f16", {}, {}, {}}};
+  c.start_agent("a");
+  c.head_process().wait_line(stream::err, "compute f16: the CPU engine computes in bf16 or f32");
+  CHECK(node_named(c.topology(), "a")["state"] == "up");
+}
+
+TEST_CASE("a CUDA device that is not there ends up, and an agent, with the reason") {
+  if (std::filesystem::exists("/dev/nvidia0") || std::filesystem::exists("/dev/dxg")) {
+    WARN("this machine has a GPU: not tried");
+    return;
+  }
+  temp_dir dir;
+  dir.write("gpu.yaml", "listen: {port: 0}\nagents:\n  - {name: a, devices: [\"cuda:0\"]}\n");
+  const auto up = run_hflex({"up", "-C", dir.file("gpu.yaml"), "--model", demo_model()});
+  CHECK(up.code != 0);
+  check_says(up.err, {"device cuda:0: no CUDA device", "use cpu:N or auto"});
+  const auto agent = run_hflex({"agent", "--join", "127.0.0.1:1", "--devices", "cuda:0"});
+  CHECK(agent.code != 0);
+  check_says(agent.err, {"device cuda:0: no CUDA device"});
+}
+
 TEST_CASE("a request that cannot be served is refused with its reason") {
   cluster c{{"collocated", "f32", {"a"}, {}, {}}};
   std::string words;

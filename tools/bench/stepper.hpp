@@ -40,7 +40,7 @@ inline result<void> fill_kv(gpu::device_context& context) {
   std::uint64_t state = 1;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     state = state * 6364136223846793005U + 1442695040888963407U;
-    const bool upper = i % kv.element_bytes == kv.element_bytes - 1;
+    const bool upper = i % bytes_of(kv.element) == bytes_of(kv.element) - 1;
     rows[i] = static_cast<std::byte>(upper ? 0x3c | (state >> 56U & 0x80U) : state >> 56U);
   }
   for (std::uint32_t layer = 0; layer < kv.layers; ++layer)

@@ -34,6 +34,16 @@ elseif(HFLEX_SANITIZE)
   message(FATAL_ERROR "HFLEX_SANITIZE must be empty, 'address' or 'thread', not '${HFLEX_SANITIZE}'")
 endif()
 
+# Coverage feedback needs every library instrumented.
+if(HFLEX_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang" OR HFLEX_SANITIZE)
+    message(FATAL_ERROR "HFLEX_FUZZ needs clang, and brings its own sanitizers: -DCMAKE_CXX_COMPILER=clang++ without HFLEX_SANITIZE")
+  endif()
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link,address,undefined>
+    $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=undefined> $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=vptr>)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
 find_program(HFLEX_CCACHE ccache)
 if(HFLEX_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   # pch_defines and time_macros let ccache reuse objects that were built with a precompiled header.

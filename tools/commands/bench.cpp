@@ -62,7 +62,7 @@ void show(const bench::engine_report& r) {
 }
 
 int run_engine(engine_flags& f) {
-  f.options.device.compute = f.compute == "f32" ? gpu::compute_type::f32 : gpu::compute_type::bf16;
+  f.options.device.compute = gpu::compute_named(f.compute).value();
   f.options.per_point = from_s(f.seconds);
   auto terminal = cli::detect_terminal(2);
   auto report = bench::measure_engine(f.options, [&](const bench::engine_point& p) {
@@ -97,8 +97,8 @@ runner add_engine(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--threads", f->options.device.threads, "Compute threads, 0 = all cores")->capture_default_str();
   app.add_option("--isa", f->options.device.isa, "Kernels to use instead of this CPU's best");
-  app.add_option("--compute", f->compute, "Activations and KV: bf16 or f32")
-      ->check(CLI::IsMember({"bf16", "f32"}))
+  app.add_option("--compute", f->compute, "Activations and KV: bf16 or f32 (a CPU has no f16)")
+      ->check(CLI::IsMember(std::vector<std::string>(gpu::compute_names.begin(), gpu::compute_names.end())))
       ->capture_default_str();
   app.add_option("--seconds", f->seconds, "Time to spend on each point")
       ->check(CLI::Range(0.01, 3600.0))

@@ -231,8 +231,7 @@ result<sim::run_result> simulate(const load_flags& f, const prepared& p, const s
   device.max_context = model->max_context;
   device.max_batched_tokens = i.max_batched_tokens;
   device.max_sequences = i.max_sequences;
-  const auto bytes = std::uint64_t{2} * model->layers * model->kv_heads * model->head_dim *
-                     (i.compute == gpu::compute_type::f32 ? 4 : 2);
+  const auto bytes = std::uint64_t{2} * model->layers * model->kv_heads * model->head_dim * bytes_of(i.compute);
   device.kv_bytes_per_token = bytes;
   device.kv_tokens =
       i.kv_blocks > 0 ? std::uint64_t{i.kv_blocks} * i.block_size : (std::uint64_t{i.kv_memory_mib} << 20U) / bytes;

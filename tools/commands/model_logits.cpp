@@ -81,8 +81,8 @@ nlohmann::ordered_json row_json(const logits_flags& f, const gpu::logits_row& ro
 
 void print_json(const logits_flags& f, const std::vector<token_id>& tokens, const gpu::logits_answer& answer,
     const gpu::tokenizer& words) {
-  nlohmann::ordered_json out{{"compute", f.device.compute == gpu::compute_type::f32 ? "f32" : "bf16"},
-      {"tokens", tokens}, {"continuation", answer.continuation}, {"text", words.decode(answer.continuation)}};
+  nlohmann::ordered_json out{{"compute", gpu::name_of(f.device.compute)}, {"tokens", tokens},
+      {"continuation", answer.continuation}, {"text", words.decode(answer.continuation)}};
   auto& rows = out["rows"] = nlohmann::ordered_json::array();
   for (const auto& row : answer.rows) rows.push_back(row_json(f, row, words));
   std::fputs(cli::json_line(out).c_str(), stdout);
@@ -133,10 +133,10 @@ void add_model_logits(CLI::App& app, const std::shared_ptr<runner>& chosen) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_flag("--all", f->all, "Show all logits, in JSON by id");
-  app.add_option("--compute", f->device.compute, "Arithmetic of activations: f32 (reference) or bf16")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, gpu::compute_type>{{"f32", gpu::compute_type::f32}, {"bf16", gpu::compute_type::bf16}}))
-      ->option_text("f32|bf16");
+  app.add_option("--compute", f->device.compute, "Arithmetic of activations: f32 (reference) or bf16; a CPU has no f16")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, gpu::compute_type>{
+          {"f32", gpu::compute_type::f32}, {"bf16", gpu::compute_type::bf16}, {"f16", gpu::compute_type::f16}}))
+      ->option_text("f32|bf16|f16");
   app.add_option("--threads", f->device.threads, "Compute threads, 0 = all cores")->capture_default_str();
   app.add_option("--isa", f->device.isa, "Kernels to use instead of this CPU's best");
   app.add_option("-o,--output", f->format, "text or json")

@@ -63,7 +63,7 @@ result<void> write_file(const std::string& path, const std::string& text) {
 }
 
 int run_profile(profile_flags& f) {
-  f.device.compute = f.compute == "f32" ? gpu::compute_type::f32 : gpu::compute_type::bf16;
+  f.device.compute = gpu::compute_named(f.compute).value();
   f.device.kv_memory_bytes = std::uint64_t{f.kv_memory_mib} << 20U;
   auto weights = gpu::load_weights(f.model, {});
   if (!weights) return report(weights.error());
@@ -109,8 +109,8 @@ runner add_profile(CLI::App& app) {
   app.add_option("--model", f->model, "Checkpoint")->required();
   app.add_option("--out", f->out, "File to write; without it the profile is only printed");
   app.add_option("--threads", f->device.threads, "Compute threads, 0 = all cores")->capture_default_str();
-  app.add_option("--compute", f->compute, "Activations and KV: bf16 or f32")
-      ->check(CLI::IsMember({"bf16", "f32"}))
+  app.add_option("--compute", f->compute, "Activations and KV: bf16 or f32 (a CPU has no f16)")
+      ->check(CLI::IsMember(std::vector<std::string>(gpu::compute_names.begin(), gpu::compute_names.end())))
       ->capture_default_str();
   app.add_option("--isa", f->device.isa, "Kernels to use instead of this CPU's best");
   app.add_option("--beside", f->beside,

@@ -155,7 +155,10 @@ int run(const up_flags& flags) {
   auto agent = config.agents.empty() ? config::agent_config{} : config.agents.front();
   auto parts = runtime::start_agent(
       system, {agent, config.membership, config.weights, config.instance.threads}, head->actors.cluster, address);
-  if (!parts) return report(parts.error());
+  if (!parts) {
+    cluster::stop_head(head->actors); // the actor system waits for its actors
+    return report(parts.error());
+  }
   wait_for_end(agents);
   cluster::stop_head(head->actors); // requests end first; then nothing keeps the agent's instances busy
   runtime::stop_agent(system, *parts, std::chrono::seconds{3});

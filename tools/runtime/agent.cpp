@@ -120,7 +120,7 @@ node::backend make_backend(
     const device_plan& device = machine.devices.at(index);
     gpu::host_context_options h;
     h.threads = o.threads > 0 ? o.threads : device.threads;
-    h.compute = o.compute == "f32" ? gpu::compute_type::f32 : gpu::compute_type::bf16;
+    h.compute = gpu::compute_named(o.compute).value(); // the message was checked
     h.block_size = o.block_size;
     h.kv_blocks = o.kv_blocks;
     h.kv_memory_bytes = o.kv_memory_bytes;

@@ -78,7 +78,7 @@ result<std::map<std::string, double>> knobs_of(std::string_view text) {
 wire::instance_options instance_options_of(const config::cluster_config& c, step_policy steps) {
   wire::instance_options o;
   o.model_dir = std::filesystem::absolute(c.model).lexically_normal().string();
-  o.compute = c.instance.compute == gpu::compute_type::f32 ? "f32" : "bf16";
+  o.compute = gpu::name_of(c.instance.compute);
   o.threads = c.instance.threads;
   o.isa = c.instance.isa;
   o.block_size = c.instance.block_size;

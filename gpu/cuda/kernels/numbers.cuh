@@ -2,6 +2,7 @@
 #pragma once
 #include "gpu/cuda/kernels/lanes.cuh"
 #include "gpu/kernels/bf16.hpp"
+#include <cmath>
 #include <type_traits>
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -53,6 +54,15 @@ struct from_float<f16> {
 template <class T>
 HFLEX_BOTH T to(float value) {
   return from_float<T>::convert(value);
+}
+
+/// As to<T>, except that what T cannot hold becomes NaN: an infinite query or key could give a score of minus infinity,
+/// and the softmax would pass over it in silence.
+template <class T>
+HFLEX_BOTH T to_or_nan(float value) {
+  if constexpr (std::is_same_v<T, f16>)
+    if (!(fabsf(value) < 65520.0F)) return f16{0x7e00}; // where rounding to 65504 ends
+  return to<T>(value);
 }
 
 /// Eight neighbours as floats; `from` is 16-byte aligned.

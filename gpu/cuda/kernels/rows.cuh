@@ -77,8 +77,8 @@ HFLEX_DEVICE float head_scale(const T* head, const float* bias, std::uint32_t he
 }
 
 /// Finishes q, k and v of each row, rotates q in place (element i pairs with i + D/2), and writes rotated k and v to
-/// the row's slot of one layer's pool; rounds once, at the end. qkv[M][(H + 2 G) D]; slot = block * block_size +
-/// offset. A warp takes a head. Grid: M blocks.
+/// the row's slot of one layer's pool; rounds once, at the end, and what f16 cannot hold of q and k becomes NaN.
+/// qkv[M][(H + 2 G) D]; slot = block * block_size + offset. A warp takes a head. Grid: M blocks.
 template <class T>
 HFLEX_GLOBAL(row_threads)
 rotate_and_store(T* qkv, const float* cos_sin, const std::uint32_t* slots, std::uint32_t heads, std::uint32_t kv_heads,
@@ -103,8 +103,8 @@ rotate_and_store(T* qkv, const float* cos_sin, const std::uint32_t* slots, std::
         low = low * scale * norm[i];
         high = high * scale * norm[half + i];
       }
-      at[i] = to<T>(low * cosines[i] - high * cosines[half + i]);
-      at[half + i] = to<T>(high * cosines[i] + low * cosines[half + i]);
+      at[i] = to_or_nan<T>(low * cosines[i] - high * cosines[half + i]);
+      at[half + i] = to_or_nan<T>(high * cosines[i] + low * cosines[half + i]);
     }
   }
   const std::uint32_t first = (heads + kv_heads) * head_dim;

@@ -1,5 +1,6 @@
 // The program's side of the CUDA plug-in, with a plug-in that has no device.
 #include "gpu/cuda_device.hpp"
+#include "tests/support/altered_region.hpp"
 #include "tests/support/fake_cuda_plugin.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <future>
@@ -41,7 +42,7 @@ TEST_CASE("a CUDA context says what it is and gives each item its own token") {
   CHECK(context->info().kind == "cuda");
   CHECK(context->info().name == "fake 1");
   CHECK(context->info().isa == "sm_90");
-  CHECK(context->kv().element_bytes == 2);
+  CHECK(context->kv().element == compute_type::bf16);
   CHECK(context->memory_used_bytes() == 1234);
   auto silent = item_of({7, 8}, 0, {1});
   silent.sample = false;
@@ -115,7 +116,35 @@ TEST_CASE("contexts of one model and compute type share its weights on a device,
   const auto other_type = backend->make_context(0, demo_weights(), options);
   CHECK(made() == before + 3);
   REQUIRE(other_type.has_value());
-  CHECK((*other_type)->kv().element_bytes == 4);
+  CHECK((*other_type)->kv().element == compute_type::f32);
+  options.compute = compute_type::f16; // as wide as bf16, and still something else
+  const auto half = backend->make_context(0, demo_weights(), options);
+  CHECK(made() == before + 4);
+  REQUIRE(half.has_value());
+  CHECK((*half)->kv().element == compute_type::f16);
+  CHECK((*half)->kv().token_layer_bytes() == (*one)->kv().token_layer_bytes());
+  CHECK(!(*half)->kv().compatible((*one)->kv()));
+}
+
+TEST_CASE("what is not finite in f16 says where f16 ends") {
+  const auto backend = fake_backend();
+  const auto message = [&](compute_type compute) {
+    const auto context = backend->make_context(0, demo_weights(), engine_options(compute)).value();
+    return run(*context, plan_of({item_of({fake_logits_not_finite}, 0, {0})})).status.error().message;
+  };
+  CHECK(contains(message(compute_type::f16), "not finite; f16 holds nothing beyond 65504"));
+  CHECK(!contains(message(compute_type::bf16), "f16"));
+}
+
+TEST_CASE("a model with a weight beyond f16 is refused in f16 by name, and runs in bf16") {
+  const auto backend = fake_backend();
+  const auto weights = std::make_shared<altered_region>(*demo_weights());
+  weights->put<std::uint16_t>(tensor_kind::down, 4, 17, 0x4780);
+  const auto refused = backend->make_context(1, weights, engine_options(compute_type::f16));
+  REQUIRE(!refused.has_value());
+  CHECK(refused.error().code == errc::reject);
+  CHECK(contains(refused.error().message, "CUDA device 1: layer 4, down projection"));
+  CHECK(backend->make_context(1, weights, engine_options(compute_type::bf16)).has_value());
 }
 
 TEST_CASE("impossible CUDA contexts are refused with the reason") {

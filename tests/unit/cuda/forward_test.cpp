@@ -1,3 +1,4 @@
+#include "tests/support/altered_region.hpp"
 #include "tests/unit/cuda/emulated_device.hpp"
 
 using namespace hflex;
@@ -61,8 +62,9 @@ TEST_CASE("the CUDA forward pass gives the CPU engine's tokens and logits in f32
   }
 }
 
-TEST_CASE("a prompt in chunks on tensor cores beside a decoding request gives the CPU engine's tokens in bf16") {
-  twins<cuda::bf16> both;
+TEMPLATE_TEST_CASE("a prompt in chunks on tensor cores beside a decoding request gives the CPU engine's tokens", "",
+    cuda::bf16, cuda::f16) {
+  twins<TestType> both;
   const std::vector<gpu::block_index> first{7, 2, 60, 1, 8};
   const std::vector<gpu::block_index> second{4};
   const auto prompt = prompt_of(70, 3);
@@ -87,6 +89,25 @@ TEMPLATE_TEST_CASE("models with biases and with norms of heads give the CPU engi
         both.step({item_of(prompt_of(45, 1, 256), 0, first), item_of(prompt_of(3, 2, 256), 0, second)}, tolerance);
     CHECK((both.device.last_shape.tiles > 0) == (sizeof(TestType) == 2));
     both.step({item_of({found[0]}, 45, first, 1), item_of({found[1]}, 3, second, 1)}, tolerance);
+  }
+}
+
+TEST_CASE("what grows beyond f16 fails its step, whether query, key or value, and is fine in bf16") {
+  const auto weights = family_weights("qwen2");
+  const auto config = gpu::packed_model(*weights).config();
+  const std::size_t first_key = std::size_t{config.heads} * config.head_dim;
+  const std::size_t first_value = first_key + std::size_t{config.kv_heads} * config.head_dim;
+  for (const std::size_t at : {std::size_t{0}, first_key, first_key + config.head_dim / 2, first_value}) {
+    INFO("bias " << at);
+    altered_region region(*weights);
+    region.put(gpu::tensor_kind::qkv_bias, 0, at, -7e4F);
+    const auto altered = std::make_shared<altered_region>(region);
+    emulated_device<cuda::f16> half(thread_order::forward, altered);
+    emulated_device<cuda::bf16> brain(thread_order::forward, altered);
+    CHECK(half.run({item_of(prompt_of(20, 1, 256), 0, {0, 1})})[0] == -1); // as tiles
+    CHECK(half.run({item_of(prompt_of(1, 2, 256), 0, {2})})[0] == -1);     // as a single row
+    CHECK(brain.run({item_of(prompt_of(20, 1, 256), 0, {0, 1})})[0] >= 0);
+    CHECK(brain.run({item_of(prompt_of(1, 2, 256), 0, {2})})[0] >= 0);
   }
 }
 

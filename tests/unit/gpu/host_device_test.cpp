@@ -83,7 +83,7 @@ TEST_CASE("a context says what it is") {
   CHECK(context->kv().layers == 6);
   CHECK(context->kv().kv_heads == 2);
   CHECK(context->kv().head_dim == 32);
-  CHECK(context->kv().element_bytes == 2);
+  CHECK(context->kv().element == compute_type::bf16);
   CHECK(context->kv().blocks == 256);
   CHECK(context->max_context() == 1024);
   CHECK(context->vocab_size() == 2048);
@@ -91,7 +91,7 @@ TEST_CASE("a context says what it is") {
   options.kv_blocks = 0;
   options.kv_memory_bytes = 1U << 20U;
   options.compute = compute_type::f32;
-  CHECK(make_context(options)->kv().element_bytes == 4);
+  CHECK(make_context(options)->kv().element == compute_type::f32);
   CHECK(make_context(options)->kv().blocks == (1U << 20U) / (6 * 2 * 2 * 32 * 4 * 16));
   const auto machine = host_device_info(0);
   CHECK(machine.threads >= 1);
@@ -116,6 +116,17 @@ TEST_CASE("impossible options are rejected") {
   CHECK(rejected([](auto& o) { o.kv_blocks = 0, o.kv_memory_bytes = 1; }));
   CHECK(rejected([](auto& o) { o.kv_blocks = UINT32_MAX, o.block_size = 4096; }));
   CHECK_FALSE(make_host_context(nullptr, {}).has_value());
+}
+
+TEST_CASE("the CPU refuses f16 in words, whatever the instruction set") {
+  for (const auto isa : available_isas()) {
+    auto options = engine_options(compute_type::f16);
+    options.isa = isa;
+    const auto made = make_host_context(demo_weights(), options);
+    REQUIRE(!made);
+    CHECK(made.error().code == errc::reject);
+    CHECK(contains(made.error().message, "compute f16: the CPU engine computes in bf16 or f32"));
+  }
 }
 
 TEST_CASE("a step completes on a device thread with its id and its time") {

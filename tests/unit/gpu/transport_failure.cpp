@@ -96,6 +96,22 @@ TEST_CASE("ends that disagree on the shape both hear a reject") {
   CHECK(t.delivered.failed(errc::reject));
 }
 
+TEST_CASE("rows of f16 do not become bf16: both ends hear a reject that says so, and nothing is written") {
+  for (const auto& path : all_paths) {
+    INFO(path);
+    one_transfer t{path};
+    t.from = make_end(t.tokens, 16, 1, 24, gpu::compute_type::f16);
+    const auto before = t.to.device->token(0, t.to.table, 0);
+    t.expect();
+    t.pair.source().open(t.id, 7, shape_of(t.from, t.tokens), t.from.device, t.from.table, t.pair.sink().endpoints(),
+        long_lease, t.delivered.callback());
+    push_all(t.pair.source(), t.id, t.tokens);
+    CHECK(t.received.message().find("of f16: expected") != std::string::npos);
+    CHECK(t.delivered.message().find("differs in shape or element type") != std::string::npos);
+    CHECK(t.to.device->token(0, t.to.table, 0) == before);
+  }
+}
+
 TEST_CASE("impossible transfers are rejected at once") {
   one_transfer t{"local"};
   const auto rejected = [&](gpu::kv_shape shape, std::vector<gpu::block_index> table) {
@@ -106,11 +122,12 @@ TEST_CASE("impossible transfers are rejected at once") {
     return in.failed(errc::reject) && out.failed(errc::reject);
   };
   const auto good = shape_of(t.to, t.tokens);
-  CHECK(rejected({0, good.tokens, good.token_layer_bytes}, t.to.table));
-  CHECK(rejected({good.layers + 1, good.tokens, good.token_layer_bytes}, t.to.table));
-  CHECK(rejected({good.layers, 0, good.token_layer_bytes}, t.to.table));
-  CHECK(rejected({good.layers, good.tokens, good.token_layer_bytes - 1}, t.to.table));
-  CHECK(rejected({good.layers, good.tokens, good.token_layer_bytes}, {0}));
+  CHECK(rejected({0, good.tokens, good.token_layer_bytes, good.element}, t.to.table));
+  CHECK(rejected({good.layers + 1, good.tokens, good.token_layer_bytes, good.element}, t.to.table));
+  CHECK(rejected({good.layers, 0, good.token_layer_bytes, good.element}, t.to.table));
+  CHECK(rejected({good.layers, good.tokens, good.token_layer_bytes - 1, good.element}, t.to.table));
+  CHECK(rejected({good.layers, good.tokens, good.token_layer_bytes, gpu::compute_type::f16}, t.to.table));
+  CHECK(rejected(good, {0}));
   auto outside = t.to.table;
   outside.back() = t.to.device->kv().blocks;
   CHECK(rejected(good, outside));

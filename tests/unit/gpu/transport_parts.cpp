@@ -54,7 +54,7 @@ TEST_CASE("a header with another magic, version, type or an outsized payload is 
   constexpr std::size_t nowhere = frame_header_bytes;
   CHECK_FALSE(refused(nowhere, 0, frame_type::data, max_payload_bytes));
   CHECK(refused(0, 'X', frame_type::data, 0));
-  CHECK(refused(4, 2, frame_type::data, 0));
+  CHECK(refused(4, frame_version + 1, frame_type::data, 0));
   CHECK(refused(6, 0, frame_type::data, 0));
   CHECK(refused(6, 10, frame_type::data, 0));
   CHECK(refused(nowhere, 0, frame_type::data, max_payload_bytes + 1));

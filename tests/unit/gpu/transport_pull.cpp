@@ -318,6 +318,10 @@ TEST_CASE("a giver that sends other bytes than the digest promises is found out 
     line.send({gpu::weights_frame_type::head, 0, 0, 0, head_bytes.size()}, other->data().first(head_bytes.size()));
   }));
   CHECK(answer([&](line_end& line) { line.send({gpu::weights_frame_type::head, 0, 0, 0, gpu::max_head_bytes + 1}); }));
+  CHECK(answer([&](line_end& line) { // a second head, which would be answered by as many questions as the first
+    send_head(line);
+    line.send({gpu::weights_frame_type::head, 0, 0, 0, 1}, head_bytes.first(1));
+  }));
   CHECK(answer([&](line_end& line) { line.send_bytes(std::vector<std::byte>(64, std::byte{9})); }));
 }
 
