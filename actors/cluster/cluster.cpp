@@ -178,10 +178,11 @@ void core::on(const tick&, time_point now, std::vector<effect>& out) {
   for (auto& [id, n] : nodes_) {
     if (!n.live()) continue;
     auto silence = now - n.last_heard;
-    if (silence >= opts_.lost_after) {
+    if (n.state == node_state::suspect && due(n) <= now) {
       lose(n, node_state::lost, fmt::format("no heartbeat for {:g} s", to_s(silence)), out);
     } else if (silence >= opts_.suspect_after && n.state == node_state::up) {
       n.state = node_state::suspect;
+      n.suspect_since = now;
       note(change::node_suspect, to_string(id), fmt::format("no heartbeat for {:g} s", to_s(silence)), out);
     }
   }
@@ -381,15 +382,20 @@ snapshot core::topology() const {
 }
 
 void core::announce(effects& out) {
-  std::optional<time_point> due;
+  std::optional<time_point> earliest;
   for (auto& [id, n] : nodes_) {
     if (!n.live()) continue;
-    auto next = n.last_heard + (n.state == node_state::up ? opts_.suspect_after : opts_.lost_after);
-    if (!due || next < *due) due = next;
+    if (auto next = due(n); !earliest || next < *earliest) earliest = next;
   }
-  if (!due || (announced_ && *announced_ <= *due)) return;
-  announced_ = due;
-  out.emplace_back(wake_at{*due});
+  if (!earliest || (announced_ && *announced_ <= *earliest)) return;
+  announced_ = earliest;
+  out.emplace_back(wake_at{*earliest});
 }
 
 } // namespace hflex::cluster
+/// When a node that goes on being silent is suspected, or lost.
+time_point core::due(const node& n) const {
+  if (n.state == node_state::up) return n.last_heard + opts_.suspect_after;
+  return std::max(n.last_heard + opts_.lost_after, n.suspect_since + (opts_.lost_after - opts_.suspect_after));
+}
+

@@ -29,7 +29,9 @@ namespace hflex::cluster {
 struct options {
   duration heartbeat_interval{std::chrono::milliseconds{500}}; ///< told to agents with the welcome
   duration suspect_after{std::chrono::milliseconds{1500}};     ///< silence; > heartbeat_interval
-  duration lost_after{std::chrono::seconds{3}};                ///< silence; > suspect_after
+  duration lost_after{std::chrono::seconds{3}}; ///< silence; > suspect_after. Never sooner after the suspicion than
+                                                ///< the difference of both: a head that was held up itself reads first
+                                                ///< what its nodes have sent meanwhile
   std::size_t max_nodes{1024}; ///< names known at a time; when full, the longest gone makes room, never a live one
   std::size_t max_actors{16384};
   std::size_t max_links{65536};
@@ -244,6 +246,7 @@ private:
   using effects = std::vector<effect>;
 
   std::optional<std::string> join_fault(const node_joined& e, const node* known, time_point now) const;
+    time_point suspect_since{};
   node* live(node_id id, std::uint64_t incarnation);
   node* by_name(const std::string& name);
   bool make_room();
@@ -270,3 +273,4 @@ private:
 };
 
 } // namespace hflex::cluster
+  time_point due(const node& n) const;
