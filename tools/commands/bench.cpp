@@ -1,10 +1,8 @@
 // `hflex bench`: the measurements behind the project's claims about speed.
 #include "tools/bench/engine.hpp"
-#include "tools/cli/exit_code.hpp"
-#include "tools/cli/json_line.hpp"
 #include "tools/cli/table.hpp"
 #include "tools/cli/units.hpp"
-#include "tools/commands/commands.hpp"
+#include "tools/commands/bench_output.hpp"
 #include <cstdio>
 #include <memory>
 
@@ -64,19 +62,12 @@ void show(const bench::engine_report& r) {
 int run_engine(engine_flags& f) {
   f.options.device.compute = f.compute == "f32" ? gpu::compute_type::f32 : gpu::compute_type::bf16;
   f.options.per_point = from_s(f.seconds);
-  auto terminal = cli::detect_terminal(2);
+  live_line line;
   auto report = bench::measure_engine(f.options, [&](const bench::engine_point& p) {
-    if (terminal.is_terminal)
-      std::fprintf(stderr, "\r\x1b[K%s, batch %u, context %u: %.0f tokens/s", p.phase.c_str(), p.batch, p.context,
-          p.tokens_per_s);
+    line.show(fmt::format("{}, batch {}, context {}: {:.0f} tokens/s", p.phase, p.batch, p.context, p.tokens_per_s));
   });
-  if (terminal.is_terminal) std::fputs("\r\x1b[K", stderr);
-  if (!report) return commands::report(report.error());
-  if (f.format == output::json)
-    std::fputs(cli::json_line(to_json(*report)).c_str(), stdout);
-  else
-    show(*report);
-  return cli::exit_done;
+  line.clear();
+  return finish_bench(report, f.format, to_json, show);
 }
 
 runner add_engine(CLI::App& app) {
@@ -103,10 +94,7 @@ runner add_engine(CLI::App& app) {
   app.add_option("--seconds", f->seconds, "Time to spend on each point")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
-  app.add_option("-o,--output", f->format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f->format);
   add_examples(app, "  hflex bench engine\n  hflex bench engine --model DIR --batch 1,8,32 --prompt 512 -o json\n"
                     "  hflex bench engine --shape llama-3.2-1b --isa avx2");
   return [f] { return run_engine(*f); };

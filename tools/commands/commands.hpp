@@ -64,6 +64,8 @@ result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& opt
 result<cluster::snapshot> wait_for_instances(
     runtime::head_client& client, std::size_t wanted, duration longest, duration timeout);
 /// Examples under the options of --help.
+/// -o text|json. `help` says what they are, where that is more than the words.
+void add_output_option(CLI::App& app, output& to, const std::string& help = "text or json");
 void add_examples(CLI::App& app, const std::string& examples);
 
 /// "hflex: ..." on stderr, and the exit code that belongs to the error.

@@ -49,10 +49,7 @@ int show(output format) {
 
 runner add_devices(CLI::App& app) {
   auto format = std::make_shared<output>(output::text);
-  app.add_option("-o,--output", *format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, *format);
   add_examples(app, "  hflex devices\n  hflex devices -o json");
   return [format] { return show(*format); };
 }
