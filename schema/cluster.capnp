@@ -163,6 +163,7 @@ struct StartParts {              # What a start of an instance was spent on; the
 }
 
 struct NodeUp {                  # cluster -> scaler, weights; the agent's handle comes beside
+  linkMs @4 :Float64;            # until its KV links were open, as the head saw it; beside startedMs, not of it
   node @0 :UInt32;               # node id
   hostId @1 :Text;               # equal for processes that can share memory
   devices @2 :List(Device);      # of this node
