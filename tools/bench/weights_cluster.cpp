@@ -19,7 +19,7 @@ namespace {
 constexpr auto patience = std::chrono::minutes{2};
 /// Starts are measured here, not the time in which a death is noticed: a process that a busy machine does not run for
 /// seconds is no reason to end.
-constexpr auto silence = std::chrono::minutes{1};
+constexpr auto silence = std::chrono::seconds{60};
 
 double ms_between(wall_clock::time_point a, wall_clock::time_point b) {
   return std::chrono::duration<double, std::milli>(b - a).count();
