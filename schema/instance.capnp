@@ -85,3 +85,6 @@ struct PeerUp {                  # cluster -> instance: a counterpart to hand KV
   node @1 :UInt32;               # node id
   role @2 :Role;                 # what it does, or is to do
 }
+  sends @3 :Bool;                # open the way there, and say with LinkAnswer what came of it
+  round @4 :UInt64;              # to be repeated in that
+  endpoints @5 :List(Text);      # of the counterpart's transport

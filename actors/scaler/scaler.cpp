@@ -154,7 +154,9 @@ void core::on(const role_changed& e, time_point now, std::vector<effect>& out) {
   auto found = kept_->fleet.instances.find(e.instance);
   if (found == kept_->fleet.instances.end()) return;
   auto& i = found->second;
-  if (i.phase == life::flipping) i.phase = life::ready;
+  const bool flipped = i.phase == life::flipping;
+  const auto took = now - i.since;
+  if (flipped) i.phase = life::ready;
   if (i.role != e.role) {
     // It did not become what was asked: the wanted fleet follows what is, or it would be started and stopped for ever.
     auto& asked = kept_->fleet.configured[i.role];
@@ -164,7 +166,12 @@ void core::on(const role_changed& e, time_point now, std::vector<effect>& out) {
     }
     i.role = e.role;
   }
-  say(out, "{} is {} now", to_string(e.instance), name(e.role));
+  if (flipped)
+    out.emplace_back(note{fmt::format("{} is {} now, {:.1f} ms after its residents had gone", to_string(e.instance),
+                              name(e.role), to_ms(took - e.drained)),
+        {{"flip_ms", to_ms(took)}, {"drain_ms", to_ms(e.drained)}}});
+  else
+    say(out, "{} is {} now", to_string(e.instance), name(e.role));
   kept_->reconcile(now, out);
 }
 

@@ -61,6 +61,7 @@ struct instance_state {
 struct role_changed {
   instance_id instance;
   instance_role role{instance_role::mixed};
+  duration drained{}; ///< of it, until the residents had gone; for the log
 };
 
 /// What is asked of the fleet since the report before: each quarter of a second or so while anything happens.
