@@ -110,14 +110,16 @@ runner add_bench(CLI::App& app) {
   engine->callback([run = add_engine(*engine), chosen] { *chosen = run; });
   auto* load = app.add_subcommand("load", "A trace against a live cluster, under one scheduling policy or several");
   load->callback([run = add_bench_load(*load), chosen] { *chosen = run; });
+  auto* role = app.add_subcommand("role", "What changes of role cost a cluster that serves under full load");
+  role->callback([run = add_bench_role(*role), chosen] { *chosen = run; });
   auto* scheduler =
       app.add_subcommand("scheduler", "How fast the scheduler decides, by size of the fleet and of its queue");
   scheduler->callback([run = add_bench_scheduler(*scheduler), chosen] { *chosen = run; });
   auto* weights =
       app.add_subcommand("weights", "How long a new instance takes to serve, by where its weights come from");
   weights->callback([run = add_bench_weights(*weights), chosen] { *chosen = run; });
-  add_examples(app, "  hflex bench engine --help\n  hflex bench load --help\n  hflex bench scheduler --help\n"
-                    "  hflex bench weights --newcomers 1,4");
+  add_examples(app, "  hflex bench engine --help\n  hflex bench load --help\n  hflex bench role --flips 20\n"
+                    "  hflex bench scheduler --help\n  hflex bench weights --newcomers 1,4");
   return [chosen] { return (*chosen)(); };
 }
 
