@@ -150,6 +150,7 @@ public:
       out.setInstance(set_.core.self.value);
       out.setCode(wire::to_wire(e.why.code));
       out.setReason(e.why.message);
+      out.setLeaving(e.leaving);
     }));
   }
 
@@ -237,6 +238,7 @@ public:
         out.setInstance(set_.core.self.value);
         out.setCode(wire::to_wire(e.why.code));
         out.setReason(e.why.message);
+        out.setLeaving(e.leaving);
       }));
   }
 
@@ -462,8 +464,8 @@ wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer
       on<s::KvOffer>([sh, self](s::KvOffer::Reader in) { sh->feed(read_offer(in, wire::now(self))); }),
       on<s::KvAccept>([sh](s::KvAccept::Reader in) { sh->kv_accept(in); }),
       on<s::KvRefuse>([sh](s::KvRefuse::Reader in) {
-        sh->feed(offer_refused{
-            transfer_id{in.getTransfer()}, error{wire::from_wire(in.getCode()), wire::read(in.getReason())}});
+        sh->feed(offer_refused{transfer_id{in.getTransfer()},
+            error{wire::from_wire(in.getCode()), wire::read(in.getReason())}, in.getLeaving()});
       }),
       on<s::KvCommit>([sh](s::KvCommit::Reader in) {
         sh->feed(kv_committed{

@@ -95,6 +95,7 @@ result<core> core::make(const options& opts) {
   if (opts.start_deadline <= duration{0}) return fail(errc::reject, "start_deadline: expected more than 0");
   if (opts.backoff_first <= duration{0} || opts.backoff_max < opts.backoff_first)
     return fail(errc::reject, "backoff: expected 0 < backoff_first <= backoff_max");
+  if (opts.hand_hold < duration{0}) return fail(errc::reject, "hand_hold: expected 0 or more");
   if (opts.first_instance == 0) return fail(errc::reject, "first_instance: expected 1 or more");
   if (opts.max_instances == 0 || opts.max_instances < opts.min_instances)
     return fail(errc::reject, "max_instances: expected 1 or more, and min_instances = {} or more", opts.min_instances);
@@ -158,6 +159,7 @@ void core::on(const role_changed& e, time_point now, std::vector<effect>& out) {
   const auto took = now - i.since;
   if (flipped) i.phase = life::ready;
   if (i.role != e.role) {
+    i.by_hand.reset();
     // It did not become what was asked: the wanted fleet follows what is, or it would be started and stopped for ever.
     auto& asked = kept_->fleet.configured[i.role];
     if (counts(i) && asked > 0) {
