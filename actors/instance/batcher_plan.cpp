@@ -182,10 +182,12 @@ bool core::draft::more_than_a_step(const core& c) const {
   return full() || (tightest && c.options_.predict && c.options_.predict(all) > *tightest);
 }
 
-/// Whether the step after this one still makes its token in time.
+/// Whether the step after this one still makes its token in time; where decodes wait only for prefill that is urgent,
+/// with a step to spare.
 bool core::may_defer(const sequence& s, const draft& d, time_point now) const {
-  const bool wanted = options_.policy == step_policy::token_allocation || d.pressed;
-  return wanted && options_.predict && s.spec.produced() > 0 && due(s) > now + 2 * *d.tightest;
+  const bool always = options_.policy == step_policy::token_allocation;
+  return (always || d.pressed) && options_.predict && s.spec.produced() > 0 &&
+         due(s) > now + (always ? 2 : 3) * *d.tightest;
 }
 
 /// Those that cannot have their first token in time any more go behind those that can, for good. Of the waiting ones

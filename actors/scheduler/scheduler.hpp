@@ -153,7 +153,7 @@ struct options {
   duration replan_every{std::chrono::milliseconds{50}}; ///< wake up this often while requests wait
   // A request whose targets are lost, or that was demoted to save others, waits max(ageing_floor, ageing_factor * its
   // TTFT target). After that it has a right to ageing_share of the prefill tokens even while others could still attain.
-  duration ageing_floor{std::chrono::seconds{5}};
+  duration ageing_floor{std::chrono::seconds{30}};
   double ageing_factor{10.0};
   double ageing_share{0.1};
   double lost_after{8.0};            ///< a resident this many token times late has lost its attainment and binds nobody

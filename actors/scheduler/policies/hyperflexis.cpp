@@ -49,6 +49,9 @@ struct candidate {
 // full fleet must not cost a walk through the queue.
 constexpr int patience = 16;
 
+// Prefill left on an instance, in steps, that best effort may join.
+constexpr double nearly_done = 0.2;
+
 // In a large fleet: how many places that will do are compared.
 constexpr std::uint32_t choices = 4;
 
@@ -229,11 +232,11 @@ private:
     }
   }
 
-  // What the plan leaves over: nobody with a chance waits for it.
+  // What the plan leaves over: nobody with a chance waits for it. The shortest first.
   void serve_spare(const view& v, time_point now, decisions& d) {
     int failed = 0;
     if (!queue_.resumed().empty() || !queue_.planned().empty()) return;
-    for (auto it = queue_.spare().begin(); it != queue_.spare().end() && failed < patience;)
+    for (auto it = queue_.spare_by_size().begin(); it != queue_.spare_by_size().end() && failed < patience;)
       switch (serve(v, v.waiting.at((it++)->key), now, claim::left_over, spare, d)) {
       case attempt::served:
         failed = 0;
@@ -266,16 +269,25 @@ private:
     return tokens;
   }
 
-  // Late binding: what goes before it, the step under way included, and its own first chunk fill about one step. More
-  // would wait there where a tighter newcomer could not be told apart any more; less would let the device run dry. An
-  // instance that has gone silent is believed to be done; the ledger lets one request through per report_timeout.
+  // Late binding: an instance has in hand what fills its next steps and no more, so that the rest can still go
+  // elsewhere. Best effort goes only where nothing waits: it would stand in the way of those who come next. An instance
+  // that has gone silent is believed to be done; the ledger lets one request through per report_timeout.
   bool takes_now(const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
     if (now - p.last_heard > opts_.report_timeout) return true;
     const auto& budget = budget_of(p);
     const auto step = std::max(budget.next_step, budget.steady_step);
     if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
+    if (how == claim::left_over) return static_cast<double>(p.pending_prefill) <= nearly_done * step;
     return static_cast<double>(ahead_of(v, p, w, now, how) + std::min(prefill_work(w, p.is.instance), step)) <=
-           hyperflexis_fleet::steps_ahead * step;
+           steps_ahead(p, w) * step;
+  }
+
+  // A quarter of the time that its first token has may go by on work that cannot be sent elsewhere any more.
+  double steps_ahead(const instance_load& p, const waiting_request& w) {
+    if (p.is.role != instance_role::mixed) return hyperflexis_fleet::least_steps_ahead;
+    const auto step = p.tightest_tpot().value_or(fleet_.running_step_of(p));
+    return std::clamp(to_ms(w.request.slo.ttft) / 4 / std::max(to_ms(step), 1e-3), hyperflexis_fleet::least_steps_ahead,
+        hyperflexis_fleet::most_steps_ahead);
   }
 
   static std::uint32_t blocks_wanted(const instance_load& d, const waiting_request& w) {

@@ -111,7 +111,8 @@ void hyperflexis_fleet::rank(const outlook& o, double wait_ms) {
   const double step = std::max(o.budget.next_step, o.budget.steady_step);
   const bool is_mixed = at.is.role == instance_role::mixed;
   const bool prefills = at.may_prefill() && has_hands;
-  const double room = steps_ahead * step - static_cast<double>(at.pending_prefill);
+  const double room =
+      (is_mixed ? most_steps_ahead : least_steps_ahead) * step - static_cast<double>(at.pending_prefill);
   const bool takes = prefills && (o.silent || room >= 1 || at.pending_prefill == 0);
   const auto keep = [&](ranking& order, bool in, double number) {
     if (in)
@@ -123,7 +124,7 @@ void hyperflexis_fleet::rank(const outlook& o, double wait_ms) {
   keep(prefill_by_wait_, takes && !is_mixed, wait_ms);
   const bool full = prefills && !takes;
   keep(quiet_, full, as_number(at.last_heard));
-  keep(overtake_, full && step > 0, full ? -as_number(overtakes_before(*view_, at, steps_ahead * step)) : 0.0);
+  keep(overtake_, full && step > 0, full ? -as_number(overtakes_before(*view_, at, least_steps_ahead * step)) : 0.0);
 
   const bool decodes = at.may_decode() && has_hands && at.sequences() < at.is.max_sequences && at.free_blocks() > 0;
   const double alone_ms = to_ms(o.decode_step);

@@ -13,8 +13,11 @@ namespace hflex::scheduler {
 
 class hyperflexis_fleet {
 public:
-  /// Late binding: what goes before a request and its own first chunk fill about so many steps.
-  static constexpr double steps_ahead = 1.1;
+  /// Late binding: what goes before a request, the step under way included, and its own first chunk fill so many steps.
+  /// Less than 1.6, and the next step begins half empty; more is work that a tighter newcomer finds before it, which
+  /// only those can bear whose time to the first token is many steps.
+  static constexpr double least_steps_ahead = 1.6;
+  static constexpr double most_steps_ahead = 3.0;
 
   explicit hyperflexis_fleet(const options& opts) : opts_(&opts) {}
 

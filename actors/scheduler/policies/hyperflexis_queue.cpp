@@ -35,7 +35,10 @@ void hyperflexis_queue::remove(const waiting_request& w) {
     resumed_.erase(e.due);
     resumed_tokens_ -= e.tokens;
   } else {
-    (e.is_demoted ? spare_ : planned_).erase(e.is_demoted ? e.ages : e.due);
+    if (e.is_demoted)
+      leave_spare(e);
+    else
+      planned_.erase(e.due);
     if (!e.is_lost) hopeful_.erase(e.due);
   }
   entries_.remove(w.request.key);
@@ -65,10 +68,16 @@ void hyperflexis_queue::set_demoted(entry& e, bool demoted) {
   if (demoted) {
     planned_.erase(e.due);
     spare_.insert(e.ages);
+    spare_by_size_.insert({e.tokens, e.ages.order, e.ages.key});
   } else {
-    spare_.erase(e.ages);
+    leave_spare(e);
     planned_.insert(e.due);
   }
+}
+
+void hyperflexis_queue::leave_spare(const entry& e) {
+  spare_.erase(e.ages);
+  spare_by_size_.erase({e.tokens, e.ages.order, e.ages.key});
 }
 
 // A small queue is planned anew at every change; a long one after an eighth of it has changed, which keeps the cost per
@@ -96,9 +105,9 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
   demotions_.clear();
   if (!(fleet.tokens_per_s > 0)) return;
   // Where decodes share the steps, rates are safe ones, without the slack that residents have banked. Who is given up
-  // should be judged by what is likely. Swept on Azure's traces (ARCHITECTURE.md, "What decides attainment"): 1, 1.15,
-  // 1.3.
-  constexpr double likely_over_safe = 1.2;
+  // should be judged by what is likely. Swept on Azure's traces (ARCHITECTURE.md, "What decides attainment"): 1, 1.1,
+  // 1.2, 1.3.
+  constexpr double likely_over_safe = 1.1;
   if (fleet.beside_decodes) {
     fleet.tokens_per_s *= likely_over_safe;
     fleet.best_tokens_per_s *= likely_over_safe;

@@ -3,13 +3,14 @@
 //
 //   resumed  had tokens already: by the deadline of the next one, before everybody else
 //   planned  expected to attain: earliest deadline first
-//   spare    best effort: demoted (may return to `planned`) or lost (may not); by the time at which their age earns
-//   them a right
+//   spare    best effort: demoted (may return to `planned`) or lost (may not); the shortest first, as nobody's target
+//   is at stake and the mean wait is least, and beside that by the time at which their age earns them a right
 #pragma once
 #include "actors/scheduler/view.hpp"
 #include <memory_resource>
 #include <optional>
 #include <set>
+#include <tuple>
 
 namespace hflex::scheduler {
 
@@ -30,6 +31,14 @@ public:
     }
   };
   using band = std::pmr::set<slot>;
+  struct sized {
+    double tokens{};
+    std::uint64_t order{};
+    request_key key;
+    friend bool operator<(const sized& a, const sized& b) {
+      return std::tie(a.tokens, a.order) < std::tie(b.tokens, b.order);
+    }
+  };
 
   hyperflexis_queue() = default;
   hyperflexis_queue(const hyperflexis_queue&) = delete; // slots point at entries
@@ -41,7 +50,8 @@ public:
 
   const band& resumed() const { return resumed_; }
   const band& planned() const { return planned_; }
-  const band& spare() const { return spare_; }
+  const band& spare() const { return spare_; } ///< by age
+  const std::pmr::set<sized>& spare_by_size() const { return spare_by_size_; }
 
   /// Moves those whose last start is over to `spare` for good. Calls `lost(key)` for each.
   template <class OnLost>
@@ -109,6 +119,7 @@ private:
   static bool later(const start& a, const start& b) { return a.when != b.when ? a.when > b.when : a.order > b.order; }
   void give_up(entry& e);
   void set_demoted(entry& e, bool demoted);
+  void leave_spare(const entry& e);
   void forget_old_starts();
 
   std::pmr::unsynchronized_pool_resource memory_; ///< of the bands: they change with every request
@@ -116,8 +127,9 @@ private:
   band resumed_{&memory_};
   band planned_{&memory_};
   band spare_{&memory_};
-  band hopeful_{&memory_};    ///< planned and demoted, by deadline
-  std::vector<start> starts_; ///< a heap of theirs, earliest on top; of some that have left, too
+  std::pmr::set<sized> spare_by_size_{&memory_}; ///< the same requests
+  band hopeful_{&memory_};                       ///< planned and demoted, by deadline
+  std::vector<start> starts_;                    ///< a heap of theirs, earliest on top; of some that have left, too
   double resumed_tokens_{};
   std::size_t changes_{}; ///< since the last replan
   std::vector<demotion> demotions_;
