@@ -1,5 +1,6 @@
 // KV transfers that go well, over every path.
 #include "tests/support/transport_kit.hpp"
+#include <future>
 #include <thread>
 
 using namespace hflex;
