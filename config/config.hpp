@@ -51,6 +51,7 @@ struct scaling_config {
   std::uint32_t min_instances{0};              ///< of all roles together
   std::uint32_t max_instances{1024};           ///< the same
   duration lead_time{std::chrono::seconds{5}}; ///< of a start, before one was measured
+  duration hand_hold{std::chrono::minutes{5}}; ///< what a person made of an instance's role stays that long
   std::string knobs; ///< the policy's own numbers, NAME=NUMBER with commas between (hflex simulate --scaling-knob)
 };
 

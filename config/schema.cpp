@@ -184,6 +184,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "Instances of all roles together at most."),
       scalar<cluster_config>("scaling.lead_time_s", RULE(seconds(0.001, day_s)), FIELD(scaling.lead_time),
           "How long a start takes, until one was measured."),
+      scalar<cluster_config>("scaling.hand_hold_s", RULE(seconds(0, day_s)), FIELD(scaling.hand_hold),
+          "How long the scaling policy leaves a role alone that was changed by hand."),
       scalar<cluster_config>("scaling.knobs", RULE(or_empty(text)), FIELD(scaling.knobs),
           "The policy's own numbers: NAME=NUMBER,... as in hflex simulate --scaling-knob."),
       scalar<cluster_config>("router.max_in_flight", RULE(whole(1, million)), FIELD(router.max_in_flight),

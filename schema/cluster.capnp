@@ -136,6 +136,7 @@ struct InstanceState {           # node agent -> cluster -> scaler (an instance 
   startedMs @6 :Float64;         # when ready: from the order to here
   parts @7 :StartParts;          # of it
   weightsPath @8 :Text;          # where the weights came from: as in InstanceReady
+  drainUs @9 :UInt32;            # when ready in another role: microseconds from the order until its residents had gone
 }
 
 struct InstanceReady {           # node agent -> cluster, beside the handle: a new actor serves (also after a role flip)
@@ -153,6 +154,8 @@ struct InstanceReady {           # node agent -> cluster, beside the handle: a n
   weightsFromNode @11 :UInt32;   # holder they came from; 0 = none
   startedMs @12 :Float64;        # from the order to here
   parts @13 :StartParts;         # of it
+  drainUs @14 :UInt32;           # after a role flip: microseconds from the order until its residents had gone
+  endpoints @15 :List(Text);     # of its process's transport: how counterparts reach it
 }
 
 struct StartParts {              # What a start of an instance was spent on; the rest is messages and the actor's spawn.
@@ -160,6 +163,7 @@ struct StartParts {              # What a start of an instance was spent on; the
   weightsMs @1 :Float64;         # until they were in the process, by the last source
   allocateMs @2 :Float64;        # KV memory, work space, threads
   warmUpMs @3 :Float64;          # first step
+  linkMs @4 :Float64;            # until its KV links were open, as the head saw it; beside startedMs, not of it
 }
 
 struct NodeUp {                  # cluster -> scaler, weights; the agent's handle comes beside
@@ -178,6 +182,15 @@ struct LinkTraffic {             # instance -> cluster: what went over a KV link
   to @1 :UInt32;                 # the new role
   transport @2 :Text;            # "local", "shm", "tcp" or "caf"
   bytesTotal @3 :UInt64;         # so far
+}
+
+struct LinkAnswer {              # instance -> cluster: what came of opening the way to a counterpart (PeerUp)
+  from @0 :UInt32;               # the sender, who sends KV there
+  to @1 :UInt32;                 # the counterpart
+  round @2 :UInt64;              # as in PeerUp
+  open @3 :Bool;                 # false: it failed; transfers try again
+  transport @4 :Text;            # when open: "local", "shm" or "tcp"
+  reason @5 :Text;               # when not, for people
 }
 
 struct ContextReady {            # device thread -> its node agent: what came of making a context

@@ -64,6 +64,7 @@ struct HandedBack {              # instance -> router: not here; try elsewhere o
   instance @1 :UInt32;           # instance id
   code @2 :Errc;                 # what the receiver does about it
   reason @3 :Text;               # why, for people
+  leaving @4 :Bool;              # an instance leaves the fleet or its role: not the request's fault, nor a failed attempt
 }
 
 struct StepDone {                # device callback -> its instance
@@ -84,4 +85,7 @@ struct PeerUp {                  # cluster -> instance: a counterpart to hand KV
   instance @0 :UInt32;           # instance id
   node @1 :UInt32;               # node id
   role @2 :Role;                 # what it does, or is to do
+  sends @3 :Bool;                # open the way there, and say with LinkAnswer what came of it
+  round @4 :UInt64;              # to be repeated in that
+  endpoints @5 :List(Text);      # of the counterpart's transport
 }

@@ -27,6 +27,7 @@ struct KvRefuse {                # decode -> prefill
   instance @1 :UInt32;           # instance id
   code @2 :Errc;                 # what the receiver does about it
   reason @3 :Text;               # why, for people
+  leaving @4 :Bool;              # the decode instance leaves the fleet or its role
 }
 
 struct KvCommit {                # prefill -> decode: the last row is computed, this was the token then; go on with the next

@@ -45,6 +45,7 @@ struct Link {
   transport @3 :Text;            # "local", "shm", "tcp" or "caf"
   bytesTotal @4 :UInt64;         # moved so far
   bytesExpected @5 :UInt64;      # of a transfer with an end; 0: has none
+  state @6 :Text;                # "opening", "open", "failed"; "done" of a transfer with an end
 }
 
 struct SnapshotQuery {}

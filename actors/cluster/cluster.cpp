@@ -178,10 +178,11 @@ void core::on(const tick&, time_point now, std::vector<effect>& out) {
   for (auto& [id, n] : nodes_) {
     if (!n.live()) continue;
     auto silence = now - n.last_heard;
-    if (silence >= opts_.lost_after) {
+    if (n.state == node_state::suspect && due(n) <= now) {
       lose(n, node_state::lost, fmt::format("no heartbeat for {:g} s", to_s(silence)), out);
     } else if (silence >= opts_.suspect_after && n.state == node_state::up) {
       n.state = node_state::suspect;
+      n.suspect_since = now;
       note(change::node_suspect, to_string(id), fmt::format("no heartbeat for {:g} s", to_s(silence)), out);
     }
   }
@@ -294,12 +295,31 @@ void core::drop_actor(const actor_ref& ref, const std::string& reason, effects& 
 
 // ---- links ----
 
+bool core::takes_link(const actor_ref& from, const actor_ref& to, link_kind kind) const {
+  if (actors_.count(from) == 0 || actors_.count(to) == 0) return false;
+  return links_.size() < opts_.max_links || links_.count({from, to, kind}) > 0;
+}
+
+void core::on(const link_opening& e, time_point, std::vector<effect>& out) {
+  if (!takes_link(e.from, e.to, e.kind)) return;
+  links_[{e.from, e.to, e.kind}] = {link_state::opening, e.transport, 0, 0};
+  changed(change::link_opening, link_text(e.from, e.to), std::string(to_string(e.kind)), out);
+}
+
+void core::on(const link_failed& e, time_point, std::vector<effect>& out) {
+  auto found = links_.find({e.from, e.to, e.kind});
+  if (found == links_.end() || found->second.is == link_state::failed) return;
+  found->second.is = link_state::failed;
+  changed(change::link_failed, link_text(e.from, e.to), fmt::format("{}: {}", to_string(e.kind), e.reason), out);
+}
+
 void core::on(const link_opened& e, time_point, std::vector<effect>& out) {
-  if (actors_.count(e.from) == 0 || actors_.count(e.to) == 0) return;
-  link_key key{e.from, e.to, e.kind};
-  auto known = links_.find(key);
-  if (known == links_.end() ? links_.size() >= opts_.max_links : known->second.transport == e.transport) return;
-  links_[key].transport = e.transport;
+  if (!takes_link(e.from, e.to, e.kind)) return;
+  auto [known, fresh] = links_.try_emplace({e.from, e.to, e.kind});
+  auto& l = known->second;
+  if (!fresh && l.is == link_state::open && l.transport == e.transport) return;
+  l.is = link_state::open;
+  l.transport = e.transport;
   changed(change::link_opened, link_text(e.from, e.to), fmt::format("{} by {}", to_string(e.kind), e.transport), out);
 }
 
@@ -374,22 +394,28 @@ snapshot core::topology() const {
   }
   for (auto& [key, l] : links_) {
     auto& [from, to, kind] = key;
-    s.links.push_back(
-        {to_string(from), to_string(to), std::string(to_string(kind)), l.transport, l.bytes_total, l.bytes_expected});
+    const bool done = l.bytes_expected > 0 && l.bytes_total >= l.bytes_expected;
+    s.links.push_back({to_string(from), to_string(to), std::string(to_string(kind)), l.transport, l.bytes_total,
+        l.bytes_expected, std::string(done ? "done" : to_string(l.is))});
   }
   return s;
 }
 
+/// When a node that goes on being silent is suspected, or lost.
+time_point core::due(const node& n) const {
+  if (n.state == node_state::up) return n.last_heard + opts_.suspect_after;
+  return std::max(n.last_heard + opts_.lost_after, n.suspect_since + (opts_.lost_after - opts_.suspect_after));
+}
+
 void core::announce(effects& out) {
-  std::optional<time_point> due;
+  std::optional<time_point> earliest;
   for (auto& [id, n] : nodes_) {
     if (!n.live()) continue;
-    auto next = n.last_heard + (n.state == node_state::up ? opts_.suspect_after : opts_.lost_after);
-    if (!due || next < *due) due = next;
+    if (auto next = due(n); !earliest || next < *earliest) earliest = next;
   }
-  if (!due || (announced_ && *announced_ <= *due)) return;
-  announced_ = due;
-  out.emplace_back(wake_at{*due});
+  if (!earliest || (announced_ && *announced_ <= *earliest)) return;
+  announced_ = earliest;
+  out.emplace_back(wake_at{*earliest});
 }
 
 } // namespace hflex::cluster

@@ -5,9 +5,10 @@
 //   node:  (unknown) --joined--> up <--heartbeat--> suspect --silence--> lost --joined--> up
 //          up, suspect --down--> lost          up, suspect --left--> (forgotten, its name keeps its id)
 //
-// The epoch rises by one with each join, leave, loss, actor up/down/state, role change, link opened/closed; never with
+// The epoch rises by one with each join, leave, loss, actor up/down/state, role change, change of a link; never with
 // load numbers, heartbeats, traffic or suspicion.
 #pragma once
+#include "actors/cluster/linking.hpp"
 #include "actors/cluster/topology.hpp"
 #include "actors/common/ids.hpp"
 #include "actors/common/request.hpp"
@@ -29,7 +30,9 @@ namespace hflex::cluster {
 struct options {
   duration heartbeat_interval{std::chrono::milliseconds{500}}; ///< told to agents with the welcome
   duration suspect_after{std::chrono::milliseconds{1500}};     ///< silence; > heartbeat_interval
-  duration lost_after{std::chrono::seconds{3}};                ///< silence; > suspect_after
+  duration lost_after{std::chrono::seconds{3}}; ///< silence; > suspect_after. Never sooner after the suspicion than
+                                                ///< the difference of both: a head that was held up itself reads first
+                                                ///< what its nodes have sent meanwhile
   std::size_t max_nodes{1024}; ///< names known at a time; when full, the longest gone makes room, never a live one
   std::size_t max_actors{16384};
   std::size_t max_links{65536};
@@ -128,7 +131,14 @@ struct role_changed {
   instance_id instance{};
   instance_role role{};
 };
-/// Both ends must be known actors; a link ends with either.
+/// It is to be: a way is looked for. Both ends must be known actors; a link ends with either.
+struct link_opening {
+  actor_ref from{};
+  actor_ref to{};
+  link_kind kind{};
+  std::string transport; ///< that it will most likely be
+};
+/// Both ends must be known actors.
 struct link_opened {
   actor_ref from{};
   actor_ref to{};
@@ -141,6 +151,13 @@ struct link_traffic {
   link_kind kind{};
   std::uint64_t bytes_total{};    ///< so far; never shrinks
   std::uint64_t bytes_expected{}; ///< in all, of a transfer with an end
+};
+/// No way was found in time. A transfer may still find one.
+struct link_failed {
+  actor_ref from{};
+  actor_ref to{};
+  link_kind kind{};
+  std::string reason;
 };
 struct link_closed {
   actor_ref from{};
@@ -199,7 +216,9 @@ public:
   void on(const mailbox_status& e, time_point now, std::vector<effect>& out);
   void on(const actor_down& e, time_point now, std::vector<effect>& out);
   void on(const role_changed& e, time_point now, std::vector<effect>& out);
+  void on(const link_opening& e, time_point now, std::vector<effect>& out);
   void on(const link_opened& e, time_point now, std::vector<effect>& out);
+  void on(const link_failed& e, time_point now, std::vector<effect>& out);
   void on(const link_traffic& e, time_point now, std::vector<effect>& out);
   void on(const link_closed& e, time_point now, std::vector<effect>& out);
   void on(const tick& e, time_point now, std::vector<effect>& out);
@@ -227,6 +246,7 @@ private:
     std::uint64_t weights_bytes{};
     std::uint64_t weights_idle_bytes{};
     time_point last_heard{};
+    time_point suspect_since{};
     bool live() const { return state == node_state::up || state == node_state::suspect; }
   };
   struct actor {
@@ -236,6 +256,7 @@ private:
     actor_status status{};
   };
   struct link {
+    link_state is{link_state::open};
     std::string transport;
     std::uint64_t bytes_total{};
     std::uint64_t bytes_expected{};
@@ -253,9 +274,11 @@ private:
   void refuse_actor(const actor_up& e, const std::string& reason, effects& out) const;
   void set_role(const actor_ref& ref, actor& a, std::optional<instance_role> role, effects& out);
   void set_state(const actor_ref& ref, actor& a, const std::string& state, effects& out);
+  bool takes_link(const actor_ref& from, const actor_ref& to, link_kind kind) const;
   void close_links(const actor_ref& ref, effects& out);
   void changed(change what, std::string subject, std::string detail, effects& out);
   void note(change what, std::string subject, std::string detail, effects& out);
+  time_point due(const node& n) const;
   void announce(effects& out);
 
   options opts_;

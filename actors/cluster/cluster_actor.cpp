@@ -1,5 +1,4 @@
 #include "actors/cluster/cluster_actor.hpp"
-#include "actors/cluster/links.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/convert_topology.hpp"
 #include "actors/wire/shell.hpp"
@@ -16,7 +15,8 @@ constexpr std::size_t max_devices = 256;
 class shell : public wire::effect_loop<shell, effect> {
 public:
   shell(wire::cluster_actor::pointer self, shell_settings settings)
-      : self_(self), set_(std::move(settings)), core_(set_.core), timer_(self) {
+      : self_(self), set_(std::move(settings)), core_(set_.core), linking_(set_.links), timer_(self),
+        link_timer_(self) {
     for (auto kind :
         {actor_kind::router, actor_kind::scheduler, actor_kind::scaler, actor_kind::weights, actor_kind::cluster})
       feed(actor_up{head_ref(kind), {}, {}, {}, "ready"});
@@ -28,9 +28,18 @@ public:
     drain();
   }
 
+  template <class Event>
+  void link(const Event& event) {
+    std::vector<link_effect> out;
+    linking_.on(event, wire::now(self_), out);
+    for (auto& e : out) std::visit([this](auto& x) { perform(x); }, e);
+  }
+
   void tick_now() {
     timer_.fired();
+    link_timer_.fired();
     feed(tick{});
+    link(link_tick{});
   }
 
   // ---- nodes ----
@@ -62,15 +71,17 @@ public:
     node_id node{in.getNode()};
     auto role = wire::from_wire(in.getRole());
     KJ_REQUIRE(id.value != 0 && agents_.count(node) > 0, "an instance of an unknown node", node.value);
+    auto endpoints = wire::read(in.getEndpoints());
+    bool same_home = false;
     if (auto known = instances_.find(id); known != instances_.end()) {
-      close_links(id);
+      same_home = known->second.node == node && known->second.endpoints == endpoints;
       if (known->second.role != role) feed(role_changed{id, role});
     } else {
-      feed(actor_up{instance_ref(id), node, role, in.getDevice(), "ready"});
+      feed(actor_up{instance_ref(id), node, role, in.getDevice(), linking_state});
     }
     feed(device_memory{node, in.getDevice(), in.getMemoryUsedBytes()});
-    feed(actor_status{id, "ready", 0, 0, in.getKvBlocks(), in.getKvBlocks(), 0, 0});
-    instances_[id] = {handle, node, role, "ready"};
+    feed(actor_status{id, linking_state, 0, 0, in.getKvBlocks(), in.getKvBlocks(), 0, 0});
+    instances_[id] = {handle, node, role, linking_state, std::move(endpoints), announcement(in)};
     if (node_id from{in.getWeightsFromNode()}; from && agents_.count(from) > 0) {
       fed_by(id, from);
       const auto* transport = in.getWeightsPath() == "network" ? "tcp" : "shm";
@@ -78,9 +89,13 @@ public:
       feed(link_traffic{
           agent_ref(from), instance_ref(id), link_kind::weights, in.getWeightsBytes(), in.getWeightsBytes()});
     }
-    // Links first: an instance must know its counterparts before the scheduler can send work that needs them.
-    open_links(id);
-    announce(id, in, role, handle);
+    // Links first: it is announced once they are open (linking.hpp).
+    link(newcomer{id, role, same_home});
+  }
+
+  void link_answered(s::LinkAnswer::Reader in) {
+    link(link_answer{instance_id{in.getFrom()}, instance_id{in.getTo()}, in.getRound(), in.getOpen(),
+        wire::read(in.getTransport()), wire::read(in.getReason())});
   }
 
   void instance_state(const msg<s::InstanceState>& message) {
@@ -93,10 +108,11 @@ public:
           instance_ref(id), node_id{in->getNode()}, wire::from_wire(in->getRole()), in->getDevice(), "starting"});
       break;
     case s::InstancePhase::READY:
-      set_state(id, "ready");
+      set_state(id, linking_.admitted(id) ? "ready" : linking_state);
       break;
     case s::InstancePhase::DRAINING:
       set_state(id, "draining");
+      link(link_draining{id});
       break;
     case s::InstancePhase::GONE:
     case s::InstancePhase::FAILED:
@@ -202,6 +218,7 @@ public:
   void perform(instance_lost& e) {
     instances_.erase(e.instance);
     weights_from_.erase(e.instance);
+    link(link_end_gone{e.instance});
     auto message = msg<s::InstanceGone>::make([&](s::InstanceGone::Builder out) {
       out.setInstance(e.instance.value);
       out.setReason(e.reason);
@@ -227,12 +244,83 @@ public:
 
   void perform(wake_at& e) { timer_.at(e.time); }
 
+  // ---- effects: links ----
+
+  void perform(link_wake_at& e) { link_timer_.at(e.time); }
+
+  void perform(introduce& e) {
+    const auto to = instances_.find(e.to), peer = instances_.find(e.peer);
+    if (to == instances_.end() || peer == instances_.end()) return;
+    auto message = msg<s::PeerUp>::make([&](s::PeerUp::Builder out) {
+      out.setInstance(e.peer.value);
+      out.setNode(peer->second.node.value);
+      out.setRole(wire::to_wire(peer->second.role));
+      out.setSends(e.sends);
+      out.setRound(e.round);
+      const auto& endpoints = peer->second.endpoints;
+      wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
+    });
+    wire::tell(self_, to->second.handle, message, wire::kv_peer_actor{peer->second.handle});
+  }
+
+  void perform(show_link& e) {
+    const auto from = instance_ref(e.from), to = instance_ref(e.to);
+    switch (e.is) {
+    case link_state::opening:
+      feed(link_opening{from, to, link_kind::kv, transport_between(e.from, e.to)});
+      break;
+    case link_state::open:
+      feed(link_opened{from, to, link_kind::kv, e.detail});
+      break;
+    case link_state::failed:
+      feed(link_failed{from, to, link_kind::kv, e.detail});
+      break;
+    case link_state::closed:
+      feed(link_closed{from, to, link_kind::kv});
+      break;
+    }
+  }
+
+  void perform(admit& e) {
+    const auto found = instances_.find(e.instance);
+    if (found == instances_.end()) return;
+    auto& is = found->second;
+    set_state(e.instance, "ready");
+    wire::tell(self_, set_.router, is.news.up, is.handle); // knows the handle before a placement names it
+    wire::tell(self_, set_.scheduler, is.news.up);
+    wire::tell(self_, set_.scaler, msg<s::InstanceState>::make([&](s::InstanceState::Builder out) {
+      auto up = is.news.up.read();
+      out.setInstance(e.instance.value);
+      out.setNode(up->getNode());
+      out.setDevice(up->getDevice());
+      out.setRole(up->getRole());
+      out.setPhase(s::InstancePhase::READY);
+      out.setStartedMs(is.news.started_ms);
+      out.setParts(*is.news.parts.read());
+      out.getParts().setLinkMs(to_ms(e.waited));
+      out.setWeightsPath(is.news.weights_path);
+      out.setDrainUs(is.news.drain_us);
+    }));
+  }
+
 private:
+  static constexpr const char* linking_state = "linking"; ///< alive, and not admitted yet
+
+  /// What is told of an instance once it is admitted.
+  struct news {
+    msg<s::InstanceUp> up;
+    msg<s::StartParts> parts;
+    double started_ms{};
+    std::string weights_path;
+    std::uint32_t drain_us{};
+  };
   struct instance_entry {
     wire::instance_actor handle;
     node_id node;
     instance_role role{};
     std::string state;
+    std::vector<std::string> endpoints; ///< of its process's transport
+    struct news news;
   };
 
   /// A start whose source died goes on from another one: the link to the first is over.
@@ -270,9 +358,9 @@ private:
     wire::tell(self_, set_.scaler, message, agent);
   }
 
-  void announce(instance_id id, s::InstanceReady::Reader in, instance_role role, const wire::instance_actor& handle) {
+  static news announcement(s::InstanceReady::Reader in) {
     auto up = msg<s::InstanceUp>::make([&](s::InstanceUp::Builder out) {
-      out.setInstance(id.value);
+      out.setInstance(in.getInstance());
       out.setNode(in.getNode());
       out.setDevice(in.getDevice());
       out.setRole(in.getRole());
@@ -281,53 +369,21 @@ private:
       out.setMaxBatchedTokens(in.getMaxBatchedTokens());
       out.setMaxSequences(in.getMaxSequences());
     });
-    wire::tell(self_, set_.router, up, handle); // knows the handle before a placement names it
-    wire::tell(self_, set_.scheduler, up);
-    wire::tell(self_, set_.scaler, msg<s::InstanceState>::make([&](s::InstanceState::Builder out) {
-      out.setInstance(id.value);
-      out.setNode(in.getNode());
-      out.setDevice(in.getDevice());
-      out.setRole(wire::to_wire(role));
-      out.setPhase(s::InstancePhase::READY);
-      out.setStartedMs(in.getStartedMs());
-      out.setParts(in.getParts());
-      out.setWeightsPath(in.getWeightsPath());
-    }));
-  }
-
-  void open_links(instance_id id) {
-    const auto& me = instances_.at(id);
-    for (const auto& [other_id, other] : instances_) {
-      if (other_id == id) continue;
-      auto out = wants_kv_link(me.role, other.role);
-      auto in = wants_kv_link(other.role, me.role);
-      if (!out && !in) continue;
-      introduce(me, other_id, other);
-      introduce(other, id, me);
-      auto transport = transport_between(me.node, other.node);
-      if (out) feed(link_opened{instance_ref(id), instance_ref(other_id), link_kind::kv, transport});
-      if (in) feed(link_opened{instance_ref(other_id), instance_ref(id), link_kind::kv, transport});
-    }
-  }
-
-  void close_links(instance_id id) {
-    for (const auto& [other_id, other] : instances_) {
-      feed(link_closed{instance_ref(id), instance_ref(other_id), link_kind::kv});
-      feed(link_closed{instance_ref(other_id), instance_ref(id), link_kind::kv});
-    }
-  }
-
-  void introduce(const instance_entry& to, instance_id id, const instance_entry& peer) {
-    auto message = msg<s::PeerUp>::make([&](s::PeerUp::Builder out) {
-      out.setInstance(id.value);
-      out.setNode(peer.node.value);
-      out.setRole(wire::to_wire(peer.role));
+    auto parts = msg<s::StartParts>::make([&](s::StartParts::Builder out) {
+      const auto p = in.getParts();
+      out.setPlanMs(p.getPlanMs());
+      out.setWeightsMs(p.getWeightsMs());
+      out.setAllocateMs(p.getAllocateMs());
+      out.setWarmUpMs(p.getWarmUpMs());
     });
-    wire::tell(self_, to.handle, message, wire::kv_peer_actor{peer.handle});
+    return {up, parts, in.getStartedMs(), wire::read(in.getWeightsPath()), in.getDrainUs()};
   }
 
   /// What the transport will most likely pick; the first bytes tell for sure.
-  std::string transport_between(node_id a, node_id b) const {
+  std::string transport_between(instance_id from, instance_id to) const {
+    const auto at_from = instances_.find(from), at_to = instances_.find(to);
+    if (at_from == instances_.end() || at_to == instances_.end()) return {};
+    const auto a = at_from->second.node, b = at_to->second.node;
     if (a == b) return "local";
     return host_ids_.at(a) == host_ids_.at(b) ? "shm" : "tcp";
   }
@@ -345,7 +401,9 @@ private:
   wire::cluster_actor::pointer self_;
   shell_settings set_;
   core core_;
-  wire::wake_timer<wire::cluster_actor::pointer> timer_;
+  linking linking_;
+  wire::wake_timer<wire::cluster_actor::pointer> timer_;      ///< one for each core: either only counts on its own
+  wire::wake_timer<wire::cluster_actor::pointer> link_timer_; ///< earliest wish
   wire::watcher watcher_;
   std::map<node_id, wire::node_agent_actor> agents_;
   std::map<node_id, std::string> host_ids_;
@@ -395,6 +453,7 @@ wire::cluster_actor::behavior_type cluster_shell(wire::cluster_actor::pointer se
         }
       },
       on<s::StepReport>([sh](s::StepReport::Reader in) { sh->report(in); }),
+      on<s::LinkAnswer>([sh](s::LinkAnswer::Reader in) { sh->link_answered(in); }),
       on<s::LinkTraffic>([sh](s::LinkTraffic::Reader in) { sh->traffic(in); }),
       on<s::WeightsTraffic>([sh](s::WeightsTraffic::Reader in) { sh->weights_traffic(in); }),
       on_ask<msg<s::Snapshot>, s::SnapshotQuery>([sh](s::SnapshotQuery::Reader) { return sh->snapshot_now(); }),

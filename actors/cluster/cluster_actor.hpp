@@ -10,6 +10,7 @@ namespace hflex::cluster {
 
 struct shell_settings {
   options core;
+  linking_options links;
   wire::router_actor router;
   wire::scheduler_actor scheduler;
   wire::scaler_actor scaler;

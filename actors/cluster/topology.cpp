@@ -26,6 +26,10 @@ std::string_view to_string(change c) {
     return "link_opened";
   case change::link_closed:
     return "link_closed";
+  case change::link_opening:
+    return "link_opening";
+  case change::link_failed:
+    return "link_failed";
   }
   return "actor_state";
 }

@@ -54,6 +54,7 @@ struct link_view {
   std::string transport;
   std::uint64_t bytes_total{};
   std::uint64_t bytes_expected{}; ///< of a transfer with an end; 0: has none
+  std::string state{"open"};      ///< "opening", "open", "failed"; "done" of a transfer with an end
   friend bool operator==(const link_view&, const link_view&) = default;
 };
 
@@ -78,7 +79,10 @@ enum class change : std::uint8_t {
   role_changed,
   link_opened,
   link_closed,
+  link_opening, ///< numbers go over the wire: new ones come last
+  link_failed,
 };
+inline constexpr change last_change = change::link_failed;
 std::string_view to_string(change c);
 
 /// One change, for watchers. Wall time is stamped by whoever sends it out.

@@ -117,6 +117,7 @@ branch node_branch(const node_view& n, const snapshot& s, const tree_style& styl
 branch link_branch(const link_view& l) {
   auto text = fmt::format(
       "{} → {}  {}  {}  {}", plain(l.from), plain(l.to), l.kind, plain(l.transport), human_bytes(l.bytes_total));
+  if (l.state == "opening" || l.state == "failed") text += "  " + l.state;
   if (l.bytes_total < l.bytes_expected)
     text += fmt::format(" of {}  {} loading", human_bytes(l.bytes_expected), bar(l.bytes_total, l.bytes_expected));
   return {text, {}};
@@ -182,7 +183,7 @@ void json_actor(json_writer& w, const actor_view& a) {
 void json_link(json_writer& w, const link_view& l) {
   w.begin_object().key("from").value(l.from).key("to").value(l.to).key("kind").value(l.kind);
   w.key("transport").value(l.transport).key("bytes_total").value(l.bytes_total);
-  w.key("bytes_expected").value(l.bytes_expected).end_object();
+  w.key("bytes_expected").value(l.bytes_expected).key("state").value(l.state).end_object();
 }
 
 } // namespace

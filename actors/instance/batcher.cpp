@@ -40,7 +40,7 @@ core::core(options o)
 void core::on(const add& e, time_point now, effects& out) {
   const auto& key = e.spec.key;
   if (by_key_.contains(key)) return;
-  auto refuse = [&](error why) { out.push_back(handed_back{key, std::move(why)}); };
+  auto refuse = [&](const error& why) { out.push_back(handed_back{key, why, excused(why)}); };
   if (retire_at_) return refuse({errc::reroute, fmt::format("{} is retiring", to_string(options_.self))});
   if (!can_prefill(options_.role))
     return refuse({errc::reroute, fmt::format("{} only decodes", to_string(options_.self))});
@@ -235,8 +235,11 @@ void core::drop(sequence& s, const error* tell_peer, effects& out) {
   sequences_.erase(s.serial);
 }
 
+/// What a retiring instance gives back to be done elsewhere is neither the request's fault nor its own.
+bool core::excused(const error& why) const { return retire_at_ && why.code == errc::reroute; }
+
 void core::hand_back(sequence& s, const error& why, effects& out) {
-  out.push_back(handed_back{s.spec.key, why});
+  out.push_back(handed_back{s.spec.key, why, excused(why)});
   drop(s, &why, out);
 }
 

@@ -1,7 +1,6 @@
 // The pure core of an instance: which sequences live here, who holds which KV blocks, what the next step computes, and
 // how a sequence is handed over between a prefill and a decode instance. Driven by the instance shells and by the
-// simulator. It must not touch a device, a transport or a clock: it says what to do in effects, to be performed in
-// their order.
+// simulator. It must not touch a device, a transport or a clock: it says in effects what to do, in their order.
 //
 //   add --> waiting --> running --(first token, decode_at elsewhere)--> sending --> (gone on kv_delivered)
 //              ^           |
@@ -16,9 +15,7 @@
 //   abort_transfer   --- transfer_aborted ----->  whatever is left of it is dropped
 //
 // Who answers for the request: the prefill side until kv_delivered, the decode side from kv_landed. Where a side cannot
-// know what the other has heard, it speaks: two words for one attempt are settled at the router by its number, silence
-// never is.
-//
+// know what the other has heard, it speaks: the router settles two words for one attempt by its number, silence never.
 // A migration is a hand-over of a sequence that decodes, and goes on decoding meanwhile: see batcher_migration.cpp.
 //
 // Prefix cache: a full block of computed tokens can be found by its text until it is evicted, and a sequence starts,
@@ -191,6 +188,7 @@ struct offer_accepted {
 struct offer_refused {
   transfer_id transfer;
   error why;
+  bool leaving{false}; ///< it retires
 };
 
 /// Prefill side, from the data plane: acknowledged by the sink.
@@ -232,11 +230,11 @@ struct ended {
   std::uint32_t output_tokens{};        ///< over all attempts and instances
 };
 
-/// To the router: this attempt is over. retry: busy; reroute: try elsewhere with the tokens so far; reject: the request
-/// is at fault.
+/// To the router: this attempt is over. retry: busy; reroute: elsewhere with the tokens so far; reject: its own fault.
 struct handed_back {
   request_key key;
   error why;
+  bool leaving{false}; ///< as an instance retires
 };
 
 /// To the router: the sequence decodes at `to` now; nothing more of it comes from here.
@@ -310,6 +308,7 @@ struct refuse_offer {
   transfer_id transfer;
   instance_id from;
   error why;
+  bool leaving{false}; ///< this instance retires
 };
 
 /// Sink of a migration, to instance `to`, its source: kv_taken.
@@ -395,6 +394,7 @@ private:
   void leave(sequence& s);
   void move_to(sequence& s, stage at);
   void drop(sequence& s, const error* tell_peer, effects& out);
+  bool excused(const error& why) const; ///< of a hand-back, by retirement
   void hand_back(sequence& s, const error& why, effects& out);
   void give_up(sequence& s, const error& why, effects& out);
   void end_well(sequence& s, stop_cause cause, effects& out);

@@ -27,7 +27,7 @@ void core::end_transfer(sequence& s, const error* tell_peer, effects& out) {
   if (tell_peer && h.outbound)
     out.push_back(abort_transfer{h.id, h.peer, s.spec.key});
   else if (tell_peer && (!h.landed || h.live()))
-    out.push_back(refuse_offer{h.id, h.peer, *tell_peer});
+    out.push_back(refuse_offer{h.id, h.peer, *tell_peer, excused(*tell_peer)});
   unlink(s, out);
 }
 
@@ -64,7 +64,7 @@ void core::on(const peer_lost& e, time_point now, effects& out) {
       stay(*s, why, false, out);
       continue;
     }
-    if (!s->transfer->live()) out.push_back(handed_back{s->spec.key, why});
+    if (!s->transfer->live()) out.push_back(handed_back{s->spec.key, why, excused(why)});
     drop(*s, nullptr, out);
   }
   settle(now, out);
@@ -116,7 +116,7 @@ void core::on(const offer_refused& e, time_point now, effects& out) {
   if (s->transfer->live()) {
     stay(*s, why, false, out);
   } else {
-    out.push_back(handed_back{s->spec.key, why});
+    out.push_back(handed_back{s->spec.key, why, e.leaving || excused(why)});
     drop(*s, nullptr, out);
   }
   settle(now, out);
@@ -153,7 +153,7 @@ void core::commit_first(sequence& s, token_id first, effects& out) {
 
 void core::on(const offer& e, time_point now, effects& out) {
   if (by_transfer_.contains(e.transfer) || arrived_.contains(e.transfer)) return;
-  auto refuse = [&](error why) { out.push_back(refuse_offer{e.transfer, e.from, std::move(why)}); };
+  auto refuse = [&](const error& why) { out.push_back(refuse_offer{e.transfer, e.from, why, excused(why)}); };
   if (retire_at_) return refuse({errc::reroute, fmt::format("{} is retiring", to_string(options_.self))});
   if (!can_decode(options_.role))
     return refuse({errc::reroute, fmt::format("{} only prefills", to_string(options_.self))});

@@ -1,6 +1,7 @@
 #include "actors/instance/instance_actor.hpp"
 #include "actors/common/check.hpp"
 #include "actors/instance/device_plan_actor.hpp"
+#include "actors/instance/link_answer_actor.hpp"
 #include "actors/instance/step_report_actor.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/shell.hpp"
@@ -23,6 +24,7 @@ public:
   ~shell() {
     // Also on a crash: blocks must not be written by a transfer whose owner is gone.
     for (const auto& [id, t] : transfers_) set_.transport->close(id, t.side);
+    for (const auto& [id, peer] : peers_) set_.transport->unlink(peer.linked);
   }
 
   shell(const shell&) = delete;
@@ -75,8 +77,14 @@ public:
     report(false); // blocks came free, or a sequence came in
   }
 
-  void peer_up(instance_id id, const wire::kv_peer_actor& handle) {
-    peers_[id].handle = handle;
+  void peer_up(instance_id id, s::PeerUp::Reader in, const wire::kv_peer_actor& handle) {
+    auto& peer = peers_[id];
+    peer.handle = handle;
+    set_.transport->unlink(std::exchange(peer.linked, {}));
+    if (in.getSends()) {
+      peer.linked = wire::read(in.getEndpoints());
+      set_.transport->link(peer.linked, link_answer(set_.cluster, set_.core.self, id, in.getRound()));
+    }
     watcher_.watch(self_, handle, [this, id, address = handle.address()](const std::string&) {
       // After a role flip the same id is another actor: the end of the former one says nothing about it.
       if (auto found = peers_.find(id); found != peers_.end() && found->second.handle.address() == address)
@@ -85,7 +93,10 @@ public:
   }
 
   void peer_gone(instance_id id) {
-    if (peers_.erase(id) > 0) feed(peer_lost{id});
+    auto gone = peers_.extract(id);
+    if (gone.empty()) return;
+    set_.transport->unlink(gone.mapped().linked);
+    feed(peer_lost{id});
   }
 
   void tick_now() {
@@ -139,6 +150,7 @@ public:
       out.setInstance(set_.core.self.value);
       out.setCode(wire::to_wire(e.why.code));
       out.setReason(e.why.message);
+      out.setLeaving(e.leaving);
     }));
   }
 
@@ -226,6 +238,7 @@ public:
         out.setInstance(set_.core.self.value);
         out.setCode(wire::to_wire(e.why.code));
         out.setReason(e.why.message);
+        out.setLeaving(e.leaving);
       }));
   }
 
@@ -249,6 +262,7 @@ public:
 private:
   struct peer_entry {
     wire::kv_peer_actor handle;
+    gpu::endpoint_list linked; ///< the way there is kept open; empty: nothing is sent there
     std::uint64_t bytes_total{};
   };
   struct transfer_entry {
@@ -450,8 +464,8 @@ wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer
       on<s::KvOffer>([sh, self](s::KvOffer::Reader in) { sh->feed(read_offer(in, wire::now(self))); }),
       on<s::KvAccept>([sh](s::KvAccept::Reader in) { sh->kv_accept(in); }),
       on<s::KvRefuse>([sh](s::KvRefuse::Reader in) {
-        sh->feed(offer_refused{
-            transfer_id{in.getTransfer()}, error{wire::from_wire(in.getCode()), wire::read(in.getReason())}});
+        sh->feed(offer_refused{transfer_id{in.getTransfer()},
+            error{wire::from_wire(in.getCode()), wire::read(in.getReason())}, in.getLeaving()});
       }),
       on<s::KvCommit>([sh](s::KvCommit::Reader in) {
         sh->feed(kv_committed{
@@ -471,7 +485,7 @@ wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer
       on<s::KvMoved>([sh](s::KvMoved::Reader in) { sh->kv_moved(in); }),
       on<s::Retire>([sh](s::Retire::Reader in) { sh->feed(retire{std::chrono::milliseconds{in.getDrainMs()}}); }),
       on<s::PeerUp, wire::kv_peer_actor>([sh](s::PeerUp::Reader in, const wire::kv_peer_actor& peer) {
-        sh->peer_up(instance_id{in.getInstance()}, peer);
+        sh->peer_up(instance_id{in.getInstance()}, in, peer);
       }),
       on<s::InstanceGone>([sh](s::InstanceGone::Reader in) { sh->peer_gone(instance_id{in.getInstance()}); }),
       on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),

@@ -104,7 +104,10 @@ public:
   }
 
   void retired(instance_id id) {
-    if (auto found = instances_.find(id); found != instances_.end()) found->second.ends_as_asked = true;
+    auto found = instances_.find(id);
+    if (found == instances_.end()) return;
+    found->second.ends_as_asked = true;
+    found->second.drained = wire::now(self_) - found->second.retire_since;
   }
 
   // ---- effects: the head ----
@@ -257,11 +260,13 @@ public:
   }
 
   void perform(retire_instance& e) {
-    if (auto found = instances_.find(e.instance); found != instances_.end())
-      wire::tell(self_, found->second.actor, msg<s::Retire>::make([&](s::Retire::Builder out) {
-        // A little less than our own deadline: it hands its residents back before it is killed.
-        out.setDrainMs(static_cast<std::uint32_t>(to_ms(set_.core.drain_deadline) * 0.9));
-      }));
+    auto found = instances_.find(e.instance);
+    if (found == instances_.end()) return;
+    found->second.retire_since = wire::now(self_);
+    wire::tell(self_, found->second.actor, msg<s::Retire>::make([&](s::Retire::Builder out) {
+      // A little less than our own deadline: it hands its residents back before it is killed.
+      out.setDrainMs(static_cast<std::uint32_t>(to_ms(set_.core.drain_deadline) * 0.9));
+    }));
   }
 
   void perform(kill_instance& e) {
@@ -301,6 +306,8 @@ private:
     load_entry load;
     std::string stamp; ///< of the checkpoint's directory when weights were asked for
     time_point ordered;
+    time_point retire_since; ///< of the latest actor that was told to retire ...
+    duration drained{};      ///< ... and how long its residents took to go
     std::uint64_t generation{};
     bool ends_as_asked{false}; ///< the actor said that it retired, or was told to end at once
   };
@@ -437,6 +444,9 @@ private:
       parts.setWeightsMs(to_ms(entry.load.took));
       parts.setAllocateMs(made.allocate_ms);
       parts.setWarmUpMs(made.warm_up_ms);
+      const auto& endpoints = set_.machine.transport->endpoints();
+      wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
+      out.setDrainUs(static_cast<std::uint32_t>(std::min(to_s(entry.drained) * 1e6, 4e9)));
     });
     wire::tell(self_, cluster_, message, entry.actor);
   }

@@ -9,6 +9,8 @@ namespace {
 
 /// Deaths remembered against placements that cross them; ids only grow, so the lowest are the oldest.
 constexpr std::size_t max_deaths_remembered = 1024;
+/// Of one request: a fleet that does nothing but change is no reason to try for ever.
+constexpr std::uint32_t max_excused = 64;
 
 std::string running_out(std::uint32_t attempt, std::uint32_t limit) {
   return limit > 1 ? fmt::format(" (attempt {} of {})", attempt, limit) : std::string{};
@@ -228,6 +230,7 @@ void core::on(const handed_back& e, time_point now, std::vector<effect>& out) {
   auto* r = running(e.key);
   if (r && e.instance == r->moving_to) take_over(*r, e.instance, out); // it gives back only what it has
   if (!r || !r->depends_on(e.instance)) return;
+  if (e.leaving && r->excused < max_excused) ++r->excused;
   fail_attempt(*r, e.instance, e.code, fmt::format("{}: {}", to_string(e.instance), e.reason), now, out);
   announce(out);
 }
@@ -364,8 +367,8 @@ void core::fail_attempt(
     finish(r, outcome::finished, std::string(to_string(full ? stop_cause::max_tokens : stop_cause::eos)), now, out);
   } else if (code == errc::reject || code == errc::fatal) {
     finish(r, outcome::failed, cause, now, out);
-  } else if (r.attempt >= opts_.max_attempts) {
-    finish(r, outcome::failed, cause + running_out(r.attempt, opts_.max_attempts), now, out);
+  } else if (r.attempt - r.excused >= opts_.max_attempts) {
+    finish(r, outcome::failed, cause + running_out(r.attempt - r.excused, opts_.max_attempts), now, out);
   } else {
     out.emplace_back(to_scheduler_ended{r.key(), std::nullopt, r.record.output_tokens()});
     r.forget_attempt();

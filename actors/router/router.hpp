@@ -29,17 +29,18 @@
 namespace hflex::router {
 
 struct options {
-  std::vector<slo_class> classes;                     ///< at least one
-  std::string default_class;                          ///< names one of `classes`; taken when a submit names none
-  std::uint32_t max_context{2048};                    ///< prompt + output tokens that the model can hold
-  std::uint32_t default_max_output_tokens{256};       ///< taken, cut to the context, when a submit sets no limit
-  std::vector<token_id> eos_tokens;                   ///< end a request that does not ignore them
-  std::size_t max_in_flight{4096};                    ///< accepted and not ended; more are refused
-  std::size_t max_history{1024};                      ///< ended requests kept for jobs(), job() and wait
-  std::size_t max_waiters{64};                        ///< clients waiting for one request
-  std::optional<hash_key> prefix_key;                 ///< random, and this router's secret; nothing: no prefix marks
-  std::size_t max_held_tokens{64};                    ///< tokens of one request that overtook others and wait for them
-  std::uint32_t max_attempts{3};                      ///< tries of one request before it fails with the last cause
+  std::vector<slo_class> classes;               ///< at least one
+  std::string default_class;                    ///< names one of `classes`; taken when a submit names none
+  std::uint32_t max_context{2048};              ///< prompt + output tokens that the model can hold
+  std::uint32_t default_max_output_tokens{256}; ///< taken, cut to the context, when a submit sets no limit
+  std::vector<token_id> eos_tokens;             ///< end a request that does not ignore them
+  std::size_t max_in_flight{4096};              ///< accepted and not ended; more are refused
+  std::size_t max_history{1024};                ///< ended requests kept for jobs(), job() and wait
+  std::size_t max_waiters{64};                  ///< clients waiting for one request
+  std::optional<hash_key> prefix_key;           ///< random, and this router's secret; nothing: no prefix marks
+  std::size_t max_held_tokens{64};              ///< tokens of one request that overtook others and wait for them
+  std::uint32_t max_attempts{3}; ///< tries of one request before it fails with the last cause; those that
+                                 ///< a leaving instance hands back do not count
   duration request_timeout{std::chrono::minutes{10}}; ///< arrival to end
   duration stage_timeout{std::chrono::seconds{30}};   ///< longest silence of an attempt that was placed
   duration reorder_timeout{
@@ -134,6 +135,7 @@ struct handed_back {
   instance_id instance{};
   errc code{};
   std::string reason;
+  bool leaving{false}; ///< the instance leaves the fleet or its role: another attempt follows that does not count
 };
 /// From the cluster: the instance is dead; instance ids are never used twice.
 struct instance_gone {
@@ -278,6 +280,7 @@ private:
     std::vector<client_id> waiters;
 
     std::uint32_t attempt{1};
+    std::uint32_t excused{0};        ///< attempts that do not count: their instances left while they waited
     std::vector<instance_id> places; ///< instances that may have it, prefill first, each once
     bool saw_token{false};
     bool decoding{false};                   ///< the decode instance has spoken: the prefill instance is needed no more

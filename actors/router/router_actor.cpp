@@ -415,7 +415,7 @@ wire::router_actor::behavior_type router_shell(wire::router_actor::pointer self,
       }),
       on<s::HandedBack>([sh](s::HandedBack::Reader in) {
         sh->feed(handed_back{wire::read(in.getKey()), instance_id{in.getInstance()}, wire::from_wire(in.getCode()),
-            wire::read(in.getReason())});
+            wire::read(in.getReason()), in.getLeaving()});
       }),
       on<s::Migrate>([sh](s::Migrate::Reader in) {
         sh->feed(move{wire::read(in.getKey()), instance_id{in.getFrom()}, instance_id{in.getTo()}});

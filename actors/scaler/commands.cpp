@@ -51,8 +51,13 @@ void core::on(const request_role_change& e, time_point now, std::vector<effect>&
   auto& configured = kept_->fleet.configured;
   if (configured[from] > 0) --configured[from];
   ++configured[e.to];
+  auto& held = kept_->fleet.held; // a number that a person set follows what the person does
+  if (const auto count = held.find(from); count != held.end() && count->second > 0) --count->second;
+  if (const auto count = held.find(e.to); count != held.end()) ++count->second;
   say(out, "change role of {} from {} to {}: asked for by hand", to_string(e.instance), name(from), name(e.to));
+  kept_->one_less_by_hand(from);
   kept_->flip(e.instance, e.to, now, out);
+  kept_->fleet.instances.at(e.instance).by_hand = {from, now + kept_->opts.hand_hold, kept_->running(e.to)};
   kept_->reconcile(now, out);
 }
 
@@ -67,6 +72,7 @@ void core::on(const drain_instance& e, time_point now, std::vector<effect>& out)
   }
   auto& asked = kept_->fleet.configured[found->second.role];
   if (asked > 0) --asked;
+  kept_->one_less_by_hand(found->second.role);
   say(out, "drain {} ({}): asked for by hand, not replaced", to_string(e.instance), name(found->second.role));
   kept_->stop(e.instance, true, now, out);
   kept_->reconcile(now, out);
@@ -101,6 +107,7 @@ void core::on(const request_scale& e, time_point now, std::vector<effect>& out) 
     say(out, "from {} to {} instances: asked for by hand", fleet.min_instances, fleet.max_instances);
   if (e.automatic) {
     fleet.held.clear();
+    for (auto& [id, i] : fleet.instances) i.by_hand.reset();
     say(out, "the policy {} decides: asked for by hand", kept_->opts.policy);
   }
   if (e.count) {

@@ -29,6 +29,8 @@ struct core::kept {
 
   void reconcile(time_point now, std::vector<effect>& out);
   role_counts target(time_point now, std::vector<effect>& out);
+  void keep_hand_made(role_counts& wish, time_point now) const;
+  void one_less_by_hand(instance_role role);
   role_counts within_limits(role_counts counts) const;
   void flip_surplus(const role_counts& wanted, time_point now, std::vector<effect>& out);
   void stop_overdue(time_point now, std::vector<effect>& out);

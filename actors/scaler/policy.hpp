@@ -30,6 +30,14 @@ struct fleet_instance {
   instance_role role{instance_role::mixed}; ///< while flipping: the role that it will have
   life phase{life::starting};
   time_point since; ///< of this phase
+  /// Its role is a person's wish: until when it is left alone, what it was before, and how many of its role that made.
+  struct hand_made {
+    instance_role from{};
+    time_point until;
+    std::uint32_t least{};
+  };
+  std::optional<hand_made> by_hand{};
+  bool left_alone(time_point now) const { return by_hand && now < by_hand->until; }
 };
 
 /// What runs where, what is asked of it, and what the operator asked for. Policies read it; all iteration is in id

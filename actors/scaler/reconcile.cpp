@@ -38,6 +38,8 @@ role_counts core::kept::target(time_point now, std::vector<effect>& out) {
   auto wish = chooser->wanted(fleet, now);
   for (const auto& [role, count] : fleet.held) wish[role] = count;
   wish = within_limits(std::move(wish));
+  keep_hand_made(wish, now);
+  wish = within_limits(std::move(wish)); // it may have made one more
   if (wish != last_wish) {
     auto reason = chooser->why();
     if (!reason.why.empty())
@@ -47,6 +49,23 @@ role_counts core::kept::target(time_point now, std::vector<effect>& out) {
     last_wish = wish;
   }
   return opts.dry_run ? fleet.configured : wish;
+}
+
+// As many of a role as a person made it count as wanted for a while, in place of as many of the role that they had:
+// else the policy would flip another one back.
+void core::kept::keep_hand_made(role_counts& wish, time_point now) const {
+  for (const auto& [id, i] : fleet.instances) {
+    if (!counts(i) || !i.left_alone(now) || fleet.held.count(i.role) > 0) continue;
+    const auto from = fleet.held.count(i.by_hand->from) > 0 ? wish.end() : wish.find(i.by_hand->from);
+    for (auto& want = wish[i.role]; want < i.by_hand->least; ++want)
+      if (from != wish.end() && from->second > 1) --from->second; // the last one stays: somebody must do its work
+  }
+}
+
+// A person takes one away: what was made by hand before does not bring it back.
+void core::kept::one_less_by_hand(instance_role role) {
+  for (auto& [id, i] : fleet.instances)
+    if (i.by_hand && i.role == role && i.by_hand->least > 1) --i.by_hand->least;
 }
 
 role_counts core::kept::within_limits(role_counts counts) const {
@@ -74,7 +93,7 @@ void core::kept::flip_surplus(const role_counts& wanted, time_point now, std::ve
       while (from != to && running(to) < want(to) && running(from) > want(from)) {
         std::optional<std::pair<std::uint64_t, instance_id>> cheapest;
         for (const auto& [id, i] : fleet.instances)
-          if (i.role == from && i.phase == life::ready && !why_not_flip(id, to))
+          if (i.role == from && i.phase == life::ready && !i.left_alone(now) && !why_not_flip(id, to))
             cheapest = std::min(cheapest.value_or(std::pair{~std::uint64_t{0}, instance_id{}}), {residents(id), id});
         if (!cheapest) break;
         say(out, "change role of {} from {} to {}: {} {} and {} {} instances run, {} and {} are wanted",
@@ -105,7 +124,7 @@ void core::kept::stop_surplus(const role_counts& wanted, time_point now, std::ve
       using rank = std::tuple<bool, std::uint64_t, instance_id>; // the largest goes
       std::optional<rank> leaver;
       for (const auto& [id, i] : fleet.instances)
-        if (i.role == role && counts(i) && i.phase != life::flipping) {
+        if (i.role == role && counts(i) && i.phase != life::flipping && !i.left_alone(now)) {
           const rank here{i.phase == life::starting, ~residents(id), id};
           if (!leaver || *leaver < here) leaver = here;
         }
@@ -157,8 +176,10 @@ void core::kept::start_missing(const role_counts& wanted, time_point now, std::v
 
 void core::kept::wake(bool waits_for_device, time_point now, std::vector<effect>& out) {
   std::optional<time_point> next;
-  for (const auto& [id, i] : fleet.instances)
+  for (const auto& [id, i] : fleet.instances) {
     if (i.phase == life::starting) next = std::min(next.value_or(time_point::max()), i.since + opts.start_deadline);
+    if (i.left_alone(now)) next = std::min(next.value_or(time_point::max()), i.by_hand->until);
+  }
   if (waits_for_device)
     if (const auto rested = next_rested(fleet, now)) next = std::min(next.value_or(time_point::max()), *rested);
   if (const auto look = chooser->next_look(fleet, now)) next = std::min(next.value_or(time_point::max()), *look);

@@ -95,6 +95,7 @@ result<core> core::make(const options& opts) {
   if (opts.start_deadline <= duration{0}) return fail(errc::reject, "start_deadline: expected more than 0");
   if (opts.backoff_first <= duration{0} || opts.backoff_max < opts.backoff_first)
     return fail(errc::reject, "backoff: expected 0 < backoff_first <= backoff_max");
+  if (opts.hand_hold < duration{0}) return fail(errc::reject, "hand_hold: expected 0 or more");
   if (opts.first_instance == 0) return fail(errc::reject, "first_instance: expected 1 or more");
   if (opts.max_instances == 0 || opts.max_instances < opts.min_instances)
     return fail(errc::reject, "max_instances: expected 1 or more, and min_instances = {} or more", opts.min_instances);
@@ -154,8 +155,11 @@ void core::on(const role_changed& e, time_point now, std::vector<effect>& out) {
   auto found = kept_->fleet.instances.find(e.instance);
   if (found == kept_->fleet.instances.end()) return;
   auto& i = found->second;
-  if (i.phase == life::flipping) i.phase = life::ready;
+  const bool flipped = i.phase == life::flipping;
+  const auto took = now - i.since;
+  if (flipped) i.phase = life::ready;
   if (i.role != e.role) {
+    i.by_hand.reset();
     // It did not become what was asked: the wanted fleet follows what is, or it would be started and stopped for ever.
     auto& asked = kept_->fleet.configured[i.role];
     if (counts(i) && asked > 0) {
@@ -164,7 +168,12 @@ void core::on(const role_changed& e, time_point now, std::vector<effect>& out) {
     }
     i.role = e.role;
   }
-  say(out, "{} is {} now", to_string(e.instance), name(e.role));
+  if (flipped)
+    out.emplace_back(note{fmt::format("{} is {} now, {:.1f} ms after its residents had gone", to_string(e.instance),
+                              name(e.role), to_ms(took - e.drained)),
+        {{"flip_ms", to_ms(took)}, {"drain_ms", to_ms(e.drained)}}});
+  else
+    say(out, "{} is {} now", to_string(e.instance), name(e.role));
   kept_->reconcile(now, out);
 }
 

@@ -61,6 +61,7 @@ struct instance_state {
 struct role_changed {
   instance_id instance;
   instance_role role{instance_role::mixed};
+  duration drained{}; ///< of it, until the residents had gone; for the log
 };
 
 /// What is asked of the fleet since the report before: each quarter of a second or so while anything happens.
@@ -73,7 +74,8 @@ struct tick {};
 // Commands of an operator. Each is answered within the same on(): refused when a refuse{} is among the effects, else
 // accepted.
 
-/// Flip a ready instance to another role. The wanted fleet follows, so that it is not flipped back.
+/// Flip a ready instance to another role. The wanted fleet follows, so that it is not flipped back; a policy of its own
+/// mind leaves it alone for options::hand_hold.
 struct request_role_change {
   instance_id instance;
   instance_role to{instance_role::mixed};
@@ -167,6 +169,8 @@ struct options {
   std::uint32_t max_instances{1024};
   bool dry_run{false};                          ///< what the policy wants is only noted; the configured fleet stands
   duration lead_time{std::chrono::seconds{10}}; ///< of a start, before one was measured
+  duration hand_hold{std::chrono::minutes{5}};  ///< after a role was changed by hand: so long there are as many
+                                                ///< of that role, and that one is neither flipped nor stopped
   std::size_t max_decisions{256};               ///< kept for `hflex explain --scaling`
   /// Numbers of the policies that may be tuned, "policy.knob" -> value: those of policies() (policy.hpp), which know
   /// their defaults and ranges.

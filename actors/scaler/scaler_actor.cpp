@@ -51,7 +51,7 @@ public:
       break;
     case s::InstancePhase::READY:
       feed(instance_state{id, instance_phase::ready, reason});
-      feed(role_changed{id, wire::from_wire(in.getRole())});
+      feed(role_changed{id, wire::from_wire(in.getRole()), std::chrono::microseconds{in.getDrainUs()}});
       break;
     case s::InstancePhase::DRAINING:
       break; // as ordered

@@ -51,6 +51,7 @@ void write(schema::Snapshot::Builder out, const cluster::snapshot& snapshot) {
     links[i].setTransport(l.transport);
     links[i].setBytesTotal(l.bytes_total);
     links[i].setBytesExpected(l.bytes_expected);
+    links[i].setState(l.state);
   }
 }
 
@@ -71,7 +72,7 @@ cluster::snapshot read(schema::Snapshot::Reader in) {
         a.getKvBlocksFree(), a.getMailbox(), a.getStepMsMean(), a.getKvBlocksCached(), a.getPrefixHitRatio()});
   for (auto l : in.getLinks())
     snapshot.links.push_back({read(l.getFrom()), read(l.getTo()), read(l.getKind()), read(l.getTransport()),
-        l.getBytesTotal(), l.getBytesExpected()});
+        l.getBytesTotal(), l.getBytesExpected(), read(l.getState())});
   return snapshot;
 }
 
@@ -85,8 +86,7 @@ void write(schema::Event::Builder out, const cluster::cluster_event& event, std:
 }
 
 cluster::cluster_event read(schema::Event::Reader in) {
-  KJ_REQUIRE(
-      in.getKind() <= static_cast<unsigned>(cluster::change::link_closed), "unknown kind of event", in.getKind());
+  KJ_REQUIRE(in.getKind() <= static_cast<unsigned>(cluster::last_change), "unknown kind of event", in.getKind());
   return {in.getSeq(), in.getEpoch(), static_cast<cluster::change>(in.getKind()), read(in.getSubject()),
       read(in.getText())};
 }

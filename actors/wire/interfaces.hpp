@@ -76,8 +76,9 @@ using cluster_actor = caf::typed_actor<
     caf::replies_to<msg<s::Hello>>::with<msg<s::Directory>, router_actor, scheduler_actor, scaler_actor, weights_actor>,
     asks<msg<s::NodeAnswer>, msg<s::NodeJoin>, node_agent_actor>, tells<msg<s::Heartbeat>>, tells<msg<s::NodeLeave>>,
     tells<msg<s::InstanceReady>, instance_actor>, tells<msg<s::InstanceState>>, tells<msg<s::StepReport>>,
-    tells<msg<s::LinkTraffic>>, tells<msg<s::WeightsTraffic>>, asks<msg<s::Snapshot>, msg<s::SnapshotQuery>>,
-    asks<msg<s::Ack>, msg<s::Subscribe>, client_actor>, tells<msg<s::Tick>>>;
+    tells<msg<s::LinkAnswer>>, tells<msg<s::LinkTraffic>>, tells<msg<s::WeightsTraffic>>,
+    asks<msg<s::Snapshot>, msg<s::SnapshotQuery>>, asks<msg<s::Ack>, msg<s::Subscribe>, client_actor>,
+    tells<msg<s::Tick>>>;
 
 } // namespace hflex::wire
 
@@ -177,5 +178,6 @@ HFLEX_MSG(Explanation)
 HFLEX_MSG(GrantWeights)
 HFLEX_MSG(WeightsTraffic)
 HFLEX_MSG(SourceSlack)
+HFLEX_MSG(LinkAnswer)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

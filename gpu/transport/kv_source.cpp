@@ -83,6 +83,8 @@ void kv_source::close_all() {
   admit();
   while (!entries_.empty())
     give_up(entries_.begin(), fault::closed, {errc::reroute, name_of(entries_.begin()->first) + ": transport ends"});
+  for (auto& [name, l] : links_) answer(l, fail(errc::reroute, "transport ends"));
+  links_.clear();
   routes_.clear();
 }
 
@@ -131,9 +133,66 @@ void kv_source::leave(entries::iterator it) {
   const auto r = routes_.find(std::exchange(it->second.via, 0));
   if (r == routes_.end()) return;
   std::erase(r->second.members, it->first);
-  if (!r->second.members.empty() || !r->second.ready) return;
-  const route_id id = r->first;
-  r->second.timer = loop_.after(idle_time, [this, id] { on_closed(id, {errc::reroute, "idle"}); });
+  rest_if_unused(r->first);
+}
+
+/// A way that nobody uses or keeps open is closed after a while.
+void kv_source::rest_if_unused(route_id id) {
+  route& r = routes_.at(id);
+  if (!r.ready || !r.members.empty() || !r.links.empty() || r.timer != 0) return;
+  r.timer = loop_.after(idle_time, [this, id] { on_closed(id, {errc::reroute, "idle"}); });
+}
+
+// ---- links ----
+
+void kv_source::link(const std::string& name, std::vector<endpoint> ways, link_callback done) {
+  held_link& l = links_[name];
+  ++l.users;
+  l.waiting.push_back(std::move(done));
+  const auto open = routes_.find(l.via);
+  if (open != routes_.end()) {
+    if (open->second.ready) answer(l, std::string(open->second.way->path()));
+    return;
+  }
+  l.ways = std::move(ways);
+  l.way = 0;
+  open_link(name);
+}
+
+void kv_source::unlink(const std::string& name) {
+  const auto it = links_.find(name);
+  if (it == links_.end() || --it->second.users > 0) return;
+  const auto r = routes_.find(it->second.via);
+  answer(it->second, fail(errc::reroute, "no longer wanted"));
+  links_.erase(it);
+  if (r == routes_.end()) return;
+  r->second.links.erase(name);
+  rest_if_unused(r->first);
+}
+
+/// Takes the first way, from held_link::way on, that can be begun.
+void kv_source::open_link(const std::string& name) {
+  held_link& l = links_.at(name);
+  std::string last = "no endpoint of the peer can be used from here";
+  for (; l.way < l.ways.size(); ++l.way) {
+    const auto id = route_to(l.ways[l.way]);
+    if (!id) {
+      last = id.error().message;
+      continue;
+    }
+    route& r = routes_.at(*id);
+    l.via = *id;
+    r.links.insert(name);
+    if (!r.ready) return;
+    loop_.cancel(std::exchange(r.timer, 0));
+    return answer(l, std::string(r.way->path()));
+  }
+  answer(l, fail(errc::reroute, "{}", last));
+}
+
+void kv_source::answer(held_link& l, const result<std::string>& path) {
+  for (auto& done : std::exchange(l.waiting, {}))
+    if (done) completions_.add([f = std::move(done), path] { f(path); });
 }
 
 // ---- what lanes tell ----
@@ -146,8 +205,8 @@ void kv_source::on_ready(route_id id) {
   loop_.cancel(std::exchange(r.timer, 0));
   for (const frame_header& h : std::exchange(r.farewells, {})) r.way->send(h);
   for (const transfer_id member : r.members) r.way->send(open_frame(entries_.at(member).spec));
-  if (r.members.empty()) // all gave up meanwhile
-    r.timer = loop_.after(idle_time, [this, id] { on_closed(id, {errc::reroute, "idle"}); });
+  for (const auto& name : r.links) answer(links_.at(name), std::string(r.way->path()));
+  rest_if_unused(id); // all gave up meanwhile
   pump(id);
 }
 
@@ -173,6 +232,13 @@ void kv_source::on_closed(route_id id, const error& why) {
   route& r = node.mapped();
   loop_.cancel(r.timer);
   loop_.defer([way = r.way] {}); // it may be calling us
+  for (const auto& name : r.links) {
+    held_link& l = links_.at(name);
+    l.via = 0;
+    if (r.ready) continue; // broken: the next transfer dials again
+    ++l.way;
+    open_link(name);
+  }
   for (const transfer_id member : r.members) {
     const auto it = entries_.find(member);
     it->second.via = 0;

@@ -7,6 +7,9 @@
 #pragma once
 #include "gpu/transport/lane.hpp"
 #include "gpu/transport/outbox.hpp"
+#include <map>
+#include <set>
+#include <string>
 
 namespace hflex::gpu {
 
@@ -34,6 +37,10 @@ public:
   void close(transfer_id id);
   void close_all();
 
+  /// Opens a way to a peer and keeps it for transfers to come. `name` tells peers apart. As transport::link.
+  void link(const std::string& name, std::vector<endpoint> ways, link_callback done);
+  void unlink(const std::string& name);
+
 private:
   struct route { // one lane and the transfers that share it
     endpoint to;
@@ -41,6 +48,7 @@ private:
     bool ready{false};
     std::vector<transfer_id> members;
     std::vector<frame_header> farewells; // of transfers that gave up before the lane was ready
+    std::set<std::string> links;         // that keep it open
     std::size_t turn{0};
     event_loop::token timer{0}; // until ready: handshake; without members: idle
     bool pump_later{false};
@@ -54,12 +62,22 @@ private:
     std::uint64_t rows_sent{0};
   };
   using entries = std::map<transfer_id, entry>;
+  struct held_link {
+    std::vector<endpoint> ways;
+    std::size_t way{0};
+    route_id via{0}; // none: broken, or not to be opened
+    std::size_t users{0};
+    std::vector<link_callback> waiting;
+  };
   enum class step { nothing, sent, full, failed };
 
   void admit_one(source_spec spec);
   void join(entries::iterator it);
   result<route_id> route_to(const endpoint& to);
   void leave(entries::iterator it);
+  void rest_if_unused(route_id id);
+  void open_link(const std::string& name);
+  void answer(held_link& l, const result<std::string>& path);
 
   void on_ready(route_id id);
   void on_room(route_id id);
@@ -81,6 +99,7 @@ private:
   handoff<std::pair<source_spec, result<void>>> opened_;
   entries entries_;
   std::map<route_id, route> routes_;
+  std::map<std::string, held_link> links_;
   route_id next_route_{1};
 };
 

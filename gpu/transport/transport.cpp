@@ -68,6 +68,17 @@ public:
     on_loop([this] { sink_.admit(); });
   }
 
+  void link(endpoint_list peer, link_callback done) override {
+    on_loop([this, p = std::move(peer), f = std::move(done)]() mutable {
+      auto ways = usable_endpoints(p, options_, local_id_, host_id_);
+      source_.link(fmt::format("{}", fmt::join(p, " ")), std::move(ways), std::move(f));
+    });
+  }
+  void unlink(endpoint_list peer) override {
+    if (peer.empty()) return;
+    on_loop([this, p = std::move(peer)] { source_.unlink(fmt::format("{}", fmt::join(p, " "))); });
+  }
+
   void open(transfer_id id, std::uint64_t key, kv_shape shape, std::shared_ptr<const device_context> context,
       std::vector<block_index> table, endpoint_list sink, duration lease, transfer_callback on_delivered) override {
     auto possible = check_transfer(id, shape, context.get(), table);

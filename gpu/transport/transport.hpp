@@ -67,6 +67,10 @@ struct transfer_stats {
   std::uint64_t bytes_total{};
 };
 
+/// What came of opening a way to a peer: its path ("local", "shm", "tcp"), or why there is none (errc::reroute). On the
+/// I/O thread; must not block.
+using link_callback = std::function<void(result<std::string>)>;
+
 /// Bytes of weights that went to and came from other hosts so far.
 struct weights_traffic {
   std::uint64_t bytes_sent{};
@@ -92,6 +96,13 @@ public:
   /// table, or the id is taken.
   virtual void expect(transfer_id id, std::uint64_t key, kv_shape shape, std::shared_ptr<device_context> context,
       std::vector<block_index> table, duration lease, transfer_callback on_received) = 0;
+
+  // ---- links ----
+  /// Opens the way to a peer before anything is sent, and keeps it open until `unlink`; transfers share it. A way that
+  /// breaks is dialled again by the next transfer. Counted: as many unlinks as links. An empty peer is nobody. Any
+  /// thread.
+  virtual void link(endpoint_list peer, link_callback done) = 0;
+  virtual void unlink(endpoint_list peer) = 0;
 
   // ---- source ----
   /// Opens the way to a sink. `table` holds the KV of the tokens to send; blocks are held by the caller until

@@ -137,6 +137,71 @@ TEST_CASE_METHOD(pair_of_roles, "a role change under load fails no job and loads
   CHECK(all_blocks_free());
 }
 
+TEST_CASE_METHOD(pair_of_roles, "an instance is admitted once its KV links are open, also after a change of role") {
+  net->hold_links = true;
+  start_head();
+  start_node("a");
+  start_node("b");
+  until([&] { return net->held_links.size() == 1; }); // from the one that prefills to the one that decodes
+  auto link = [&] {
+    auto links = topology().links;
+    auto found = std::find_if(links.begin(), links.end(), [](const auto& l) { return l.kind == "kv"; });
+    return found == links.end() ? std::string{"none"} : found->state;
+  };
+  CHECK(link() == "opening");
+  CHECK(count_instances("ready") == 1);
+  CHECK(count_instances("linking") == 1);
+  auto client = start_client();
+  auto id = submit(client, prompt, 8);
+  advance(milliseconds{500});
+  CHECK(client.log->streamed[id].empty()); // it needs both
+  for (auto& open : std::exchange(net->held_links, {})) open();
+  run();
+  CHECK(link() == "open");
+  CHECK(count_instances("ready") == 2);
+  finish(client, id, prompt, 8);
+
+  CHECK(change_role(instance_with("prefill"), s::Role::MIXED).read()->getOk());
+  until([&] { return net->held_links.size() == 2; }); // there and back: both decode now
+  CHECK(count_instances("linking", "mixed") == 1);
+  for (auto& open : std::exchange(net->held_links, {})) open();
+  run();
+  CHECK(count_instances("ready", "mixed") == 1);
+  auto links = topology().links;
+  CHECK(std::count_if(links.begin(), links.end(), [](const auto& l) { return l.kind == "kv" && l.state == "open"; }) ==
+        2);
+}
+
+TEST_CASE_METHOD(pair_of_roles, "a counterpart that never opens its link keeps an instance from serving for a moment") {
+  net->hold_links = true;
+  start_head();
+  start_node("a");
+  start_node("b");
+  until([&] { return net->held_links.size() == 1; });
+  advance(settings.cluster.links.deadline + milliseconds{1});
+  CHECK(count_instances("ready") == 2);
+  auto links = topology().links;
+  CHECK(std::count_if(links.begin(), links.end(), [](const auto& l) { return l.state == "failed"; }) == 1);
+  auto client = start_client();
+  finish(client, submit(client, prompt, 8), prompt, 8); // a transfer opens its own way
+}
+
+TEST_CASE_METHOD(pair_of_roles, "the ends of a link let go of it when the other one dies") {
+  start_head();
+  start_node("a");
+  auto& b = start_node("b");
+  until_ready(2);
+  auto open = [&] {
+    std::size_t n = 0;
+    for (const auto& [name, transport] : net->by_endpoint) n += transport->links.size();
+    return n;
+  };
+  CHECK(open() == 1);
+  kill(b.agent);
+  advance(seconds{1});
+  CHECK(open() == 0);
+}
+
 TEST_CASE_METHOD(two_instances, "an instance that drains finishes what it has, takes nothing new and ends") {
   start_head();
   start_node("a", 2);

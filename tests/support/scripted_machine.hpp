@@ -158,6 +158,8 @@ struct fabric {
   std::uint64_t rows_moved{0};
   int fetches{0};
   int pulls{0};
+  bool hold_links{false};                        ///< keeps back that a way is open ...
+  std::vector<std::function<void()>> held_links; ///< ... here
 };
 
 class scripted_transport final : public gpu::transport {
@@ -171,6 +173,24 @@ public:
   scripted_transport& operator=(const scripted_transport&) = delete;
 
   const gpu::endpoint_list& endpoints() const override { return endpoints_; }
+
+  void link(gpu::endpoint_list peer, gpu::link_callback done) override {
+    ++links[peer.at(0)];
+    auto answer = [net = net_, to = peer.at(0), f = std::move(done)] {
+      if (net->by_endpoint.count(to) > 0)
+        f(std::string("local"));
+      else
+        f(fail(errc::reroute, "the peer is gone"));
+    };
+    if (net_->hold_links)
+      net_->held_links.push_back(std::move(answer));
+    else
+      answer();
+  }
+  void unlink(gpu::endpoint_list peer) override {
+    if (!peer.empty() && --links[peer.at(0)] == 0) links.erase(peer.at(0));
+  }
+  std::map<std::string, int> links; ///< kept open, by the peer's endpoint
 
   void expect(transfer_id id, std::uint64_t key, gpu::kv_shape shape, std::shared_ptr<gpu::device_context> context,
       std::vector<gpu::block_index> table, duration, gpu::transfer_callback on_received) override {

@@ -70,6 +70,7 @@ public:
   void go_on() {
     timer_.fired();
     const auto now = wire::now(self_);
+    if (settings_.enough && *settings_.enough) leave_out_the_rest();
     while (next_ < requests_.size() && start_ + requests_[next_].at <= now && has_room()) send(next_++, now);
     if (now >= last_end_) return finish({});
     if (next_ < requests_.size() && has_room()) timer_.at(start_ + requests_[next_].at);
@@ -120,6 +121,11 @@ public:
 
 private:
   bool has_room() const { return settings_.max_concurrency == 0 || under_way_ < settings_.max_concurrency; }
+
+  void leave_out_the_rest() {
+    requests_.resize(next_);
+    seen_.resize(next_);
+  }
 
   void send(std::size_t index, time_point now) {
     ++under_way_;

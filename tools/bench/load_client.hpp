@@ -3,7 +3,9 @@
 #pragma once
 #include "actors/common/metrics.hpp"
 #include "tools/runtime/client.hpp"
+#include <atomic>
 #include <functional>
+#include <memory>
 #include <vector>
 
 namespace hflex::bench {
@@ -44,7 +46,8 @@ struct load_progress {
 struct load_settings {
   std::size_t max_concurrency{0};                    ///< requests under way at a time, 0 = no limit
   duration answer_timeout{std::chrono::seconds{30}}; ///< of a submission: it counts as failed then
-  duration longest_end{std::chrono::minutes{10}}; ///< after the last request is due; what has not ended is unfinished
+  duration longest_end{std::chrono::minutes{10}};  ///< after the last request is due; what has not ended is unfinished
+  std::shared_ptr<const std::atomic<bool>> enough; ///< set, nothing more is sent: those that were are the result
   std::function<bool(const load_progress&)> on_progress; ///< ten times a second; false ends the run
 };
 

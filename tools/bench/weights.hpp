@@ -37,12 +37,14 @@ struct load_point {
 };
 
 struct start_point {
-  std::string path; ///< "disk cold", "disk warm", "same process", "shared memory", "network", "network, bounded link"
+  /// "disk cold", "disk warm", "host cache", "shared memory", "TCP over loopback", "TCP, 128 MiB/s links"
+  std::string path;
   std::uint32_t newcomers{};
   std::vector<start_parts> starts;
   double all_weights_ms{}; ///< until the last of them had its weights
   double all_ready_ms{};   ///< until the last of them was ready
   double first_token_ms{}; ///< to the first token of all
+  std::string fault;       ///< why there is no measurement; what came before it still counts
 };
 
 struct weights_report {

@@ -1,12 +1,11 @@
 #include "tools/bench/weights_cluster.hpp"
 #include "actors/wire/convert.hpp"
-#include "tools/runtime/process.hpp"
+#include "tools/runtime/child.hpp"
 #include <algorithm>
 #include <condition_variable>
 #include <csignal>
 #include <fcntl.h>
 #include <mutex>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +17,9 @@ using wire::msg;
 namespace {
 
 constexpr auto patience = std::chrono::minutes{2};
+/// Starts are measured here, not the time in which a death is noticed: a process that a busy machine does not run for
+/// seconds is no reason to end.
+constexpr auto silence = std::chrono::seconds{60};
 
 double ms_between(wall_clock::time_point a, wall_clock::time_point b) {
   return std::chrono::duration<double, std::milli>(b - a).count();
@@ -34,9 +36,13 @@ public:
     start_parts parts;
   };
 
-  void joined(const wire::node_agent_actor& agent) {
+  /// Agents join one after the other, and are known by their place in that order; one that joins again keeps it.
+  void joined(std::uint32_t node, const wire::node_agent_actor& agent) {
     const std::lock_guard lock{mutex_};
-    agents_.push_back(agent);
+    const auto known = std::find(nodes_.begin(), nodes_.end(), node);
+    if (known == nodes_.end()) nodes_.push_back(node);
+    agents_.resize(nodes_.size());
+    agents_.at(static_cast<std::size_t>(std::find(nodes_.begin(), nodes_.end(), node) - nodes_.begin())) = agent;
     changed_.notify_all();
   }
 
@@ -55,6 +61,7 @@ public:
     e.parts.weights = p.getWeightsMs();
     e.parts.allocate = p.getAllocateMs();
     e.parts.warm_up = p.getWarmUpMs();
+    e.parts.link = p.getLinkMs();
     e.parts.path = wire::read(in.getWeightsPath());
     changed_.notify_all();
   }
@@ -78,7 +85,8 @@ public:
 private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<wire::node_agent_actor> agents_;
+  std::vector<std::uint32_t> nodes_;
+  std::vector<wire::node_agent_actor> agents_; ///< parallel
   std::map<std::uint32_t, ended> ended_;
 };
 
@@ -93,7 +101,7 @@ wire::scaler_actor::behavior_type desk_scaler(wire::scaler_actor::pointer, std::
   using wire::on_ask;
   return {
       on<s::NodeUp, wire::node_agent_actor>(
-          [desk](s::NodeUp::Reader, const wire::node_agent_actor& agent) { desk->joined(agent); }),
+          [desk](s::NodeUp::Reader in, const wire::node_agent_actor& agent) { desk->joined(in.getNode(), agent); }),
       on<s::NodeGone>([](s::NodeGone::Reader) {}),
       on<s::InstanceState>([desk](s::InstanceState::Reader in) { desk->state(in); }),
       on_ask<msg<s::CommandAnswer>, s::ChangeRole>([](s::ChangeRole::Reader) { return no_command(); }),
@@ -110,19 +118,23 @@ config::cluster_config config_of(const std::string& model) {
   c.model = model;
   c.listen.port = 0;
   c.instance.kv_memory_mib = 64;
+  c.membership.suspect_after = silence / 2;
+  c.membership.lost_after = silence;
   return c;
 }
 
 } // namespace
 
 struct weights_cluster::actors {
-  wire::system_config config{wire::system_options{}};
+  wire::system_config config{wire::system_options{.peer_timeout = silence}};
   caf::actor_system system{config};
   wire::scaler_actor scaler;
   runtime::running_head head;
 };
 
-weights_cluster::weights_cluster() : actors_(std::make_unique<actors>()), desk_(std::make_shared<start_desk>()) {}
+weights_cluster::weights_cluster()
+    : actors_(std::make_unique<actors>()), desk_(std::make_shared<start_desk>()),
+      nowhere_(::open("/dev/null", O_WRONLY | O_CLOEXEC)) {}
 
 result<std::unique_ptr<weights_cluster>> weights_cluster::start(const std::string& model) {
   std::unique_ptr<weights_cluster> made{new weights_cluster};
@@ -152,26 +164,15 @@ weights_cluster::~weights_cluster() {
 
 result<std::size_t> weights_cluster::add_agent(const agent_process& agent) {
   const auto index = processes_.size();
-  const std::string program = runtime::self_path();
-  std::vector<std::string> words{program, "agent", "--join", head_, "--name", fmt::format("agent-{}", index),
-      "--host-id", agent.host, "--devices", fmt::format("cpu:{}", agent.threads), "--max-mib-per-s",
+  const std::vector<std::string> words{"agent", "--join", head_, "--name", fmt::format("agent-{}", index), "--host-id",
+      agent.host, "--devices", fmt::format("cpu:{}", agent.threads), "--max-mib-per-s",
       std::to_string(agent.max_mib_per_s), "--log-level", "error"};
-  std::vector<char*> argv;
-  for (auto& w : words) argv.push_back(w.data());
-  argv.push_back(nullptr);
-  const auto parent = ::getpid();
-  const auto pid = ::fork();
-  if (pid == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() != parent) ::_exit(1);
-    runtime::release_signals();
-    ::close(STDOUT_FILENO); // what it says of itself is not the bench's
-    ::open("/dev/null", O_WRONLY);
-    ::execv(program.c_str(), argv.data());
-    ::_exit(127);
-  }
-  if (pid < 0) return fail(errc::retry, "cannot start an agent's process");
-  processes_.push_back(pid);
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(silence).count();
+  const auto pid = runtime::start_self(words, nowhere_.get(), // what it says of itself is not the bench's
+      {fmt::format("HFLEX_MEMBERSHIP_LOST_AFTER_MS={}", ms),
+          fmt::format("HFLEX_MEMBERSHIP_SUSPECT_AFTER_MS={}", ms / 2)});
+  if (!pid) return pass(pid.error());
+  processes_.push_back(*pid);
   if (!desk_->wait_for_agents(processes_.size())) return fail(errc::retry, "agent {} did not join", index);
   return index;
 }
@@ -206,8 +207,14 @@ result<std::vector<double>> weights_cluster::first_tokens(std::size_t count, wal
   std::vector<double> times;
   while (times.size() < count) {
     auto event = client_->events().take(patience);
-    if (!event || std::holds_alternative<runtime::head_lost>(*event)) return fail(errc::retry, "no first token came");
+    if (!event) return fail(errc::retry, "{} of {} requests had no first token in time", count - times.size(), count);
+    if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
+      return fail(errc::retry, "the head is gone: {}", lost->reason);
     if (std::holds_alternative<msg<s::TokenChunk>>(*event)) times.push_back(ms_between(since, wall_clock::now()));
+    const auto* end = std::get_if<msg<s::JobRecord>>(&*event);
+    if (end != nullptr && end->read()->getOutcome() != s::Outcome::FINISHED)
+      return fail(
+          errc::retry, "a request that waited for its first token ended: {}", wire::read(end->read()->getReason()));
   }
   return times;
 }
@@ -236,7 +243,7 @@ result<std::vector<start_parts>> weights_cluster::start_instances(
     if (!ended->fault.empty()) return fail(errc::retry, "i{}: {}", id, ended->fault);
     auto p = ended->parts;
     p.ready = ms_between(begun, ended->at);
-    p.messages = p.ready - ended->started_ms;
+    p.messages = p.ready - ended->started_ms - p.link;
     p.spawn = ended->started_ms - p.plan - p.weights - p.allocate - p.warm_up;
     all.push_back(std::move(p));
   }

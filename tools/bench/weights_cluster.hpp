@@ -3,6 +3,7 @@
 // `hflex agent` run.
 #pragma once
 #include "actors/wire/system.hpp"
+#include "gpu/transport/unique_fd.hpp"
 #include "tools/runtime/client.hpp"
 #include "tools/runtime/head.hpp"
 #include <map>
@@ -22,6 +23,7 @@ struct start_parts {
   double weights{};     ///< until they were in the process
   double allocate{};    ///< context: KV memory, work space, threads
   double warm_up{};     ///< first step
+  double link{};        ///< until its KV links were open and it was admitted
   double spawn{};       ///< the rest: messages within the agent, the actor's spawn
   double ready{};       ///< all of it
   double first_token{}; ///< from the order here to the first token of a request that waited for it
@@ -64,6 +66,7 @@ private:
   std::unique_ptr<runtime::head_client> client_;
   std::string head_;
   wire::instance_options options_;
+  gpu::unique_fd nowhere_;
   std::vector<pid_t> processes_;
   std::vector<std::uint32_t> instances_; ///< ids ordered so far
   std::uint32_t last_instance_{0};

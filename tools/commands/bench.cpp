@@ -1,10 +1,8 @@
 // `hflex bench`: the measurements behind the project's claims about speed.
 #include "tools/bench/engine.hpp"
-#include "tools/cli/exit_code.hpp"
-#include "tools/cli/json_line.hpp"
 #include "tools/cli/table.hpp"
 #include "tools/cli/units.hpp"
-#include "tools/commands/commands.hpp"
+#include "tools/commands/bench_output.hpp"
 #include <cstdio>
 #include <memory>
 
@@ -64,19 +62,12 @@ void show(const bench::engine_report& r) {
 int run_engine(engine_flags& f) {
   f.options.device.compute = gpu::compute_named(f.compute).value();
   f.options.per_point = from_s(f.seconds);
-  auto terminal = cli::detect_terminal(2);
+  live_line line;
   auto report = bench::measure_engine(f.options, [&](const bench::engine_point& p) {
-    if (terminal.is_terminal)
-      std::fprintf(stderr, "\r\x1b[K%s, batch %u, context %u: %.0f tokens/s", p.phase.c_str(), p.batch, p.context,
-          p.tokens_per_s);
+    line.show(fmt::format("{}, batch {}, context {}: {:.0f} tokens/s", p.phase, p.batch, p.context, p.tokens_per_s));
   });
-  if (terminal.is_terminal) std::fputs("\r\x1b[K", stderr);
-  if (!report) return commands::report(report.error());
-  if (f.format == output::json)
-    std::fputs(cli::json_line(to_json(*report)).c_str(), stdout);
-  else
-    show(*report);
-  return cli::exit_done;
+  line.clear();
+  return finish_bench(report, f.format, to_json, show);
 }
 
 runner add_engine(CLI::App& app) {
@@ -103,10 +94,7 @@ runner add_engine(CLI::App& app) {
   app.add_option("--seconds", f->seconds, "Time to spend on each point")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
-  app.add_option("-o,--output", f->format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f->format);
   add_examples(app, "  hflex bench engine\n  hflex bench engine --model DIR --batch 1,8,32 --prompt 512 -o json\n"
                     "  hflex bench engine --shape llama-3.2-1b --isa avx2");
   return [f] { return run_engine(*f); };
@@ -122,14 +110,16 @@ runner add_bench(CLI::App& app) {
   engine->callback([run = add_engine(*engine), chosen] { *chosen = run; });
   auto* load = app.add_subcommand("load", "A trace against a live cluster, under one scheduling policy or several");
   load->callback([run = add_bench_load(*load), chosen] { *chosen = run; });
+  auto* role = app.add_subcommand("role", "What changes of role cost a cluster that serves under full load");
+  role->callback([run = add_bench_role(*role), chosen] { *chosen = run; });
   auto* scheduler =
       app.add_subcommand("scheduler", "How fast the scheduler decides, by size of the fleet and of its queue");
   scheduler->callback([run = add_bench_scheduler(*scheduler), chosen] { *chosen = run; });
   auto* weights =
       app.add_subcommand("weights", "How long a new instance takes to serve, by where its weights come from");
   weights->callback([run = add_bench_weights(*weights), chosen] { *chosen = run; });
-  add_examples(app, "  hflex bench engine --help\n  hflex bench load --help\n  hflex bench scheduler --help\n"
-                    "  hflex bench weights --newcomers 1,4");
+  add_examples(app, "  hflex bench engine --help\n  hflex bench load --help\n  hflex bench role --flips 20\n"
+                    "  hflex bench scheduler --help\n  hflex bench weights --newcomers 1,4");
   return [chosen] { return (*chosen)(); };
 }
 

@@ -3,13 +3,13 @@
 #include "actors/scheduler/policy.hpp"
 #include "gpu/model/model_config.hpp"
 #include "tools/bench/load_result.hpp"
+#include "tools/bench/own_cluster.hpp"
 #include "tools/bench/prompt_maker.hpp"
 #include "tools/cli/exit_code.hpp"
 #include "tools/cli/json_line.hpp"
 #include "tools/cli/progress.hpp"
 #include "tools/cli/units.hpp"
 #include "tools/commands/serve.hpp"
-#include "tools/runtime/child.hpp"
 #include "tools/runtime/process.hpp"
 #include "tools/sim/cluster_file.hpp"
 #include "tools/sim/result_text.hpp"
@@ -157,26 +157,18 @@ std::vector<bench::offered_request> offered(const load_flags& f, const prepared&
 /// Relative paths of the environment would start elsewhere.
 std::string absolute(const std::string& path) { return std::filesystem::absolute(path).string(); }
 
-/// `hflex up` in a process of its own, with an agent process per instance.
-result<runtime::child> start_cluster(const load_flags& f, const std::string& policy, cli::endpoint& head) {
-  const auto count = std::to_string(f.instances);
-  std::vector<std::string> words{"up", "--agents", count, "--instances", count, "--port", "0", "--policy", policy};
+result<bench::own_cluster> start_cluster(const load_flags& f, const std::string& policy) {
+  bench::own_cluster_options o;
+  o.instances = f.instances;
+  o.policy = policy;
+  auto& words = o.words;
   if (!f.config.file().empty()) words.insert(words.end(), {"--config", f.config.file()});
   for (const auto& [key, flag] : {std::pair{"mode", "--mode"}, std::pair{"model", "--model"}})
     if (f.config.has(key)) words.insert(words.end(), {flag, f.config.given(key)});
   words.insert(words.end(), {"--log-level", f.config.has("log.level") ? f.config.given("log.level") : "warning"});
-  std::vector<std::string> environment;
-  if (!f.profile.empty()) environment.push_back("HFLEX_INSTANCE_PROFILE=" + absolute(f.profile));
-  if (!f.slo.empty()) environment.push_back("HFLEX_SLO_CLASSES_FILE=" + absolute(f.slo));
-  auto cluster = runtime::child::start(words, environment);
-  if (!cluster) return cluster;
-  const std::string said = "head listens on ";
-  auto line = cluster->read_line(std::chrono::seconds{30});
-  if (!line) return fail(errc::fatal, "the cluster did not start: {}", line.error().message);
-  auto at = cli::parse_endpoint(line->starts_with(said) ? line->substr(said.size()) : *line, 7450);
-  if (!at) return pass(at.error());
-  head = *at;
-  return cluster;
+  if (!f.profile.empty()) o.environment.push_back("HFLEX_INSTANCE_PROFILE=" + absolute(f.profile));
+  if (!f.slo.empty()) o.environment.push_back("HFLEX_SLO_CLASSES_FILE=" + absolute(f.slo));
+  return bench::start_own_cluster(o);
 }
 
 result<bench::load_run> offer(load_flags& f, const prepared& p, const cli::endpoint& head, const std::string& name) {
@@ -209,10 +201,9 @@ result<bench::load_run> offer(load_flags& f, const prepared& p, const cli::endpo
 }
 
 result<bench::load_run> run_policy(load_flags& f, const prepared& p, const std::string& policy) {
-  cli::endpoint head;
-  auto cluster = start_cluster(f, policy, head);
+  auto cluster = start_cluster(f, policy);
   if (!cluster) return pass(cluster.error());
-  return offer(f, p, head, policy);
+  return offer(f, p, cluster->head, policy);
 }
 
 /// The same workload in virtual time, on hardware that is described like the cluster that was measured.
@@ -395,10 +386,7 @@ void add_load_client(CLI::App& app, load_flags& f) {
       ->check(CLI::Range(0.001, 86400.0))
       ->capture_default_str();
   app.add_option("--save-result", f.save, "Write everything, each request too, into this file (JSON)");
-  app.add_option("-o,--output", f.format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f.format);
 }
 
 } // namespace

@@ -1,11 +1,9 @@
 // `hflex bench scheduler`: how fast the scheduler decides, by size of the fleet and of its queue.
 #include "actors/scheduler/policy.hpp"
 #include "tools/bench/scheduler.hpp"
-#include "tools/cli/exit_code.hpp"
-#include "tools/cli/json_line.hpp"
 #include "tools/cli/table.hpp"
 #include "tools/cli/units.hpp"
-#include "tools/commands/commands.hpp"
+#include "tools/commands/bench_output.hpp"
 #include <cstdio>
 
 namespace hflex::commands {
@@ -82,19 +80,13 @@ int run_scheduler(flags& f) {
   f.options.disaggregated.clear();
   for (const auto& mode : f.modes) f.options.disaggregated.push_back(mode == "disaggregated");
   if (auto known = scheduler::find_policy(f.options.policy); !known) return usage_error(known.error().message);
-  auto terminal = cli::detect_terminal(2);
+  live_line line;
   auto report = bench::measure_scheduler(f.options, [&](const bench::scheduler_point& p) {
-    if (terminal.is_terminal)
-      std::fprintf(stderr, "\r\x1b[K%s, %u instances, %u queued: %.0f events/s", mode_of(p), p.instances, p.queued,
-          p.events_per_s);
+    line.show(
+        fmt::format("{}, {} instances, {} queued: {:.0f} events/s", mode_of(p), p.instances, p.queued, p.events_per_s));
   });
-  if (terminal.is_terminal) std::fputs("\r\x1b[K", stderr);
-  if (!report) return commands::report(report.error());
-  if (f.format == output::json)
-    std::fputs(cli::json_line(to_json(*report)).c_str(), stdout);
-  else
-    show(*report);
-  return cli::exit_done;
+  line.clear();
+  return finish_bench(report, f.format, to_json, show);
 }
 
 } // namespace
@@ -118,10 +110,7 @@ runner add_bench_scheduler(CLI::App& app) {
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
   app.add_option("--seed", f->options.seed, "Of arrivals, lengths and the noise of step times")->capture_default_str();
-  app.add_option("-o,--output", f->format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f->format);
   add_examples(app, "  hflex bench scheduler\n  hflex bench scheduler --instances 256,1000 --queued 0,100000 -o json\n"
                     "  hflex bench scheduler --policy polyserve --instances 8 --queued 100 --mode collocated");
   return [f] { return run_scheduler(*f); };

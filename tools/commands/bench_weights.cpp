@@ -1,10 +1,9 @@
 // `hflex bench weights`: how long a new instance takes to serve, by where its weights come from.
 #include "tools/bench/engine.hpp"
 #include "tools/bench/weights.hpp"
-#include "tools/cli/exit_code.hpp"
-#include "tools/cli/json_line.hpp"
 #include "tools/cli/table.hpp"
 #include "tools/cli/units.hpp"
+#include "tools/commands/bench_output.hpp"
 #include "tools/commands/serve.hpp"
 #include <cstdio>
 #include <memory>
@@ -23,11 +22,12 @@ double ms_of(const bench::weights_report& r, const std::string& way) {
   return 0;
 }
 
-/// Milliseconds until all newcomers of a path had their weights, as a multiple of one's.
-double ratio_to_one(const bench::weights_report& r, const bench::start_point& p) {
+/// Milliseconds until all newcomers of a path had their weights, as a multiple of one's, where one was measured.
+std::optional<double> ratio_to_one(const bench::weights_report& r, const bench::start_point& p) {
   for (const auto& one : r.starts)
-    if (one.path == p.path && one.newcomers == 1) return p.all_weights_ms / one.all_weights_ms;
-  return 0;
+    if (one.path == p.path && one.newcomers == 1 && one.fault.empty() && p.fault.empty())
+      return p.all_weights_ms / one.all_weights_ms;
+  return std::nullopt;
 }
 
 nlohmann::ordered_json parts_json(const bench::start_parts& s) {
@@ -39,6 +39,7 @@ nlohmann::ordered_json parts_json(const bench::start_parts& s) {
   j["allocate_ms"] = s.allocate;
   j["warm_up_ms"] = s.warm_up;
   j["spawn_ms"] = s.spawn;
+  j["link_ms"] = s.link;
   j["ready_ms"] = s.ready;
   j["first_token_ms"] = s.first_token;
   return j;
@@ -62,9 +63,17 @@ nlohmann::ordered_json to_json(const bench::weights_report& r) {
   for (const auto& p : r.starts) {
     auto each = nlohmann::ordered_json::array();
     for (const auto& s : p.starts) each.push_back(parts_json(s));
-    starts.push_back({{"path", p.path}, {"newcomers", p.newcomers}, {"all_weights_ms", p.all_weights_ms},
-        {"times_one", ratio_to_one(r, p)}, {"all_ready_ms", p.all_ready_ms}, {"first_token_ms", p.first_token_ms},
-        {"starts", each}});
+    nlohmann::ordered_json j{{"path", p.path}, {"newcomers", p.newcomers}};
+    if (!p.fault.empty()) {
+      j["fault"] = p.fault;
+    } else {
+      j["all_weights_ms"] = p.all_weights_ms;
+      if (const auto ratio = ratio_to_one(r, p)) j["times_one"] = *ratio;
+      j["all_ready_ms"] = p.all_ready_ms;
+      j["first_token_ms"] = p.first_token_ms;
+      j["starts"] = each;
+    }
+    starts.push_back(j);
   }
   all["starts"] = starts;
   return all;
@@ -85,13 +94,15 @@ void show(const bench::weights_report& r) {
         fmt::format("{:.1f}", ms_of(r, "engine's way, disk warm") / p.ms), p.note});
   std::fputs(loads.render(cli::detect_terminal(1)).c_str(), stdout);
   cli::table starts({{"START FROM"}, {"NEW", right}, {"MESSAGES", right}, {"PLAN", right}, {"WEIGHTS", right},
-      {"ALLOCATE", right}, {"WARM-UP", right}, {"SPAWN", right}, {"ALL WEIGHTS", right}, {"X ONE", right},
-      {"ALL READY", right}, {"FIRST TOKEN", right}});
+      {"ALLOCATE", right}, {"WARM-UP", right}, {"SPAWN", right}, {"LINK", right}, {"ALL WEIGHTS", right},
+      {"X ONE", right}, {"ALL READY", right}, {"FIRST TOKEN", right}});
   for (const auto& p : r.starts) {
+    if (!p.fault.empty()) continue;
     const auto& s = p.starts.back();
+    const auto ratio = ratio_to_one(r, p);
     starts.add({p.path, std::to_string(p.newcomers), ms(s.messages), ms(s.plan), ms(s.weights), ms(s.allocate),
-        ms(s.warm_up), ms(s.spawn), ms(p.all_weights_ms), fmt::format("{:.2f}", ratio_to_one(r, p)), ms(p.all_ready_ms),
-        ms(p.first_token_ms)});
+        ms(s.warm_up), ms(s.spawn), ms(s.link), ms(p.all_weights_ms), ratio ? fmt::format("{:.2f}", *ratio) : "-",
+        ms(p.all_ready_ms), ms(p.first_token_ms)});
   }
   std::fputs(starts.render(cli::detect_terminal(1)).c_str(), stdout);
 }
@@ -101,17 +112,17 @@ int run_weights(weights_flags& f) {
   if (f.options.model.empty() && f.options.tokenizer_from.empty())
     return usage_error("the demo model, whose tokenizer a made checkpoint gets, is not installed: give --model");
   set_up_log(config::log_level::error);
-  auto terminal = cli::detect_terminal(2);
-  auto report = bench::measure_weights(f.options, [&](const std::string& what) {
-    if (terminal.is_terminal) std::fprintf(stderr, "\r\x1b[K%s", what.c_str());
-  });
-  if (terminal.is_terminal) std::fputs("\r\x1b[K", stderr);
-  if (!report) return commands::report(report.error());
-  if (f.format == output::json)
-    std::fputs(cli::json_line(to_json(*report)).c_str(), stdout);
-  else
-    show(*report);
-  return cli::exit_done;
+  live_line line;
+  auto report = bench::measure_weights(f.options, [&](const std::string& what) { line.show(what); });
+  line.clear();
+  const int code = finish_bench(report, f.format, to_json, show);
+  bool all = true;
+  for (const auto& p : report ? report->starts : std::vector<bench::start_point>{}) {
+    if (!p.fault.empty())
+      std::fprintf(stderr, "hflex: %u newcomers, %s: %s\n", p.newcomers, p.path.c_str(), p.fault.c_str());
+    all = all && p.fault.empty();
+  }
+  return all ? code : cli::exit_failed;
 }
 
 } // namespace
@@ -135,10 +146,7 @@ runner add_bench_weights(CLI::App& app) {
   app.add_option("--repeats", f->options.repeats, "Of each point; the fastest counts")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();
-  app.add_option("-o,--output", f->format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f->format);
   add_examples(app, "  hflex bench weights\n  hflex bench weights --shape llama-3.2-1b --newcomers 1,4 -o json\n"
                     "  hflex bench weights --model DIR --newcomers 1,2,4,8 --link-mib-s 256");
   return [f] { return run_weights(*f); };

@@ -40,8 +40,9 @@ runner add_model(CLI::App& app);
 void add_model_logits(CLI::App& app, const std::shared_ptr<runner>& chosen);
 runner add_devices(CLI::App& app);
 runner add_bench(CLI::App& app);
-runner add_bench_load(CLI::App& app);
-runner add_bench_scheduler(CLI::App& app); ///< a part of bench
+runner add_bench_load(CLI::App& app); ///< a part of bench, as the next three
+runner add_bench_role(CLI::App& app);
+runner add_bench_scheduler(CLI::App& app);
 runner add_bench_weights(CLI::App& app);
 runner add_profile(CLI::App& app);
 runner add_simulate(CLI::App& app);
@@ -63,6 +64,8 @@ result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& opt
 /// single answers. errc::retry when it took too long.
 result<cluster::snapshot> wait_for_instances(
     runtime::head_client& client, std::size_t wanted, duration longest, duration timeout);
+/// -o text|json. `help` says what they are, where that is more than the words.
+void add_output_option(CLI::App& app, output& to, const std::string& help = "text or json");
 /// Examples under the options of --help.
 void add_examples(CLI::App& app, const std::string& examples);
 

@@ -20,6 +20,13 @@ result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& opt
   return runtime::head_client::connect(*at, from_s(options.timeout_s));
 }
 
+void add_output_option(CLI::App& app, output& to, const std::string& help) {
+  app.add_option("-o,--output", to, help)
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
+      ->option_text("text|json");
+}
+
 void add_examples(CLI::App& app, const std::string& examples) { app.footer("\nExamples:\n" + examples); }
 
 int report(const error& e) {

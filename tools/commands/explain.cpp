@@ -167,10 +167,7 @@ runner add_explain(CLI::App& app) {
   auto f = std::make_shared<explain_flags>();
   auto* request = app.add_option("REQUEST", f->request, "A request, live or ended a while ago (r1, r2, ...)");
   app.add_flag("--scaling", f->scaling, "The latest decisions about the fleet, with their numbers")->excludes(request);
-  app.add_option("-o,--output", f->format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f->format);
   add_head_options(app, f->head);
   add_examples(app, "  hflex explain r17\n  hflex explain r17 -o json\n  hflex explain --scaling");
   return [f] { return run(*f); };

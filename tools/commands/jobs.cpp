@@ -21,13 +21,6 @@ struct job_flags {
   output format{output::text};
 };
 
-void add_output(CLI::App& app, output& to) {
-  app.add_option("-o,--output", to, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
-}
-
 int print_job(s::JobRecord::Reader job, output format) {
   if (format == output::json)
     std::fputs(cli::json_line(job_json(job)).c_str(), stdout);
@@ -109,7 +102,7 @@ runner add_jobs(CLI::App& app) {
   app.add_option("--limit", f->limit, "Newest jobs listed at most")
       ->capture_default_str()
       ->check(CLI::Range(1U, 100000U));
-  add_output(app, f->format);
+  add_output_option(app, f->format);
   add_head_options(app, f->head);
   add_examples(app, "  hflex jobs\n  hflex jobs r17 -o json");
   return [f] { return list_jobs(*f); };
@@ -130,7 +123,7 @@ runner add_wait(CLI::App& app) {
   app.add_option("--for-s", *longest, "Longest wait for the job's end, in seconds")
       ->capture_default_str()
       ->check(CLI::Range(0.001, 86400.0));
-  add_output(app, f->format);
+  add_output_option(app, f->format);
   add_head_options(app, f->head);
   add_examples(app, "  hflex wait r17\n  hflex wait r17 --for-s 60 -o json");
   return [f, longest] { return wait_for_job(*f, *longest); };

@@ -20,10 +20,7 @@ void add_flags(CLI::App& app, model_flags& f) {
   app.add_option(
          "DIR", f.dir, "Checkpoint: a directory (config.json, model.safetensors, tokenizer.json) or a GGUF file")
       ->required();
-  app.add_option("-o,--output", f.format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f.format);
 }
 
 int info(const model_flags& f) {

@@ -139,10 +139,7 @@ void add_model_logits(CLI::App& app, const std::shared_ptr<runner>& chosen) {
       ->option_text("f32|bf16|f16");
   app.add_option("--threads", f->device.threads, "Compute threads, 0 = all cores")->capture_default_str();
   app.add_option("--isa", f->device.isa, "Kernels to use instead of this CPU's best");
-  app.add_option("-o,--output", f->format, "text or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f->format);
   add_examples(app, "  hflex model logits examples/models/austen-2.7m -p \"It is a truth\" --generate 8\n"
                     "  hflex model logits /models/mine --tokens 1,450,7483 --all -o json");
   app.callback([f, chosen] { *chosen = [f] { return logits(*f); }; });

@@ -132,10 +132,7 @@ runner add_profile(CLI::App& app) {
   app.add_option("--repeats", f->grid.repeats, "Steps per point; their median counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  app.add_option("-o,--output", f->format, "text (YAML) or json")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f->format, "text (YAML) or json");
   add_examples(app, "  hflex profile --model DIR --out profile.yaml\n"
                     "  hflex profile --model DIR --threads 1 --beside 1 --out one-of-two.yaml\n"
                     "  hflex profile --model DIR --threads 2 --prefill 0,64,256 --decode 0,1,8 -o json");

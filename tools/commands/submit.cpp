@@ -321,10 +321,7 @@ runner add_submit(CLI::App& app) {
   app.add_option("--for-s", f->longest_s, "Longest wait for all jobs to end, in seconds")
       ->capture_default_str()
       ->check(CLI::Range(0.001, 86400.0));
-  app.add_option("-o,--output", f->format, "text or json (one line per job at its end)")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
-      ->option_text("text|json");
+  add_output_option(app, f->format, "text or json (one line per job at its end)");
   add_head_options(app, f->head);
   add_examples(app, "  hflex submit -p 'It is a truth universally acknowledged' --slo interactive\n  hflex submit "
                     "--file examples/prompts.jsonl -o json\n  hflex submit --chat -p 'Who wrote Emma?' --system "

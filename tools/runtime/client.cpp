@@ -11,7 +11,9 @@ namespace s = wire::schema;
 using wire::msg;
 
 wire::system_config& client_config() {
-  static wire::system_config config{{}}; // outlives every actor system made from it
+  // Outlives every actor system made from it. A head that ends breaks the connection; one that is silent for a while is
+  // held up, as this process may have been.
+  static wire::system_config config{{.peer_timeout = std::chrono::seconds{15}}};
   return config;
 }
 

@@ -44,6 +44,7 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
   s.scaler.core.min_instances = c.scaling.min_instances;
   s.scaler.core.max_instances = c.scaling.max_instances;
   s.scaler.core.lead_time = c.scaling.lead_time;
+  s.scaler.core.hand_hold = c.scaling.hand_hold;
   for (const auto& entry : c.fleet.empty() ? config::default_fleet(c.mode) : c.fleet)
     s.scaler.core.fleet.push_back({entry.role, entry.count});
   s.weights.core.across_hosts = c.weights.across_hosts;

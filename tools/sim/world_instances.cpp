@@ -247,7 +247,7 @@ void world::perform(sim_instance& i, const instance::handed_back& e) {
     auto& r = client_of(e.key);
     if (r.result || r.attempt != e.key.attempt) return;
     flush_tokens(r, e.key);
-    tell_router(router::handed_back{e.key, at, e.why.code, e.why.message});
+    tell_router(router::handed_back{e.key, at, e.why.code, e.why.message, e.leaving});
   });
 }
 
@@ -269,7 +269,7 @@ void world::perform(sim_instance&, const instance::accept_offer& e) {
 }
 
 void world::perform(sim_instance&, const instance::refuse_offer& e) {
-  post(e.from, instance::offer_refused{e.transfer, e.why});
+  post(e.from, instance::offer_refused{e.transfer, e.why, e.leaving});
 }
 
 void world::perform(sim_instance&, const instance::open_push& e) {

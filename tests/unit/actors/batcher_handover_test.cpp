@@ -152,7 +152,13 @@ TEST_CASE("a hand-over that fails gives the request back, with its blocks, at an
   }
   SECTION("refused after the first token") {
     b.prefill();
-    CHECK(only<handed_back>(b.send(offer_refused{b.id, {errc::retry, "full"}})).why.code == errc::reroute);
+    const auto back = only<handed_back>(b.send(offer_refused{b.id, {errc::retry, "full"}}));
+    CHECK(back.why.code == errc::reroute);
+    CHECK_FALSE(back.leaving);
+  }
+  SECTION("refused as the other side leaves") {
+    CHECK(only<handed_back>(b.send(offer_refused{b.id, {errc::reroute, "i2 is retiring"}, true})).leaving);
+    b.finish();
   }
   SECTION("transfer failed during prefill") {
     b.send(offer_accepted{b.id});

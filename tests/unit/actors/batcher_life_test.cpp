@@ -175,6 +175,7 @@ TEST_CASE("a retiring instance hands back its queue, lets residents finish and s
   auto out = b.send(retire{10s});
   CHECK(only<handed_back>(out).key == make_spec(2, 10, 3).key);
   CHECK(only<handed_back>(out).why.code == errc::reroute);
+  CHECK(only<handed_back>(out).leaving);
   CHECK(only<wake_at>(out).at == b.now + 10s);
   CHECK(all<retired>(out).empty());
   CHECK(only<handed_back>(b.send(add{make_spec(3, 10, 3), {}})).why.code == errc::reroute);

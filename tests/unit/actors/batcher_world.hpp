@@ -204,7 +204,9 @@ private:
   }
   void perform(std::size_t from, const take_over& e) { tell(from, e.to, kv_taken{e.transfer}); }
   void perform(std::size_t from, const abort_transfer& e) { tell(from, e.to, transfer_aborted{e.transfer}); }
-  void perform(std::size_t from, const refuse_offer& e) { tell(from, e.from, offer_refused{e.transfer, e.why}); }
+  void perform(std::size_t from, const refuse_offer& e) {
+    tell(from, e.from, offer_refused{e.transfer, e.why, e.leaving});
+  }
 
   // ---- the data plane: rows are read when they are delivered, so that a block used again too early shows ----
 

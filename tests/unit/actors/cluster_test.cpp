@@ -98,6 +98,23 @@ TEST_CASE("missed heartbeats make a node suspect, then lost with its instances")
   CHECK(b.on(tick{}, 1h).empty());
 }
 
+TEST_CASE("a head that was held up itself loses no node whose heartbeats it has not read yet") {
+  bench b;
+  auto n = b.join("gpu-a", 1);
+  b.up(1, n);
+  b.on(tick{}, 5s); // due after 300 ms: the beats of the node wait behind it in the same mailbox
+  CHECK(changes(b.out) == std::vector<change>{change::node_suspect});
+  CHECK(only<wake_at>(b.out).time == b.now + 700ms); // as long as from a suspicion in time
+  b.on(heartbeat{n, 1, 1, {}});
+  CHECK(changes(b.out) == std::vector<change>{change::node_recovered});
+  b.on(tick{}, 300ms);
+  CHECK(changes(b.out) == std::vector<change>{change::node_suspect});
+  b.on(tick{}, 699ms);
+  CHECK(count<node_lost>(b.out) == 0);
+  b.on(tick{}, 1ms); // and one that is silent indeed is lost
+  CHECK(count<node_lost>(b.out) == 1);
+}
+
 TEST_CASE("a heartbeat clears a suspicion and one that is out of order does not count") {
   bench b;
   auto n = b.join("gpu-a", 1);

@@ -231,6 +231,36 @@ TEST_CASE("attempts are limited and the last cause is told") {
   CHECK(record.retries == 2);
 }
 
+TEST_CASE("what a leaving instance hands back does not use the attempts up") {
+  bench b;
+  auto id = b.submitted();
+  std::uint32_t attempt = 0;
+  while (++attempt <= 10) {
+    b.on(placed{{id, attempt}, i1, i1});
+    b.on(handed_back{{id, attempt}, i1, errc::reroute, "i1 is retiring", true});
+    REQUIRE(count<to_scheduler_arrived>(b.out) == 1);
+  }
+  for (; attempt <= 13; ++attempt) {
+    CHECK(count<client_done>(b.out) == 0);
+    b.on(placed{{id, attempt}, i1, i1});
+    b.on(handed_back{{id, attempt}, i1, errc::retry, "busy"});
+  }
+  CHECK(only<client_done>(b.out).record.reason == "i1: busy (attempt 3 of 3)");
+}
+
+TEST_CASE("a fleet that does nothing but leave does not keep a request for ever") {
+  bench b;
+  auto id = b.submitted();
+  for (std::uint32_t attempt = 1; attempt < 64 + 3; ++attempt) {
+    b.on(placed{{id, attempt}, i1, i1});
+    b.on(handed_back{{id, attempt}, i1, errc::reroute, "i1 is retiring", true});
+    REQUIRE(count<client_done>(b.out) == 0);
+  }
+  b.on(placed{{id, 67}, i1, i1});
+  b.on(handed_back{{id, 67}, i1, errc::reroute, "i1 is retiring", true});
+  CHECK(only<client_done>(b.out).record.outcome == outcome::failed);
+}
+
 TEST_CASE("a hand-back that blames the request or the component fails it at once") {
   for (auto code : {errc::reject, errc::fatal}) {
     bench b;

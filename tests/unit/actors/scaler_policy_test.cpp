@@ -314,6 +314,42 @@ TEST_CASE("a count set by hand holds until the policy is let loose again") {
   CHECK(d.running() <= 2);
 }
 
+TEST_CASE("a role that was changed by hand is left alone for a while, and then the policy decides again") {
+  auto o = using_policy("hyperflexis");
+  o.hand_hold = seconds{60};
+  o.min_instances = o.max_instances = 4;
+  fleet_desk d(o, {{prefill, 2}, {decode, 2}});
+  d.load(10, seconds{100}); // until the policy has what it wants
+  const auto prefills = d.it.state().running(prefill);
+  REQUIRE(prefills >= 2);
+  instance_id flipped;
+  for (const auto& [id, i] : d.it.state().instances)
+    if (i.role == prefill && i.phase == life::ready) flipped = id;
+  d.feed(request_role_change{flipped, decode});
+  REQUIRE(d.refusals.empty());
+  const auto started = d.starts;
+  d.load(10, seconds{55});
+  CHECK(d.it.state().instances.at(flipped).role == decode);
+  CHECK(d.it.state().running(prefill) == prefills - 1);
+  CHECK(d.starts == started); // nor was another started in its stead
+  d.load(10, seconds{60});
+  CHECK(d.it.state().running(prefill) == prefills);
+}
+
+TEST_CASE("a number held by hand follows a role that is changed by hand") {
+  fleet_desk d(using_policy("hyperflexis"), {{prefill, 2}, {decode, 2}});
+  d.feed(request_scale{prefill, 2, {}, {}, false});
+  d.feed(request_scale{decode, 2, {}, {}, false});
+  d.settle();
+  instance_id flipped;
+  for (const auto& [id, i] : d.it.state().instances)
+    if (i.role == prefill && i.phase == life::ready) flipped = id;
+  d.feed(request_role_change{flipped, decode});
+  d.load(1, seconds{400});
+  CHECK(d.it.state().running(prefill) == 1);
+  CHECK(d.it.state().running(decode) == 3);
+}
+
 TEST_CASE("scaling by hand beyond the limits, to no side or without a role among several is refused") {
   auto o = using_policy("fixed");
   o.max_instances = 6;

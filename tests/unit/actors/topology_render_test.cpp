@@ -29,6 +29,8 @@ TEST_CASE("a link whose transfer has an end shows how far it is until it is done
   s.links = {{"agent-n1", "i2", "weights", "tcp", 1ULL << 30U, 4ULL << 30U}};
   CHECK(render_tree(s, {}).find("agent-n1 → i2  weights  tcp  1.0 GiB of 4.0 GiB  ███░░░░░░░ loading") !=
         std::string::npos);
+  s.links.push_back({"i1", "i2", "kv", "shm", 0, 0, "opening"});
+  CHECK(render_tree(s, {}).find("i1 → i2  kv  shm  0 B  opening\n") != std::string::npos);
   s.links[0].bytes_total = s.links[0].bytes_expected;
   CHECK(render_tree(s, {}).find("agent-n1 → i2  weights  tcp  4.0 GiB\n") != std::string::npos);
 }
@@ -94,7 +96,7 @@ TEST_CASE("the JSON document has the keys that scripts rely on") {
       R"("waiting":0,"kv_blocks_total":0,"kv_blocks_free":0,"kv_blocks_cached":0,"prefix_hit_ratio":0,"mailbox":2,"step_ms_mean":0},)"
       R"({"id":"i1","kind":"instance","node":"n1","role":"prefill","device":"n1/0","state":"ready","running":1,)"
       R"("waiting":4,"kv_blocks_total":400,"kv_blocks_free":280,"kv_blocks_cached":90,"prefix_hit_ratio":0.625,"mailbox":0,"step_ms_mean":8.125}],"links":)"
-      R"([{"from":"i1","to":"i2","kind":"kv","transport":"shm","bytes_total":1610612736,"bytes_expected":0}]})");
+      R"([{"from":"i1","to":"i2","kind":"kv","transport":"shm","bytes_total":1610612736,"bytes_expected":0,"state":"open"}]})");
   CHECK(render_json({}) == R"({"epoch":0,"nodes":[],"actors":[],"links":[]})");
 }
 

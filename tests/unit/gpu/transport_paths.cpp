@@ -1,5 +1,6 @@
 // KV transfers that go well, over every path.
 #include "tests/support/transport_kit.hpp"
+#include <future>
 #include <thread>
 
 using namespace hflex;
@@ -45,6 +46,35 @@ TEST_CASE("KV arrives byte for byte over shared memory, whatever the block sizes
 }
 TEST_CASE("KV arrives byte for byte over TCP, whatever the block sizes and tables of the two ends") {
   transfer_all_sizes("tcp");
+}
+
+TEST_CASE("a link is open before anything is sent, and transfers share it") {
+  for (const std::string path : {"local", "shm", "tcp"}) {
+    INFO(path);
+    transport_pair pair{path};
+    std::promise<result<std::string>> opened, again, alone;
+    pair.source().link(pair.sink().endpoints(), [&](auto r) { opened.set_value(std::move(r)); });
+    const auto first = opened.get_future().get();
+    REQUIRE(first);
+    CHECK(*first == path);
+    const auto before = open_descriptors();
+    pair.source().link(pair.sink().endpoints(), [&](auto r) { again.set_value(std::move(r)); });
+    CHECK(again.get_future().get().value() == path);
+    const kv_end from = make_end(40, 16, 1), to = make_end(40, 16, 2);
+    ending received, delivered;
+    pair.sink().expect({1}, 9, shape_of(to, 40), to.device, to.table, long_lease, received.callback());
+    pair.source().open(
+        {1}, 9, shape_of(from, 40), from.device, from.table, pair.sink().endpoints(), long_lease, delivered.callback());
+    push_all(pair.source(), {1}, 40);
+    CHECK(received.ok());
+    CHECK(delivered.ok());
+    CHECK(open_descriptors() == before);
+    pair.source().unlink(pair.sink().endpoints());
+    pair.source().unlink(pair.sink().endpoints());
+    pair.source().unlink(pair.sink().endpoints()); // one too many does no harm
+    pair.source().link({"tcp:127.0.0.1:1", "nonsense"}, [&](auto r) { alone.set_value(std::move(r)); });
+    CHECK(alone.get_future().get().error().code == errc::reroute);
+  }
 }
 
 TEST_CASE("a transfer many times larger than the ring arrives byte for byte") {
