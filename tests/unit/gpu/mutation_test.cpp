@@ -44,8 +44,8 @@ std::string mutate(std::string text, std::mt19937& random) {
   return text;
 }
 
-/// Runs `once` on one generator, always the same `least` rounds, then more until `rounds` or the time is up: what a test
-/// concludes from them does not hang on the speed of the build.
+/// Runs `once` on one generator, always the same `least` rounds, then more until `rounds` or the time is up: what a
+/// test concludes from them does not hang on the speed of the build.
 template <class Once>
 void bounded(int least, int rounds, Once once) {
   std::mt19937 random(2024);
