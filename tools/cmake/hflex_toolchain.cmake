@@ -10,7 +10,7 @@ endif()
 if(HFLEX_WERROR)
   target_compile_options(hflex_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
-# RelWithDebInfo keeps assertions: our own invariants are checked in production too (hflex_assert), so NDEBUG only
+# RelWithDebInfo keeps assertions: our own invariants are checked in production too (HFLEX_CHECK), so NDEBUG only
 # silences third-party asserts. -g1 keeps symbol names and lines in back-traces at a third of the size.
 string(REPLACE "-g " "-g1 " CMAKE_CXX_FLAGS_RELWITHDEBINFO "${CMAKE_CXX_FLAGS_RELWITHDEBINFO} ")
 
