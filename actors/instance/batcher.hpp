@@ -415,7 +415,6 @@ private:
   bool may_defer(const sequence& s, const draft& d, time_point now) const;
   void relegate(draft& d, time_point now);
   void plan_prefills(draft& d, time_point now, effects& out);
-  std::optional<duration> first_token_limit(const sequence& s, const draft& d, time_point now) const;
   std::optional<duration> step_limit(const draft& d, time_point now) const;
   bool lost(const sequence& s, time_point now, duration decode_only) const;
   time_point due(const sequence& s) const;

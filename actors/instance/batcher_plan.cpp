@@ -23,6 +23,7 @@ struct core::draft {
 
   bool more_than_a_step(const core& c) const;
   std::optional<duration> limit_for_late(const core& c, std::optional<duration> limit) const;
+  std::optional<duration> first_token_limit(const core& c, const sequence& s, time_point now) const;
 };
 
 namespace {
@@ -141,7 +142,7 @@ void core::plan_prefills(draft& d, time_point now, effects& out) {
     if (!newcomer) ++resident;
     add_entry(s, count, d);
     if (count < s.remaining()) return; // what is left would be a crumb for the next one
-    if (const auto left = first_token_limit(s, d, now)) limit = std::min(limit.value_or(*left), *left);
+    if (const auto left = d.first_token_limit(*this, s, now)) limit = std::min(limit.value_or(*left), *left);
   }
 }
 
@@ -234,12 +235,12 @@ std::optional<duration> core::step_limit(const draft& d, time_point now) const {
 
 /// A sequence that ends its prefill in this step has its first token when the step ends: others may lengthen it up to
 /// its deadline. Nothing: it has no such deadline, or cannot keep it.
-std::optional<duration> core::first_token_limit(const sequence& s, const draft& d, time_point now) const {
-  if (options_.policy != step_policy::layered_budget || !options_.predict) return std::nullopt;
+std::optional<duration> core::draft::first_token_limit(const core& c, const sequence& s, time_point now) const {
+  if (c.options_.policy != step_policy::layered_budget || !c.options_.predict) return std::nullopt;
   if (s.spec.produced() > 0 || s.relegated) return std::nullopt;
-  const auto left = due(s) - now;
-  if (options_.predict(d.plan.shape) > left) return std::nullopt;
-  return duration{static_cast<duration::rep>(static_cast<double>(left.count()) * (1.0 - options_.safety))};
+  const auto left = c.due(s) - now;
+  if (c.options_.predict(plan.shape) > left) return std::nullopt;
+  return duration{static_cast<duration::rep>(static_cast<double>(left.count()) * (1.0 - c.options_.safety))};
 }
 
 /// A newcomer waits for the end of the step under way: one that only the late need ends soon. Such a step may take
