@@ -1,7 +1,8 @@
 // The step policies that share steps out between decodes and order prefills by more than their deadline.
 #include "tests/unit/actors/batcher_support.hpp"
 
-using namespace hflex;
+namespace hflex::batcher_policies_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 using namespace std::chrono_literals;
@@ -161,3 +162,5 @@ TEST_CASE("under a layered budget early decodes give way to prefill only when th
     CHECK((b.entry(key(2)) == nullptr) == (prompt == 100));
   }
 }
+
+} // namespace hflex::batcher_policies_test
