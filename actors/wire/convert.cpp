@@ -14,14 +14,12 @@ To same_number(From value, To last) {
   return static_cast<To>(number);
 }
 
+} // namespace
+
 double finite(double value, double low, double high, const char* what) {
   KJ_REQUIRE(std::isfinite(value) && value >= low && value <= high, "number out of range", what, value);
   return value;
 }
-
-constexpr double longest_ms = 1e10; // about four months: far beyond any target, far below overflow in nanoseconds
-
-} // namespace
 
 s::Role to_wire(instance_role role) { return same_number(role, s::Role::MIXED); }
 instance_role from_wire(s::Role role) { return same_number(role, instance_role::mixed); }

@@ -16,6 +16,12 @@ namespace s = schema;
 /// Most tokens a peer may put in one sequence: above any model's context, below any message's size bound.
 inline constexpr std::uint32_t max_sequence_tokens = 2U << 20U;
 
+/// About four months: far beyond any target, far below overflow in nanoseconds.
+inline constexpr double longest_ms = 1e10;
+
+/// The value, or kj::Exception when it lies outside [low, high] or is no number; `what` is the field's name.
+double finite(double value, double low, double high, const char* what);
+
 s::Role to_wire(instance_role role);
 instance_role from_wire(s::Role role);
 s::Errc to_wire(errc code);

@@ -9,11 +9,6 @@ namespace {
 constexpr unsigned most_classes = 4096;
 constexpr unsigned most_instances = 100'000;
 
-double finite(double value, double low, double high, const char* what) {
-  KJ_REQUIRE(std::isfinite(value) && value >= low && value <= high, "number out of range", what, value);
-  return value;
-}
-
 duration span_of(std::uint64_t us) {
   constexpr std::uint64_t longest_us = std::uint64_t{366} * 24 * 3600 * 1000000;
   return std::chrono::microseconds{std::min(us, longest_us)};
@@ -36,7 +31,7 @@ void write(s::ClassDemand::Builder out, const class_demand& c) {
 }
 
 class_demand read(s::ClassDemand::Reader in) {
-  constexpr double longest_ms = 1e10, most = 1e15;
+  constexpr double most = 1e15;
   class_demand c;
   c.slo_class = wire::read(in.getSloClass());
   c.ttft = from_ms(finite(in.getTtftMs(), 0, longest_ms, "ttftMs"));

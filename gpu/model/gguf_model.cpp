@@ -82,9 +82,9 @@ std::string huggingface_name(std::string_view gguf_name) {
 }
 
 /// Writes what the config.json of the same model would say, and gives faults their own keys back.
-class translator {
+class model_translator {
 public:
-  translator(const gguf_content& content, const std::string& source) : in_(content), source_(source) {}
+  model_translator(const gguf_content& content, const std::string& source) : in_(content), source_(source) {}
 
   config_report run() {
     if (!read_kind()) return std::move(report_);
@@ -239,7 +239,7 @@ private:
 } // namespace
 
 config_report gguf_config(const gguf_content& content, const std::string& source) {
-  return translator(content, source).run();
+  return model_translator(content, source).run();
 }
 
 config_report inspect_gguf_config(const std::string& path) {

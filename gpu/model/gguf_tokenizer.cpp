@@ -61,9 +61,9 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
-class translator {
+class tokenizer_translator {
 public:
-  explicit translator(const gguf_content& content) : in_(content) {}
+  explicit tokenizer_translator(const gguf_content& content) : in_(content) {}
 
   result<tokenizer_parts> run() {
     document_["model"] = {{"type", "BPE"}};
@@ -78,12 +78,14 @@ public:
   }
 
 private:
-  using step_list = std::vector<result<void> (translator::*)()>;
+  using step_list = std::vector<result<void> (tokenizer_translator::*)()>;
   static step_list merge_steps() {
-    return {&translator::read_pre, &translator::read_tokens, &translator::read_merges, &translator::read_prefix};
+    return {&tokenizer_translator::read_pre, &tokenizer_translator::read_tokens, &tokenizer_translator::read_merges,
+        &tokenizer_translator::read_prefix};
   }
   static step_list score_steps() {
-    return {&translator::read_spaces, &translator::read_tokens, &translator::read_scores, &translator::read_prefix};
+    return {&tokenizer_translator::read_spaces, &tokenizer_translator::read_tokens, &tokenizer_translator::read_scores,
+        &tokenizer_translator::read_prefix};
   }
 
   /// `found` as it is, or "nothing".
@@ -262,7 +264,7 @@ private:
 } // namespace
 
 result<tokenizer_parts> read_gguf_tokenizer(const gguf_content& content, const std::string& source) {
-  auto parts = translator(content).run();
+  auto parts = tokenizer_translator(content).run();
   if (!parts) return fail(errc::reject, "{}: {}", source, parts.error().message);
   return parts;
 }

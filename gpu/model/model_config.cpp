@@ -1,4 +1,5 @@
 #include "gpu/model/model_config.hpp"
+#include "gpu/kernels/kernels.hpp"
 #include "gpu/model/chat_template.hpp"
 #include "gpu/model/gguf_model.hpp"
 #include "gpu/model/json_file.hpp"
@@ -34,15 +35,9 @@ constexpr auto supported = "supported: LlamaForCausalLM (Llama, SmolLM), Mistral
                            "Qwen3ForCausalLM with silu, rotary embeddings of type default, linear or llama3 and "
                            "unquantised f32, f16 or bf16 weights";
 
-// Far above any model there is; they keep every product of two of them inside 64 bits.
-constexpr std::uint32_t max_width = 1U << 20U;
-constexpr std::uint32_t max_layers = 1U << 12U;
 constexpr std::uint32_t max_heads = 1U << 12U;
-constexpr std::uint32_t max_vocab = 1U << 24U;
-constexpr std::uint32_t max_positions = 1U << 26U;
-/// Attention takes heads in vectors of 16 and keeps one on the stack.
+/// Attention takes heads in vectors of 16.
 constexpr std::uint32_t head_dim_step = 16;
-constexpr std::uint32_t max_head_dim = 512;
 
 /// Takes typed, range-checked fields out of one JSON object and notes what is wrong with them.
 class field_reader {

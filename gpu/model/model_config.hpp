@@ -11,6 +11,12 @@
 
 namespace hflex::gpu {
 
+// Far above any model there is; they keep every product of two of them inside 64 bits and every row index inside 32.
+inline constexpr std::uint32_t max_width = 1U << 20U;
+inline constexpr std::uint32_t max_layers = 1U << 12U;
+inline constexpr std::uint32_t max_vocab = 1U << 24U;
+inline constexpr std::uint32_t max_positions = 1U << 26U;
+
 /// How rotary frequencies are stretched past the context that the model was trained on first (see rope.hpp).
 struct rope_scaling {
   enum class method : std::uint32_t { none, linear, llama3 };

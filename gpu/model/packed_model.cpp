@@ -10,12 +10,6 @@
 namespace hflex::gpu {
 namespace {
 
-/// Bounds that keep every product of sizes far inside 64 bits and every row index inside 32.
-constexpr std::uint32_t max_width = 1U << 20U;
-constexpr std::uint32_t max_layers = 4096;
-constexpr std::uint32_t max_vocab = 1U << 24U;
-constexpr std::uint32_t max_positions = 1U << 26U;
-
 std::optional<std::uint32_t> architecture_index(const model_config& c) {
   const auto known = known_architectures();
   const auto at = std::find(known.begin(), known.end(), c.architecture);

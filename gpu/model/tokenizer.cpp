@@ -17,15 +17,6 @@ std::vector<added_token> as_found(std::vector<added_token> tokens, std::span<con
   return tokens;
 }
 
-/// Added tokens are looked for twice: in the text as it came, and (those marked `normalized`) once it is normalized.
-struct added_token_sets {
-  added_token_set raw;
-  added_token_set normalized;
-  added_token_sets(const std::vector<added_token>& tokens, bool with_special)
-      : raw(tokens, [=](const auto& t) { return !t.normalized && (with_special || !t.special); }),
-        normalized(tokens, [=](const auto& t) { return t.normalized && (with_special || !t.special); }) {}
-};
-
 /// Moves the valid text at the start of `bytes` to `out`, with U+FFFD for what can not be text, and leaves in `bytes`
 /// what may still become a character.
 void drain(std::string& bytes, std::string& out) {
@@ -40,6 +31,15 @@ void drain(std::string& bytes, std::string& out) {
 }
 
 } // namespace
+
+/// Added tokens are looked for twice: in the text as it came, and (those marked `normalized`) once it is normalized.
+struct added_token_sets {
+  added_token_set raw;
+  added_token_set normalized;
+  added_token_sets(const std::vector<added_token>& tokens, bool with_special)
+      : raw(tokens, [=](const auto& t) { return !t.normalized && (with_special || !t.special); }),
+        normalized(tokens, [=](const auto& t) { return t.normalized && (with_special || !t.special); }) {}
+};
 
 struct tokenizer::state {
   tokenizer_parts parts;

@@ -40,6 +40,14 @@ std::uint64_t max_payload_of(frame_type type) {
 
 } // namespace
 
+frame_header failed_frame(transfer_id id, fault cause) {
+  frame_header h;
+  h.type = frame_type::failed;
+  h.transfer = id;
+  h.code = static_cast<std::uint32_t>(cause);
+  return h;
+}
+
 void encode(const frame_header& header, std::span<std::byte, frame_header_bytes> out) {
   put(out, at_magic, frame_magic);
   put(out, at_version, frame_version);

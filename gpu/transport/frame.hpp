@@ -60,6 +60,8 @@ struct frame_header {
   std::uint64_t checksum{};      ///< data: xxh3-64 of the payload
 };
 
+frame_header failed_frame(transfer_id id, fault cause);
+
 void encode(const frame_header& header, std::span<std::byte, frame_header_bytes> out);
 /// errc::reject: not ours, another version, unknown type, or a payload larger than its type may have.
 result<frame_header> decode(std::span<const std::byte, frame_header_bytes> in);

@@ -4,15 +4,7 @@
 namespace hflex::gpu {
 namespace {
 
-frame_header failed_frame(transfer_id id, fault cause) {
-  frame_header h;
-  h.type = frame_type::failed;
-  h.transfer = id;
-  h.code = static_cast<std::uint32_t>(cause);
-  return h;
-}
-
-std::string name_of(transfer_id id) { return fmt::format("inbound KV transfer {}", id.value); }
+std::string inbound(transfer_id id) { return fmt::format("inbound KV transfer {}", id.value); }
 
 /// Of a number that a peer sent.
 std::string_view element_name(std::uint32_t code) {
@@ -32,13 +24,13 @@ void kv_sink::admit_one(sink_spec spec) {
   };
   if (entries_.size() >= max_transfers_)
     return refuse({errc::retry, fmt::format("{} transfers wait", entries_.size())});
-  if (entries_.count(id) > 0) return refuse({errc::reject, name_of(id) + ": already expected"});
+  if (entries_.count(id) > 0) return refuse({errc::reject, inbound(id) + ": already expected"});
   if (auto fits = check_transfer(id, spec.shape, spec.context.get(), spec.table); !fits) return refuse(fits.error());
   coverage nothing{spec.shape.layers, spec.shape.tokens};
   const auto lease = spec.lease;
   const auto it = entries_.emplace(id, entry{std::move(spec), std::move(nothing)}).first;
   it->second.lease = loop_.after(
-      lease, [this, it] { give_up(it, fault::lease_ended, describe(fault::lease_ended, name_of(it->first))); });
+      lease, [this, it] { give_up(it, fault::lease_ended, describe(fault::lease_ended, inbound(it->first))); });
 }
 
 void kv_sink::close(transfer_id id) {
@@ -47,13 +39,13 @@ void kv_sink::close(transfer_id id) {
   const auto it = entries_.find(id);
   if (it == entries_.end()) return;
   it->second.spec.done = nullptr;
-  give_up(it, fault::closed, describe(fault::closed, name_of(id)));
+  give_up(it, fault::closed, describe(fault::closed, inbound(id)));
 }
 
 void kv_sink::close_all() {
   admit();
   while (!entries_.empty())
-    give_up(entries_.begin(), fault::closed, {errc::reroute, name_of(entries_.begin()->first) + ": transport ends"});
+    give_up(entries_.begin(), fault::closed, {errc::reroute, inbound(entries_.begin()->first) + ": transport ends"});
 }
 
 void kv_sink::on_frame(
@@ -62,13 +54,13 @@ void kv_sink::on_frame(
   const auto it = entries_.find(header.transfer);
   if (it == entries_.end() || it->second.from != &from) return;
   if (header.type == frame_type::data) return on_data(it, header, payload, verified);
-  complete(it, pass(describe(fault_of(header), name_of(it->first) + " by its source")));
+  complete(it, pass(describe(fault_of(header), inbound(it->first) + " by its source")));
 }
 
 void kv_sink::on_gone(source_peer& from, const error& why) {
   for (auto it = entries_.begin(); it != entries_.end();) {
     if (it->second.from == &from)
-      it = complete(it, fail(why.code, "{}: {}", name_of(it->first), why.message));
+      it = complete(it, fail(why.code, "{}: {}", inbound(it->first), why.message));
     else
       ++it;
   }
@@ -88,7 +80,7 @@ void kv_sink::on_open(source_peer& from, const frame_header& header) {
     return;
   give_up(it, fault::mismatch,
       {errc::reject, fmt::format("{}: source has {} layers, {} tokens, {} bytes each of {}: expected {}, {}, {} of {}",
-                         name_of(it->first), header.layer, header.count, header.position, element_name(header.code),
+                         inbound(it->first), header.layer, header.count, header.position, element_name(header.code),
                          shape.layers, shape.tokens, shape.token_layer_bytes, name_of(shape.element))});
 }
 
@@ -99,9 +91,9 @@ void kv_sink::on_data(
   if (!whole || !e.arrived.is_new(header.layer, header.begin, header.count))
     return give_up(it, fault::protocol,
         {errc::reject, fmt::format("{}: rows {}+{} of layer {} in {} bytes came twice or do not belong",
-                           name_of(it->first), header.begin, header.count, header.layer, payload.size())});
+                           inbound(it->first), header.begin, header.count, header.layer, payload.size())});
   if (!verified && payload_checksum(payload) != header.checksum)
-    return give_up(it, fault::checksum, describe(fault::checksum, name_of(it->first)));
+    return give_up(it, fault::checksum, describe(fault::checksum, inbound(it->first)));
   if (auto written = e.spec.context->write_kv(header.layer, e.spec.table, header.begin, header.count, payload);
       !written)
     return give_up(it, fault::device, written.error());

@@ -12,7 +12,7 @@ constexpr auto idle_time = 30s;
 constexpr std::uint64_t bytes_per_turn = 4U << 20U;     // then the loop looks after others
 constexpr std::uint64_t small_chunk_bytes = 64U << 10U; // better to wait for credit than to send in smaller pieces
 
-std::string name_of(transfer_id id) { return fmt::format("outbound KV transfer {}", id.value); }
+std::string outbound(transfer_id id) { return fmt::format("outbound KV transfer {}", id.value); }
 
 std::uint64_t whole_tokens(std::uint64_t bytes, std::uint64_t token_bytes) { return bytes / token_bytes * token_bytes; }
 
@@ -25,14 +25,6 @@ frame_header open_frame(const source_spec& spec) {
   h.count = spec.shape.tokens;
   h.code = static_cast<std::uint32_t>(spec.shape.element);
   h.position = spec.shape.token_layer_bytes;
-  return h;
-}
-
-frame_header failed_frame(transfer_id id, fault cause) {
-  frame_header h;
-  h.type = frame_type::failed;
-  h.transfer = id;
-  h.code = static_cast<std::uint32_t>(cause);
   return h;
 }
 
@@ -55,7 +47,7 @@ void kv_source::admit_one(source_spec spec) {
   if (entries_.size() > options_.max_transfers)
     return complete(it, fail(errc::retry, "{} transfers are open", options_.max_transfers));
   it->second.lease = loop_.after(
-      lease, [this, it] { give_up(it, fault::lease_ended, describe(fault::lease_ended, name_of(it->first))); });
+      lease, [this, it] { give_up(it, fault::lease_ended, describe(fault::lease_ended, outbound(it->first))); });
   join(it);
 }
 
@@ -64,7 +56,7 @@ void kv_source::wake(transfer_id id) {
   if (it == entries_.end()) return;
   if (auto wrong = pushed_.look(id)) {
     const fault cause = wrong->code == errc::retry ? fault::queue_full : fault::closed;
-    return give_up(it, cause, {wrong->code, name_of(id) + ": " + wrong->message});
+    return give_up(it, cause, {wrong->code, outbound(id) + ": " + wrong->message});
   }
   if (it->second.via != 0) pump(it->second.via);
 }
@@ -74,7 +66,7 @@ void kv_source::close(transfer_id id) {
   completions_.withdraw(transfer_side::source, id);
   if (const auto it = entries_.find(id); it != entries_.end()) {
     it->second.spec.done = nullptr;
-    give_up(it, fault::closed, describe(fault::closed, name_of(id)));
+    give_up(it, fault::closed, describe(fault::closed, outbound(id)));
   }
   pushed_.erase(id);
 }
@@ -82,7 +74,7 @@ void kv_source::close(transfer_id id) {
 void kv_source::close_all() {
   admit();
   while (!entries_.empty())
-    give_up(entries_.begin(), fault::closed, {errc::reroute, name_of(entries_.begin()->first) + ": transport ends"});
+    give_up(entries_.begin(), fault::closed, {errc::reroute, outbound(entries_.begin()->first) + ": transport ends"});
   for (auto& [name, l] : links_) answer(l, fail(errc::reroute, "transport ends"));
   links_.clear();
   routes_.clear();
@@ -109,7 +101,7 @@ void kv_source::join(entries::iterator it) {
     r.way->send(open_frame(e.spec));
     return pump(*id);
   }
-  complete(it, fail(errc::reroute, "{}: {}", name_of(it->first), last));
+  complete(it, fail(errc::reroute, "{}: {}", outbound(it->first), last));
 }
 
 result<kv_source::route_id> kv_source::route_to(const endpoint& to) {
@@ -217,9 +209,9 @@ result<void> kv_source::on_reply(route_id id, const frame_header& header) {
   if (it == entries_.end() || it->second.via != id) return {}; // over, or another sink's: not this one's to end
   const entry& e = it->second;
   if (header.type == frame_type::failed) {
-    complete(it, pass(describe(fault_of(header), name_of(it->first) + " by its sink")));
+    complete(it, pass(describe(fault_of(header), outbound(it->first) + " by its sink")));
   } else if (e.rows_sent != std::uint64_t{e.spec.shape.layers} * e.spec.shape.tokens) {
-    give_up(it, fault::protocol, {errc::reject, name_of(it->first) + ": acknowledged before everything was sent"});
+    give_up(it, fault::protocol, {errc::reject, outbound(it->first) + ": acknowledged before everything was sent"});
   } else {
     complete(it, {});
   }
@@ -243,7 +235,7 @@ void kv_source::on_closed(route_id id, const error& why) {
     const auto it = entries_.find(member);
     it->second.via = 0;
     if (r.ready) {
-      complete(it, fail(why.code, "{}: {}", name_of(member), why.message));
+      complete(it, fail(why.code, "{}: {}", outbound(member), why.message));
     } else {
       ++it->second.way;
       join(it);

@@ -13,7 +13,7 @@ using namespace std::chrono_literals;
 
 constexpr std::size_t max_guests = 256; // per listener, so that strangers on TCP do not lock neighbours out
 constexpr auto hello_time = 2s;
-constexpr auto idle_time = 90s;    // well above a source's own, so that it is the source who hangs up
+constexpr auto silence = 90s;      // well above a source's own, so that it is the source who hangs up
 constexpr auto pause_time = 100ms; // out of descriptors: give others time to close some
 
 } // namespace
@@ -107,7 +107,7 @@ private:
 
   /// Whatever it sends: a guest that runs no transfer of ours at two looks in a row has to go.
   void watch_idleness() {
-    timer_ = host_.loop_.after(idle_time / 2, [this] {
+    timer_ = host_.loop_.after(silence / 2, [this] {
       const bool idle = transfers == 0;
       if (idle && std::exchange(was_idle_, idle)) return leave({errc::reroute, "idle"});
       was_idle_ = idle;

@@ -1,7 +1,7 @@
 // Conversations through all shells: messages are framed by the model's chat template, or refused with the reason.
 #include "tests/support/small_cluster.hpp"
 
-namespace hflex::test {
+namespace hflex::test::chat_test {
 namespace {
 
 struct chat_cluster : small_cluster {
@@ -83,4 +83,4 @@ TEST_CASE_METHOD(chat_cluster, "conversations that make no sense or are too larg
       {"4 messages", "at most 3"});
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::chat_test

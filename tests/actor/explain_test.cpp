@@ -1,7 +1,7 @@
 // Explanations through the shells: what `hflex explain` is told.
 #include "tests/support/small_cluster.hpp"
 
-namespace hflex::test {
+namespace hflex::test::explain_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -86,4 +86,4 @@ TEST_CASE_METHOD(asked, "a job that nobody knows has no story") {
   CHECK(wire::read(answer.read()->getRefused()).find("r99") != std::string::npos);
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::explain_test

@@ -1,7 +1,7 @@
 // What may break under a job: agents, instances, lines and messages.
 #include "tests/support/small_cluster.hpp"
 
-namespace hflex::test {
+namespace hflex::test::failures_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -122,4 +122,4 @@ TEST_CASE_METHOD(small_cluster, "a job whose only instance is gone waits for the
   finish(client, id, prompt, 40);
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::failures_test

@@ -1,7 +1,7 @@
 // The fleet as operators and watchers see it: where weights come from, role changes, draining, topology.
 #include "tests/support/small_cluster.hpp"
 
-namespace hflex::test {
+namespace hflex::test::fleet_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -270,4 +270,4 @@ TEST_CASE_METHOD(pair_of_roles, "the topology shows nodes, roles and what went o
   CHECK(kv->bytes_total == tokenizer()->encode(prompt, {}).size() * scripted_layers * sizeof(kv_row));
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::fleet_test

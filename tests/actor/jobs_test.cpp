@@ -1,7 +1,7 @@
 // Jobs through all shells: from a client's submit to its one record.
 #include "tests/support/small_cluster.hpp"
 
-namespace hflex::test {
+namespace hflex::test::jobs_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -195,4 +195,4 @@ TEST_CASE_METHOD(small_cluster, "a wait for a job that nobody knows is refused a
   CHECK(answer.read()->isRefused());
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::jobs_test

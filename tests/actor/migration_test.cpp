@@ -1,7 +1,7 @@
 // Live migration through all shells: the same tokens with and without, and one answer to whoever asked.
 #include "tests/support/small_cluster.hpp"
 
-namespace hflex::test {
+namespace hflex::test::migration_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -194,4 +194,4 @@ TEST_CASE_METHOD(two_mixed, "jobs that move under load leave the others' tokens 
   check_at_rest();
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::migration_test

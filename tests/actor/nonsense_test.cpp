@@ -3,7 +3,7 @@
 #include "tests/support/random_message.hpp"
 #include "tests/support/small_cluster.hpp"
 
-namespace hflex::test {
+namespace hflex::test::nonsense_test {
 namespace {
 
 constexpr int rounds = 300;
@@ -87,4 +87,4 @@ TEST_CASE_METHOD(small_cluster, "messages without sense end no actor") {
   CHECK(*ends == std::vector<std::string>{"weights"});
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::nonsense_test

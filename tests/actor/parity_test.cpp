@@ -6,7 +6,7 @@
 #include "tools/sim/random.hpp"
 #include "tools/sim/world.hpp"
 
-namespace hflex::test {
+namespace hflex::test::parity_test {
 namespace {
 
 using std::chrono::microseconds;
@@ -243,4 +243,4 @@ TEST_CASE_METHOD(parity, "hyperflexis, with more to do than there is time, decid
   check_equal(80, 35, 4, true);
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::parity_test

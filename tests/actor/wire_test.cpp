@@ -10,7 +10,7 @@
 #include <capnp/pretty-print.h>
 #include <kj/string-tree.h>
 
-namespace hflex::test {
+namespace hflex::test::wire_test {
 namespace {
 
 namespace s = wire::schema;
@@ -244,4 +244,4 @@ TEST_CASE_METHOD(actor_fixture, "a handler answers malformed content with an err
   kill(actor);
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::wire_test

@@ -184,11 +184,11 @@ inline gguf_writer demo_metadata() {
   out.real("llama.rope.freq_base", 10000.0F).real("llama.attention.layer_norm_rms_epsilon", 1e-5F);
   const auto file = nlohmann::json::parse(slurp(demo_model() + "/tokenizer.json"));
   const auto& vocab = file["model"]["vocab"];
-  std::vector<std::string> tokens(2048);
+  std::vector<std::string> words(2048);
   std::vector<std::int32_t> types(2048, 1);
-  for (const auto& item : vocab.items()) tokens[item.value().get<std::size_t>()] = item.key();
+  for (const auto& item : vocab.items()) words[item.value().get<std::size_t>()] = item.key();
   for (const auto& item : file["added_tokens"]) {
-    tokens[item["id"].get<std::size_t>()] = item["content"].get<std::string>();
+    words[item["id"].get<std::size_t>()] = item["content"].get<std::string>();
     types[item["id"].get<std::size_t>()] = 3;
   }
   std::vector<std::string> merges;
@@ -197,7 +197,7 @@ inline gguf_writer demo_metadata() {
         merge.is_string() ? merge.get<std::string>() : merge[0].get<std::string>() + " " + merge[1].get<std::string>());
   }
   out.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "llama-bpe");
-  out.texts("tokenizer.ggml.tokens", tokens).integers("tokenizer.ggml.token_type", types);
+  out.texts("tokenizer.ggml.tokens", words).integers("tokenizer.ggml.token_type", types);
   out.texts("tokenizer.ggml.merges", merges).natural("tokenizer.ggml.bos_token_id", 0);
   out.natural("tokenizer.ggml.eos_token_id", 1).text("tokenizer.chat_template", "{{ messages }}");
   return out;

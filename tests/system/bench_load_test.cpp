@@ -2,7 +2,7 @@
 #include "tests/system/cluster.hpp"
 #include <fstream>
 
-using namespace hflex::test;
+namespace hflex::test::bench_load_test {
 
 namespace {
 
@@ -86,3 +86,5 @@ TEST_CASE("bench load says what is wrong with its command line and starts nothin
   auto head = run_hflex({"bench", "load", "--trace", trace, "--head", "127.0.0.1:1", "--model", demo_model()});
   CHECK(head.code == 1);
 }
+
+} // namespace hflex::test::bench_load_test

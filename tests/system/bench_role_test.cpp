@@ -1,7 +1,7 @@
 // `hflex bench role`: changes of role while clients keep a real cluster busy.
 #include "tests/system/cluster.hpp"
 
-using namespace hflex::test;
+namespace hflex::test::bench_role_test {
 
 TEST_CASE("bench role changes roles under load, and no request fails and no weights are loaded") {
   auto done = run_hflex({"bench", "role", "--flips", "6", "--instances", "2", "--concurrency", "12", "--output-tokens",
@@ -23,3 +23,5 @@ TEST_CASE("bench role changes roles under load, and no request fails and no weig
   CHECK(result["transitions"][0]["transition"] == "all");
   CHECK(result["transitions"][0]["flips"] == 6);
 }
+
+} // namespace hflex::test::bench_role_test

@@ -3,7 +3,7 @@
 #include <csignal>
 #include <filesystem>
 
-using namespace hflex::test;
+namespace hflex::test::error_test {
 
 TEST_CASE("every fault of a configuration is told at once, with its line, and nothing is started") {
   temp_dir dir;
@@ -131,3 +131,5 @@ TEST_CASE("a submit whose head dies ends with an error") {
   CHECK(witness->wait_exit() == 1);
   check_says(witness->text(stream::err), {"the head is gone"});
 }
+
+} // namespace hflex::test::error_test

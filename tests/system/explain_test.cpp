@@ -1,7 +1,7 @@
 // `hflex explain` against real processes.
 #include "tests/system/cluster.hpp"
 
-using namespace hflex::test;
+namespace hflex::test::explain_test {
 
 TEST_CASE("explain tells why a job was placed, and how it ended against its targets") {
   cluster c{{"collocated", "f32", {"a"}, {}, {}}};
@@ -58,3 +58,5 @@ TEST_CASE("explain tells why the fleet changed, and what it does not know") {
   CHECK(c.run({"explain", "x"}).code == 2);
   CHECK(c.run({"explain"}).code == 2);
 }
+
+} // namespace hflex::test::explain_test

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <csignal>
 
-using namespace hflex::test;
+namespace hflex::test::failure_test {
 
 namespace {
 
@@ -91,3 +91,5 @@ TEST_CASE("jobs that wait for an instance run when an agent joins") {
   c.start_agent("a");
   check_all_finished(cluster::finish(*submit), 3);
 }
+
+} // namespace hflex::test::failure_test

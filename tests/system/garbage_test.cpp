@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-using namespace hflex::test;
+namespace hflex::test::garbage_test {
 
 namespace {
 
@@ -133,3 +133,5 @@ TEST_CASE("headers that promise what does not come neither crash the head nor ho
   check_all_finished(cluster::finish(*load), 8);
   check_all_finished(c.submit(some_jobs(4, 20)), 4);
 }
+
+} // namespace hflex::test::garbage_test

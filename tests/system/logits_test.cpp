@@ -2,7 +2,7 @@
 #include "tests/system/cluster.hpp"
 #include <algorithm>
 
-using namespace hflex::test;
+namespace hflex::test::logits_test {
 
 TEST_CASE("logits of a text come with its greedy continuation, whole or the largest") {
   const auto golden = json::parse(slurp(demo_model() + "/golden.json"))["model_cases"][0];
@@ -34,3 +34,5 @@ TEST_CASE("logits without a text, of unknown tokens or past the model's context 
   CHECK(beyond.code == 2);
   check_says(beyond.err, {"1024"});
 }
+
+} // namespace hflex::test::logits_test

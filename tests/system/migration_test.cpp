@@ -1,7 +1,7 @@
 // Jobs that move between real processes while they decode.
 #include "tests/system/cluster.hpp"
 
-using namespace hflex::test;
+namespace hflex::test::migration_test {
 
 namespace {
 
@@ -62,3 +62,5 @@ TEST_CASE("a long job that is moved midway has the text of the undisturbed one")
   CHECK(c.run({"migrate", "x", "--to", to}).code == 2);
   CHECK(c.run({"migrate", id, "--to", "n1"}).code == 2);
 }
+
+} // namespace hflex::test::migration_test

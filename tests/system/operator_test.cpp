@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <csignal>
 
-using namespace hflex::test;
+namespace hflex::test::operator_test {
 
 namespace {
 
@@ -113,3 +113,5 @@ TEST_CASE("a node that is drained under load fails no job and is replaced by the
   });
   CHECK(holder_of(after, "prefill") == holder_of(before, "prefill"));
 }
+
+} // namespace hflex::test::operator_test

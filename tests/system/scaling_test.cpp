@@ -4,7 +4,7 @@
 #include <set>
 #include <sstream>
 
-using namespace hflex::test;
+namespace hflex::test::scaling_test {
 
 namespace {
 
@@ -81,3 +81,5 @@ TEST_CASE("a person holds the fleet at a number and lets go of it") {
   check_all_finished(c.submit(some_jobs(2, 20)), 2);
   c.until("one instance", [](const json& t) { return ready_instances(t) == 1; });
 }
+
+} // namespace hflex::test::scaling_test

@@ -1,7 +1,7 @@
 // What a job's tokens are does not depend on where it runs.
 #include "tests/system/cluster.hpp"
 
-using namespace hflex::test;
+namespace hflex::test::tokens_test {
 
 namespace {
 
@@ -82,3 +82,5 @@ TEST_CASE("a prompt that is cached gives the tokens of one that is not, in f32")
 TEST_CASE("a prompt that is cached gives the tokens of one that is not, in bf16") {
   check_cache_changes_no_token("bf16");
 }
+
+} // namespace hflex::test::tokens_test

@@ -2,7 +2,7 @@
 #include "tests/system/cluster.hpp"
 #include <algorithm>
 
-using namespace hflex::test;
+namespace hflex::test::weights_test {
 
 namespace {
 
@@ -47,3 +47,5 @@ TEST_CASE("an instance on another host starts from its neighbour's memory over T
   check_all_finished(after, jobs.size());
   CHECK(tokens_of(after) == tokens_of(before));
 }
+
+} // namespace hflex::test::weights_test

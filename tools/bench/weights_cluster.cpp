@@ -16,7 +16,6 @@ using wire::msg;
 
 namespace {
 
-constexpr auto patience = std::chrono::minutes{2};
 /// Starts are measured here, not the time in which a death is noticed: a process that a busy machine does not run for
 /// seconds is no reason to end.
 constexpr auto silence = std::chrono::seconds{60};

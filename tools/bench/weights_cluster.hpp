@@ -16,6 +16,9 @@ namespace hflex::bench {
 
 using wall_clock = std::chrono::steady_clock;
 
+/// What one step of a measurement may take before it counts as failed.
+inline constexpr auto patience = std::chrono::minutes{2};
+
 /// What a start was spent on, milliseconds.
 struct start_parts {
   double messages{};    ///< from the order here to the agent, and of "ready" back

@@ -16,7 +16,6 @@
 namespace hflex::bench {
 namespace {
 
-constexpr auto patience = std::chrono::minutes{2};
 constexpr std::size_t block = 1U << 20U;
 
 double ms_since(wall_clock::time_point begin) {

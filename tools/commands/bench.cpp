@@ -16,7 +16,7 @@ struct engine_flags {
   output format{output::text};
 };
 
-nlohmann::ordered_json to_json(const bench::engine_report& r) {
+nlohmann::ordered_json engine_json(const bench::engine_report& r) {
   nlohmann::ordered_json all;
   all["bench"] = "engine";
   all["model"] = r.model;
@@ -45,7 +45,7 @@ nlohmann::ordered_json to_json(const bench::engine_report& r) {
   return all;
 }
 
-void show(const bench::engine_report& r) {
+void show_engine(const bench::engine_report& r) {
   const auto right = cli::align::right;
   cli::table table({{"PHASE"}, {"BATCH", right}, {"CONTEXT", right}, {"STEP", right}, {"TOKENS/S", right},
       {"GB/S", right}, {"OF READ", right}, {"GFLOP/S", right}, {"OF PEAK", right}});
@@ -67,7 +67,7 @@ int run_engine(engine_flags& f) {
     line.show(fmt::format("{}, batch {}, context {}: {:.0f} tokens/s", p.phase, p.batch, p.context, p.tokens_per_s));
   });
   line.clear();
-  return finish_bench(report, f.format, to_json, show);
+  return finish_bench(report, f.format, engine_json, show_engine);
 }
 
 runner add_engine(CLI::App& app) {

@@ -18,7 +18,7 @@ struct flags {
 
 const char* mode_of(const bench::scheduler_point& p) { return p.disaggregated ? "disaggregated" : "collocated"; }
 
-nlohmann::ordered_json to_json(const bench::scheduler_report& r) {
+nlohmann::ordered_json scheduler_json(const bench::scheduler_report& r) {
   nlohmann::ordered_json all;
   all["bench"] = "scheduler";
   all["policy"] = r.policy;
@@ -55,7 +55,7 @@ std::string short_time(double ns) {
   return ns < 1e6 ? fmt::format("{:.3g} us", ns * 1e-3) : fmt::format("{:.3g} ms", ns * 1e-6);
 }
 
-void show(const bench::scheduler_report& r) {
+void show_scheduler(const bench::scheduler_report& r) {
   const auto right = cli::align::right;
   std::vector<cli::column> columns{{"MODE"}, {"INSTANCES", right}, {"QUEUED", right}, {"EVENTS/S", right},
       {"DECISIONS/S", right}, {"EVENT"}, {"SAMPLES", right}, {"P50", right}, {"P90", right}, {"P99", right}};
@@ -86,7 +86,7 @@ int run_scheduler(flags& f) {
         fmt::format("{}, {} instances, {} queued: {:.0f} events/s", mode_of(p), p.instances, p.queued, p.events_per_s));
   });
   line.clear();
-  return finish_bench(report, f.format, to_json, show);
+  return finish_bench(report, f.format, scheduler_json, show_scheduler);
 }
 
 } // namespace

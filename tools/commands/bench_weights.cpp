@@ -45,7 +45,7 @@ nlohmann::ordered_json parts_json(const bench::start_parts& s) {
   return j;
 }
 
-nlohmann::ordered_json to_json(const bench::weights_report& r) {
+nlohmann::ordered_json weights_json(const bench::weights_report& r) {
   nlohmann::ordered_json all;
   all["bench"] = "weights";
   all["model"] = r.model;
@@ -79,7 +79,7 @@ nlohmann::ordered_json to_json(const bench::weights_report& r) {
   return all;
 }
 
-void show(const bench::weights_report& r) {
+void show_weights(const bench::weights_report& r) {
   const auto right = cli::align::right;
   const auto ms = [](double v) { return fmt::format("{:.1f}", v); };
   std::printf("%s, %s packed; this machine: memcpy %.1f GB/s (%.1f into fresh memory), TCP over loopback %.1f GB/s "
@@ -115,7 +115,7 @@ int run_weights(weights_flags& f) {
   live_line line;
   auto report = bench::measure_weights(f.options, [&](const std::string& what) { line.show(what); });
   line.clear();
-  const int code = finish_bench(report, f.format, to_json, show);
+  const int code = finish_bench(report, f.format, weights_json, show_weights);
   bool all = true;
   for (const auto& p : report ? report->starts : std::vector<bench::start_point>{}) {
     if (!p.fault.empty())

@@ -11,7 +11,6 @@ namespace hflex::sim {
 
 namespace {
 
-constexpr double most_tokens = 1U << 24U;
 constexpr std::array<std::string_view, 6> words{"mean", "cv", "median", "sigma", "min", "max"};
 
 [[nodiscard]] tl::unexpected<error> expected(std::string_view what, std::string_view found) {

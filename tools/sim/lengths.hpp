@@ -9,6 +9,9 @@
 
 namespace hflex::sim {
 
+/// A prompt or an answer that is longer is a slip in a file.
+inline constexpr double most_tokens = 1U << 24U;
+
 /// Between two known quantiles the logarithm of the length is linear in the normal quantile: two of them make a
 /// log-normal distribution, more bend it, and beyond the outermost ones it goes on as it was.
 class length_distribution {

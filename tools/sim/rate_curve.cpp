@@ -13,7 +13,6 @@ namespace {
 using std::string_view;
 
 constexpr std::size_t most_rows = 1'000'000;
-constexpr double most_tokens = 1U << 24U;
 
 [[nodiscard]] tl::unexpected<error> expected(
     const std::string& file, std::uint64_t line, string_view what, string_view found, string_view hint = {}) {

@@ -128,8 +128,8 @@ result<trace> read_file(const source& from, std::optional<duration> run_length, 
   if (!session_rate) return pass(session_rate.error());
   const auto block = given->whole("block", 1, 65536);
   if (!block) return pass(block.error());
-  const auto max_tokens = given->whole("max_tokens", 2, UINT32_MAX);
-  if (!max_tokens) return pass(max_tokens.error());
+  const auto bound = given->whole("max_tokens", 2, UINT32_MAX);
+  if (!bound) return pass(bound.error());
   if (*block && !std::has_single_bit(**block)) return tl::unexpected(given->wrong("block", "a power of two"));
   if (*session_rate && *start) return tl::unexpected(given->wrong("from", "either session_rate or from"));
 
@@ -138,10 +138,10 @@ result<trace> read_file(const source& from, std::optional<duration> run_length, 
   if (*session_rate) window = {};
   auto read = read_trace(from.where, window);
   if (!read) return read;
-  if (*max_tokens) {
+  if (*bound) {
     auto& rows = read->rows;
     const auto too_long = [&](const trace_row& r) {
-      return std::uint64_t{r.prompt_tokens} + r.output_tokens > **max_tokens;
+      return std::uint64_t{r.prompt_tokens} + r.output_tokens > **bound;
     };
     rows.erase(std::remove_if(rows.begin(), rows.end(), too_long), rows.end());
     if (rows.empty()) return tl::unexpected(given->wrong("max_tokens", "room for at least one request"));

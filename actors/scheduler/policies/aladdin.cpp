@@ -23,13 +23,16 @@ namespace hflex::scheduler {
 
 namespace {
 
-constexpr knob gamma_knob{"aladdin.gamma", 0.5, 0, 1, "share of the predicted output that a request is packed with"};
-constexpr knob theta{"aladdin.theta", 0.95, 0.5, 1.5, "share of the targets that the predicted times may take"};
-constexpr knob window{"aladdin.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
-constexpr std::array knobs{gamma_knob, theta, window};
-
 class aladdin final : public policy {
 public:
+  static constexpr knob gamma_knob{
+      "aladdin.gamma", 0.5, 0, 1, "share of the predicted output that a request is packed with"};
+  static constexpr knob theta{
+      "aladdin.theta", 0.95, 0.5, 1.5, "share of the targets that the predicted times may take"};
+  static constexpr knob window{
+      "aladdin.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
+  static constexpr std::array knobs{gamma_knob, theta, window};
+
   explicit aladdin(const options& opts)
       : gamma_(gamma_knob.of(opts)), theta_(theta.of(opts)), window_(window.of(opts)), lost_after_(opts.lost_after) {}
 
@@ -110,7 +113,7 @@ private:
 
 } // namespace
 
-std::span<const knob> aladdin_knobs() { return knobs; }
+std::span<const knob> aladdin_knobs() { return aladdin::knobs; }
 std::unique_ptr<policy> make_aladdin(const options& opts) { return std::make_unique<aladdin>(opts); }
 
 } // namespace hflex::scheduler

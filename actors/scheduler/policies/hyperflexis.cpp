@@ -47,7 +47,7 @@ struct candidate {
 
 // How many planned requests in a row may find no place before the plan ends: somebody further back may still fit, but a
 // full fleet must not cost a walk through the queue.
-constexpr int patience = 16;
+constexpr int refusals = 16;
 
 // Prefill left on an instance, in steps, that best effort may join.
 constexpr double nearly_done = 0.2;
@@ -225,7 +225,7 @@ private:
 
   void serve_planned(const view& v, time_point now, decisions& d) {
     int failed = 0;
-    for (auto it = queue_.planned().begin(); it != queue_.planned().end() && failed < patience;) {
+    for (auto it = queue_.planned().begin(); it != queue_.planned().end() && failed < refusals;) {
       const auto& w = v.waiting.at((it++)->key);
       const double tokens = w.request.tokens;
       const auto result = serve(v, w, now, claim::within_budget, planned, d);
@@ -242,7 +242,7 @@ private:
   void serve_spare(const view& v, time_point now, decisions& d) {
     int failed = 0;
     if (!queue_.resumed().empty() || !queue_.planned().empty()) return;
-    for (auto it = queue_.spare_by_size().begin(); it != queue_.spare_by_size().end() && failed < patience;)
+    for (auto it = queue_.spare_by_size().begin(); it != queue_.spare_by_size().end() && failed < refusals;)
       switch (serve(v, v.waiting.at((it++)->key), now, claim::left_over, spare, d)) {
       case attempt::served:
         failed = 0;

@@ -8,11 +8,11 @@ namespace hflex::scheduler {
 
 void hyperflexis_queue::add(const waiting_request& w, time_point last_start, const options& opts) {
   const auto& r = w.request;
-  const auto patience = std::max(opts.ageing_floor,
+  const auto grace = std::max(opts.ageing_floor,
       duration{static_cast<std::int64_t>(opts.ageing_factor * static_cast<double>(r.slo.ttft.count()))});
   auto& e = entries_.add(r.key, {});
   e.due = {token_deadline(r.arrival, r.slo, r.produced), w.order, r.key, &e};
-  e.ages = {r.arrival + patience, w.order, r.key, &e};
+  e.ages = {r.arrival + grace, w.order, r.key, &e};
   e.tokens = least_prefill_work(w);
   e.weight = std::max(r.slo.weight, 1e-6);
   e.is_resumed = r.produced > 0;

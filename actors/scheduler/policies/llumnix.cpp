@@ -22,14 +22,15 @@ namespace hflex::scheduler {
 
 namespace {
 
-constexpr knob headroom{"llumnix.headroom", 0.2, 0, 1, "share of the pool that a high-priority resident keeps free"};
-constexpr knob low{"llumnix.low", 60, -1e6, 1e6, "freeness below which requests move away, iterations"};
-constexpr knob high{"llumnix.high", 120, -1e6, 1e6, "freeness above which they may move to, iterations"};
-constexpr knob period{"llumnix.period_ms", 100, 1, 60000, "between two rounds of pairing, ms"};
-constexpr std::array knobs{headroom, low, high, period};
-
 class llumnix final : public policy {
 public:
+  static constexpr knob headroom{
+      "llumnix.headroom", 0.2, 0, 1, "share of the pool that a high-priority resident keeps free"};
+  static constexpr knob low{"llumnix.low", 60, -1e6, 1e6, "freeness below which requests move away, iterations"};
+  static constexpr knob high{"llumnix.high", 120, -1e6, 1e6, "freeness above which they may move to, iterations"};
+  static constexpr knob period{"llumnix.period_ms", 100, 1, 60000, "between two rounds of pairing, ms"};
+  static constexpr std::array knobs{headroom, low, high, period};
+
   explicit llumnix(const options& opts)
       : headroom_(headroom.of(opts)), low_(low.of(opts)), high_(high.of(opts)), period_(from_ms(period.of(opts))) {}
 
@@ -120,7 +121,7 @@ private:
 
 } // namespace
 
-std::span<const knob> llumnix_knobs() { return knobs; }
+std::span<const knob> llumnix_knobs() { return llumnix::knobs; }
 std::unique_ptr<policy> make_llumnix(const options& opts) { return std::make_unique<llumnix>(opts); }
 
 } // namespace hflex::scheduler

@@ -21,12 +21,6 @@ namespace hflex::scheduler {
 
 namespace {
 
-constexpr knob margin{"oracle.margin", 1.3, 0.3, 1.5, "share of the time to its last deadline that a life may take"};
-constexpr knob choose{
-    "oracle.choose", 0, 0, 2, "of places that will do: 0 the soonest first token, 1 the least, 2 the most laxity left"};
-constexpr knob window{"oracle.window", 2.0, 0.5, 1e6, "prefill that may be pending at an instance, in steps"};
-constexpr std::array knobs{margin, choose, window};
-
 /// What is left of a resident's life.
 struct life {
   std::uint64_t tokens{};  ///< to come
@@ -60,6 +54,13 @@ double least_left(const step_time_model& model, const std::vector<life>& lives, 
 
 class oracle final : public policy {
 public:
+  static constexpr knob margin{
+      "oracle.margin", 1.3, 0.3, 1.5, "share of the time to its last deadline that a life may take"};
+  static constexpr knob choose{"oracle.choose", 0, 0, 2,
+      "of places that will do: 0 the soonest first token, 1 the least, 2 the most laxity left"};
+  static constexpr knob window{"oracle.window", 2.0, 0.5, 1e6, "prefill that may be pending at an instance, in steps"};
+  static constexpr std::array knobs{margin, choose, window};
+
   explicit oracle(const options& opts)
       : opts_(opts), margin_(margin.of(opts)), choose_(choose.of(opts)), window_(window.of(opts)) {}
 
@@ -133,9 +134,9 @@ private:
   }
 
   void serve_aged(const view& v, time_point now, decisions& d) {
-    const auto& spare = queue_.spare();
-    while (!spare.empty() && spare.begin()->when <= now)
-      if (!serve_lost(v, v.waiting.at(spare.begin()->key), now, !queue_.planned().empty(), d)) return;
+    const auto& lost = queue_.spare();
+    while (!lost.empty() && lost.begin()->when <= now)
+      if (!serve_lost(v, v.waiting.at(lost.begin()->key), now, !queue_.planned().empty(), d)) return;
   }
 
   bool serve(const view& v, const waiting_request& w, time_point now, decisions& d) {
@@ -228,7 +229,7 @@ private:
 
 } // namespace
 
-std::span<const knob> oracle_knobs() { return knobs; }
+std::span<const knob> oracle_knobs() { return oracle::knobs; }
 std::unique_ptr<policy> make_oracle(const options& opts) { return std::make_unique<oracle>(opts); }
 
 } // namespace hflex::scheduler

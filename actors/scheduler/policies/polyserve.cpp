@@ -31,12 +31,14 @@ constexpr knob edge_4{"polyserve.tier_4_ms", 100, 1, 10000, "TPOT of the loosest
 constexpr knob headroom{"polyserve.headroom", 0.95, 0.3, 1.5, "share of the targets that predictions may take"};
 constexpr knob growth{"polyserve.growth", 0.5, 0, 1, "share of the predicted output by which a context is to grow"};
 constexpr knob promote_first{"polyserve.promote_first", 0, 0, 1, "1: promotion before an idle instance; 0: after"};
-constexpr knob retier{"polyserve.retier_ms", 1000, 1, 1e6, "between two take-overs of a looser tier's instance, ms"};
-constexpr knob window{"polyserve.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in steps"};
-constexpr std::array knobs{edge_1, edge_2, edge_3, edge_4, headroom, growth, promote_first, retier, window};
-
 class polyserve final : public policy {
 public:
+  static constexpr knob retier{
+      "polyserve.retier_ms", 1000, 1, 1e6, "between two take-overs of a looser tier's instance, ms"};
+  static constexpr knob window{
+      "polyserve.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in steps"};
+  static constexpr std::array knobs{edge_1, edge_2, edge_3, edge_4, headroom, growth, promote_first, retier, window};
+
   explicit polyserve(const options& opts)
       : edges_{from_ms(edge_1.of(opts)), from_ms(edge_2.of(opts)), from_ms(edge_3.of(opts)), from_ms(edge_4.of(opts))},
         headroom_(headroom.of(opts)), growth_(growth.of(opts)), promote_first_(promote_first.of(opts) > 0.5),
@@ -180,7 +182,7 @@ private:
 
 } // namespace
 
-std::span<const knob> polyserve_knobs() { return knobs; }
+std::span<const knob> polyserve_knobs() { return polyserve::knobs; }
 std::unique_ptr<policy> make_polyserve(const options& opts) { return std::make_unique<polyserve>(opts); }
 
 } // namespace hflex::scheduler

@@ -10,11 +10,11 @@ namespace hflex::scheduler {
 
 namespace {
 
-constexpr knob seed{"power_of_two.seed", 1, 0, 1e15, "of its random choices; a whole number"};
-constexpr std::array knobs{seed};
-
 class power_of_two final : public policy {
 public:
+  static constexpr knob seed{"power_of_two.seed", 1, 0, 1e15, "of its random choices; a whole number"};
+  static constexpr std::array knobs{seed};
+
   explicit power_of_two(const options& opts) : state_(static_cast<std::uint64_t>(seed.of(opts))) {}
 
   void plan(const view& v, time_point, decisions& d) override {
@@ -63,7 +63,7 @@ private:
 
 } // namespace
 
-std::span<const knob> power_of_two_knobs() { return knobs; }
+std::span<const knob> power_of_two_knobs() { return power_of_two::knobs; }
 std::unique_ptr<policy> make_power_of_two(const options& opts) { return std::make_unique<power_of_two>(opts); }
 
 } // namespace hflex::scheduler

@@ -21,11 +21,12 @@ namespace hflex::scheduler {
 
 namespace {
 
-constexpr knob alpha{"qoserve.alpha_ms", 0.008, 0, 10, "what a remaining prefill token adds to a deadline, ms"};
-constexpr std::array knobs{alpha};
-
 class qoserve final : public policy {
 public:
+  static constexpr knob alpha{
+      "qoserve.alpha_ms", 0.008, 0, 10, "what a remaining prefill token adds to a deadline, ms"};
+  static constexpr std::array knobs{alpha};
+
   void plan(const view& v, time_point, decisions& d) override {
     for (auto it = v.first_come.begin(); it != v.first_come.end();) {
       const auto key = it->second;
@@ -43,8 +44,8 @@ public:
 
 } // namespace
 
-std::span<const knob> qoserve_knobs() { return knobs; }
+std::span<const knob> qoserve_knobs() { return qoserve::knobs; }
 std::unique_ptr<policy> make_qoserve(const options&) { return std::make_unique<qoserve>(); }
-duration prefill_weight_of(const options& opts) { return from_ms(alpha.of(opts)); }
+duration prefill_weight_of(const options& opts) { return from_ms(qoserve::alpha.of(opts)); }
 
 } // namespace hflex::scheduler

@@ -22,15 +22,18 @@ namespace hflex::scheduler {
 namespace {
 
 constexpr knob reject{"scorpio.reject", 1, 0, 1, "1: turn requests away whose TTFT is lost; 0: serve them late"};
-constexpr knob margin{"scorpio.margin", 0.95, 0.3, 1.5, "share of the tightest TPOT target that a step may take"};
-constexpr knob window{"scorpio.window", 1.0, 0.1, 16, "prefill that may be pending at an instance, in full steps"};
-constexpr knob growth{"scorpio.growth", 1.0, 0, 1, "share of the predicted output that KV memory is reserved for"};
-constexpr std::array knobs{reject, margin, window, growth};
-
 constexpr std::uint32_t typical_context = 512; // where a chunk starts
 
 class scorpio final : public policy {
 public:
+  static constexpr knob margin{
+      "scorpio.margin", 0.95, 0.3, 1.5, "share of the tightest TPOT target that a step may take"};
+  static constexpr knob window{
+      "scorpio.window", 1.0, 0.1, 16, "prefill that may be pending at an instance, in full steps"};
+  static constexpr knob growth{
+      "scorpio.growth", 1.0, 0, 1, "share of the predicted output that KV memory is reserved for"};
+  static constexpr std::array knobs{reject, margin, window, growth};
+
   explicit scorpio(const options& opts)
       : reject_(reject.of(opts) > 0.5), margin_(margin.of(opts)), window_(window.of(opts)), growth_(growth.of(opts)) {}
 
@@ -130,7 +133,7 @@ private:
 
 } // namespace
 
-std::span<const knob> scorpio_knobs() { return knobs; }
+std::span<const knob> scorpio_knobs() { return scorpio::knobs; }
 std::unique_ptr<policy> make_scorpio(const options& opts) { return std::make_unique<scorpio>(opts); }
 
 } // namespace hflex::scheduler

@@ -25,16 +25,17 @@ namespace hflex::scheduler {
 
 namespace {
 
-constexpr knob margin{"slos_serve.margin", 0.9, 0.3, 1.5, "share of the targets that planned steps may take"};
-constexpr knob step{"slos_serve.longest_step_ms", 100, 1, 10000, "prefill step when nobody decodes, ms"};
-constexpr knob growth{"slos_serve.growth", 1.0, 0, 1, "share of the predicted output that memory is reserved for"};
-constexpr knob together{"slos_serve.together", 12, 1, 64, "new requests that are decided at once, at most"};
-constexpr knob window{
-    "slos_serve.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
-constexpr std::array knobs{margin, step, growth, together, window};
-
 class slos_serve final : public policy {
 public:
+  static constexpr knob margin{"slos_serve.margin", 0.9, 0.3, 1.5, "share of the targets that planned steps may take"};
+  static constexpr knob step{"slos_serve.longest_step_ms", 100, 1, 10000, "prefill step when nobody decodes, ms"};
+  static constexpr knob growth{
+      "slos_serve.growth", 1.0, 0, 1, "share of the predicted output that memory is reserved for"};
+  static constexpr knob together{"slos_serve.together", 12, 1, 64, "new requests that are decided at once, at most"};
+  static constexpr knob window{
+      "slos_serve.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
+  static constexpr std::array knobs{margin, step, growth, together, window};
+
   explicit slos_serve(const options& opts)
       : settings_{margin.of(opts), from_ms(step.of(opts)), true}, growth_(growth.of(opts)),
         together_(static_cast<std::size_t>(together.of(opts))), window_(window.of(opts)) {}
@@ -148,7 +149,7 @@ private:
 
 } // namespace
 
-std::span<const knob> slos_serve_knobs() { return knobs; }
+std::span<const knob> slos_serve_knobs() { return slos_serve::knobs; }
 std::unique_ptr<policy> make_slos_serve(const options& opts) { return std::make_unique<slos_serve>(opts); }
 
 } // namespace hflex::scheduler

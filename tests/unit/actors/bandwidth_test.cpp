@@ -2,7 +2,8 @@
 #include "tests/support/catch.hpp"
 #include <limits>
 
-using namespace hflex;
+namespace hflex::bandwidth_test {
+
 using namespace hflex::weights;
 
 TEST_CASE("a source gives weights the slower, the less time its own requests have to spare") {
@@ -44,3 +45,5 @@ TEST_CASE("a link without a limit gets one only when it has to be shared with re
   cap.slack({1}, 1.0);
   CHECK(cap.value() == 0);
 }
+
+} // namespace hflex::bandwidth_test

@@ -1,7 +1,8 @@
 // Both sides of a KV hand-over, one at a time.
 #include "tests/unit/actors/batcher_support.hpp"
 
-using namespace hflex;
+namespace hflex::batcher_handover_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 using namespace std::chrono_literals;
@@ -426,3 +427,5 @@ TEST_CASE("a decode instance recomputes a preempted sequence by itself, before i
   CHECK(b.entry(key(2))->position == 4); // its first block had not been needed by the other yet
   CHECK(b.entry(key(2))->sample);
 }
+
+} // namespace hflex::batcher_handover_test

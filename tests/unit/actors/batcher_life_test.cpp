@@ -1,7 +1,8 @@
 // How sequences come, end and leave.
 #include "tests/unit/actors/batcher_support.hpp"
 
-using namespace hflex;
+namespace hflex::batcher_life_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 using namespace std::chrono_literals;
@@ -249,3 +250,5 @@ TEST_CASE("the report counts sequences, blocks and steps") {
   CHECK(r.last_shape.prefill_tokens == 10);
   CHECK(r.last_elapsed == 1ms);
 }
+
+} // namespace hflex::batcher_life_test

@@ -1,7 +1,8 @@
 // Both sides of a migration, one at a time.
 #include "tests/unit/actors/batcher_support.hpp"
 
-using namespace hflex;
+namespace hflex::batcher_migration_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 using namespace std::chrono_literals;
@@ -361,3 +362,5 @@ TEST_CASE("a migrated text can be found in the prefix cache of both sides") {
   s.commit();
   CHECK(s.report().kv_blocks_cached == 3);
 }
+
+} // namespace hflex::batcher_migration_test

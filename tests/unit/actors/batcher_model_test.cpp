@@ -2,7 +2,8 @@
 // those of an undisturbed run. A failure prints its seed.
 #include "tests/unit/actors/batcher_world.hpp"
 
-using namespace hflex;
+namespace hflex::batcher_model_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 
@@ -109,3 +110,5 @@ TEST_CASE("failing steps, transfers, links and leases cost retries but no token"
   CHECK(retries > 200);
   CHECK(cached > 2000);
 }
+
+} // namespace hflex::batcher_model_test

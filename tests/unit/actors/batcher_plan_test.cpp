@@ -1,7 +1,8 @@
 // What goes into a step, and who gives way when blocks run out.
 #include "tests/unit/actors/batcher_support.hpp"
 
-using namespace hflex;
+namespace hflex::batcher_plan_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 using namespace std::chrono_literals;
@@ -297,3 +298,5 @@ TEST_CASE("a sequence preempted while retiring is handed back at once") {
   CHECK(back.key == key(2));
   CHECK(back.why.code == errc::reroute);
 }
+
+} // namespace hflex::batcher_plan_test

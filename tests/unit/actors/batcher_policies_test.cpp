@@ -1,7 +1,8 @@
 // The step policies that share steps out between decodes and order prefills by more than their deadline.
 #include "tests/unit/actors/batcher_support.hpp"
 
-using namespace hflex;
+namespace hflex::batcher_policies_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 using namespace std::chrono_literals;
@@ -178,3 +179,5 @@ TEST_CASE("under a layered budget nobody lengthens a step beyond a first token's
     CHECK(b.plan().shape.prefill_tokens == prefill);
   }
 }
+
+} // namespace hflex::batcher_policies_test

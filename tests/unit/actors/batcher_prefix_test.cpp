@@ -1,7 +1,8 @@
 // What a sequence takes from the prefix cache, and what it leaves there. Blocks have 4 tokens.
 #include "tests/unit/actors/batcher_support.hpp"
 
-using namespace hflex;
+namespace hflex::batcher_prefix_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 using namespace std::chrono_literals;
@@ -260,3 +261,5 @@ TEST_CASE("what a hand-over brought is found, once its rows are there") {
   CHECK(b.entry(key(2))->position == 8);
   CHECK(b.entry(key(2))->block_table[0] == accepted.block_table[0]);
 }
+
+} // namespace hflex::batcher_prefix_test

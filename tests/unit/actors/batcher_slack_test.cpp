@@ -2,7 +2,8 @@
 #include "tests/unit/actors/batcher_support.hpp"
 #include <cmath>
 
-using namespace hflex;
+namespace hflex::batcher_slack_test {
+
 using namespace hflex::instance;
 using namespace hflex::instance::testing;
 using namespace std::chrono_literals;
@@ -28,3 +29,5 @@ TEST_CASE("slack is that of the decode that is due first, as a share of its time
   CHECK(std::isinf(c.slack_share(start + 1h))); // lost whatever it is given: it holds nobody back
   c.on(cancel{{request_id{1}, 1}}, start + 60ms, out);
 }
+
+} // namespace hflex::batcher_slack_test

@@ -7,7 +7,8 @@
 #include <optional>
 #include <random>
 
-using namespace hflex;
+namespace hflex::block_pool_model_test {
+
 using namespace hflex::instance;
 
 namespace {
@@ -185,3 +186,5 @@ TEST_CASE("a block pool shares, evicts and counts as a model does that keeps who
   CHECK(evictions > 1000);
   CHECK(swaps > 50);
 }
+
+} // namespace hflex::block_pool_model_test

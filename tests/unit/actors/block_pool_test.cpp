@@ -2,7 +2,8 @@
 #include "tests/support/catch.hpp"
 #include <set>
 
-using namespace hflex;
+namespace hflex::block_pool_test {
+
 using namespace hflex::instance;
 
 namespace {
@@ -205,3 +206,5 @@ TEST_CASE("a partly used block counts whole") {
   CHECK(blocks_for(16, 16) == 1);
   CHECK(blocks_for(17, 16) == 2);
 }
+
+} // namespace hflex::block_pool_test

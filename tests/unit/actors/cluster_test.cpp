@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <random>
 
-using namespace hflex;
+namespace hflex::cluster_test {
+
 using namespace hflex::cluster;
 using namespace std::chrono_literals;
 using hflex::test::all;
@@ -300,3 +301,5 @@ TEST_CASE("a snapshot does not depend on the order in which things came up") {
   CHECK(s.actors[0].node.empty());
   CHECK(s.links[0].from == "i1");
 }
+
+} // namespace hflex::cluster_test

@@ -3,7 +3,8 @@
 #include "actors/scheduler/standing.hpp"
 #include "tests/support/scheduler_desk.hpp"
 
-using namespace hflex;
+namespace hflex::decision_log_test {
+
 using scheduler::decision_log;
 using scheduler::happening_kind;
 using test::scheduler_desk;
@@ -199,3 +200,5 @@ TEST_CASE("a scheduler that remembers nothing decides the same") {
   };
   CHECK(orders(0) == orders(4));
 }
+
+} // namespace hflex::decision_log_test

@@ -2,6 +2,8 @@
 #include "tests/support/catch.hpp"
 #include <random>
 
+namespace hflex::host_cache_test {
+
 using namespace hflex::node;
 
 using digests = std::vector<std::string>;
@@ -72,3 +74,5 @@ TEST_CASE("a host's cache counts what it holds, and empties at the end") {
   cache.clear();
   CHECK(cache.bytes() == 0);
 }
+
+} // namespace hflex::host_cache_test

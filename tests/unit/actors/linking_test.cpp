@@ -2,7 +2,8 @@
 #include "tests/support/catch.hpp"
 #include "tests/unit/actors/effects_of.hpp"
 
-using namespace hflex;
+namespace hflex::linking_test {
+
 using namespace hflex::cluster;
 using namespace hflex::test;
 using namespace std::chrono_literals;
@@ -177,3 +178,5 @@ TEST_CASE("a newcomer that goes before it is admitted is not admitted any more")
   b.on(link_tick{}, 2s);
   CHECK(count<admit>(b.out) == 0);
 }
+
+} // namespace hflex::linking_test

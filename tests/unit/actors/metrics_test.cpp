@@ -1,7 +1,7 @@
 #include "actors/common/metrics.hpp"
 #include "tests/support/catch.hpp"
 
-using namespace hflex;
+namespace hflex::metrics_test {
 
 namespace {
 
@@ -84,3 +84,5 @@ TEST_CASE("an empty record gives an empty report") {
   CHECK(report.overall.goodput_per_s == 0.0);
   CHECK(report.classes.empty());
 }
+
+} // namespace hflex::metrics_test

@@ -2,7 +2,7 @@
 #include "tests/support/catch.hpp"
 #include <array>
 
-using namespace hflex;
+namespace hflex::nearest_test {
 
 TEST_CASE("edit distance counts insertions, removals, replacements and swaps of neighbours") {
   CHECK(edit_distance("", "") == 0);
@@ -25,3 +25,5 @@ TEST_CASE("the nearest word is one that a typing error explains") {
   CHECK(did_you_mean("polcy", known) == "did you mean 'policy'?");
   CHECK(did_you_mean("zebra", known).empty());
 }
+
+} // namespace hflex::nearest_test

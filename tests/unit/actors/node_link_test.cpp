@@ -1,7 +1,8 @@
 #include "tests/unit/actors/node_bench.hpp"
 #include <algorithm>
 
-using namespace hflex;
+namespace hflex::node_link_test {
+
 using namespace hflex::node;
 using namespace hflex::node::test;
 
@@ -160,3 +161,5 @@ TEST_CASE("a shutdown without a head ends at once and does not connect again") {
   CHECK(b.c.done());
   CHECK(count<connect>(b.on(tick{}, 1h)) == 0);
 }
+
+} // namespace hflex::node_link_test

@@ -1,6 +1,7 @@
 #include "tests/unit/actors/node_bench.hpp"
 
-using namespace hflex;
+namespace hflex::node_test {
+
 using namespace hflex::node;
 using namespace hflex::node::test;
 
@@ -274,3 +275,5 @@ TEST_CASE("a crashed actor leaves its context warm unless the device is at fault
   CHECK(only<report>(b.out).state == report_state::failed);
   CHECK(b.c.instances().empty());
 }
+
+} // namespace hflex::node_test

@@ -2,7 +2,7 @@
 #include "tests/support/catch.hpp"
 #include <vector>
 
-using namespace hflex;
+namespace hflex::prefix_hash_test {
 
 namespace {
 
@@ -27,3 +27,5 @@ TEST_CASE("key, predecessor, tokens and their order all make another hash") {
   CHECK(chain_hash(key, parent, std::vector<token_id>{tokens[1], tokens[0], tokens[2]}) != h);
   CHECK(chain_hash(key, parent, std::vector<token_id>{tokens[0], tokens[1], tokens[2], 0}) != h);
 }
+
+} // namespace hflex::prefix_hash_test

@@ -1,7 +1,7 @@
 #include "actors/common/prefix_marks.hpp"
 #include "tests/support/catch.hpp"
 
-using namespace hflex;
+namespace hflex::prefix_marks_test {
 
 namespace {
 
@@ -45,3 +45,5 @@ TEST_CASE("texts share the marks of the beginning that they share, and no later 
 TEST_CASE("without the key nobody can tell what a mark stands for") {
   CHECK(prefix_marks({1, 2}, text(64)) != prefix_marks({1, 3}, text(64)));
 }
+
+} // namespace hflex::prefix_marks_test

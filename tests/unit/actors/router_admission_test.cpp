@@ -1,7 +1,8 @@
 #include "tests/unit/actors/router_bench.hpp"
 #include <limits>
 
-using namespace hflex;
+namespace hflex::router_admission_test {
+
 using namespace hflex::router;
 using namespace hflex::router::test;
 
@@ -78,3 +79,5 @@ TEST_CASE("the queue is bounded and says so") {
   b.on(cancel{alice, {1}});
   b.submitted();
 }
+
+} // namespace hflex::router_admission_test

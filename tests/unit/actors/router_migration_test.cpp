@@ -1,7 +1,8 @@
 // Live moves as the router sees them.
 #include "tests/unit/actors/router_bench.hpp"
 
-using namespace hflex;
+namespace hflex::router_migration_test {
+
 using namespace hflex::router;
 using namespace hflex::router::test;
 
@@ -148,3 +149,5 @@ TEST_CASE("a request that moves back and forth counts each move") {
   CHECK(b.c.job(b.id)->migrations == 2);
   CHECK(b.c.job(b.id)->decode_instance == i1);
 }
+
+} // namespace hflex::router_migration_test

@@ -6,7 +6,8 @@
 #include <random>
 #include <set>
 
-using namespace hflex;
+namespace hflex::router_random_test {
+
 using namespace hflex::router;
 using namespace std::chrono_literals;
 
@@ -329,3 +330,5 @@ TEST_CASE("whatever happens, each accepted request ends once and each token come
     w.check_end();
   }
 }
+
+} // namespace hflex::router_random_test

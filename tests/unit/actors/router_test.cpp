@@ -1,7 +1,8 @@
 #include "tests/unit/actors/router_bench.hpp"
 #include <limits>
 
-using namespace hflex;
+namespace hflex::router_test {
+
 using namespace hflex::router;
 using namespace hflex::router::test;
 
@@ -410,3 +411,5 @@ TEST_CASE("the history of ended requests is bounded, oldest end first") {
   for (auto& record : b.c.jobs()) listed.push_back(record.id.value);
   CHECK(listed == std::vector<std::uint64_t>{1, 2, 4});
 }
+
+} // namespace hflex::router_test

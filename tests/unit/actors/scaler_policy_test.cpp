@@ -6,7 +6,8 @@
 #include "tests/support/catch.hpp"
 #include <cmath>
 
-using namespace hflex;
+namespace hflex::scaler_policy_test {
+
 using namespace hflex::scaler;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -431,3 +432,5 @@ TEST_CASE("an unknown scaling policy or knob is refused with those that there ar
   o.knobs = {{"hyperflexis.fill", 2.0}};
   CHECK_FALSE(core::make(o));
 }
+
+} // namespace hflex::scaler_policy_test

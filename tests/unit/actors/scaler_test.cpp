@@ -5,7 +5,8 @@
 #include <random>
 #include <set>
 
-using namespace hflex;
+namespace hflex::scaler_test {
+
 using namespace hflex::scaler;
 
 namespace {
@@ -473,3 +474,5 @@ TEST_CASE("the first placement waits for the expected nodes, but not for ever") 
     CHECK(starts(d.out) == std::vector<node_id>{node_id{1}, node_id{1}});
   }
 }
+
+} // namespace hflex::scaler_test

@@ -3,7 +3,8 @@
 #include <cmath>
 #include <random>
 
-using namespace hflex;
+namespace hflex::scheduler_attainment_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -102,3 +103,5 @@ TEST_CASE("the same trace is served the same way") {
     CHECK(a.overall.e2e.mean_ms == b.overall.e2e.mean_ms);
   }
 }
+
+} // namespace hflex::scheduler_attainment_test

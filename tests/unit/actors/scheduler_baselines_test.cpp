@@ -3,7 +3,8 @@
 #include "actors/scheduler/policy.hpp"
 #include "tests/support/scheduler_desk.hpp"
 
-using namespace hflex;
+namespace hflex::scheduler_baselines_test {
+
 using namespace hflex::test;
 using namespace std::chrono_literals;
 
@@ -333,3 +334,5 @@ TEST_CASE("the oracle admits a tight request beside others that will soon be gon
     CHECK(desk.was_dispatched(4) == soon);
   }
 }
+
+} // namespace hflex::scheduler_baselines_test

@@ -6,7 +6,8 @@
 #include <random>
 #include <set>
 
-using namespace hflex;
+namespace hflex::scheduler_conformance_test {
+
 using namespace hflex::scheduler;
 
 namespace {
@@ -352,3 +353,5 @@ TEST_CASE("every scheduling policy decides the same for the same history") {
     CHECK(a.trace().size() > 1000);
   }
 }
+
+} // namespace hflex::scheduler_conformance_test

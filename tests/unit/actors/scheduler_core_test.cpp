@@ -2,7 +2,8 @@
 #include "actors/scheduler/policy.hpp"
 #include "tests/support/scheduler_desk.hpp"
 
-using namespace hflex;
+namespace hflex::scheduler_core_test {
+
 using namespace hflex::test;
 using ids = std::vector<std::uint64_t>;
 
@@ -257,3 +258,5 @@ TEST_CASE("targets beyond all reason do not break the clock") {
     CHECK(desk.dispatches.size() + desk.sheds.size() == 2);
   }
 }
+
+} // namespace hflex::scheduler_core_test

@@ -1,7 +1,8 @@
 #include "actors/scheduler/demand.hpp"
 #include "tests/support/scheduler_desk.hpp"
 
-using namespace hflex;
+namespace hflex::scheduler_demand_test {
+
 using namespace hflex::scheduler;
 using hflex::test::scheduler_desk;
 
@@ -173,3 +174,5 @@ TEST_CASE("without another instance a draining one keeps its residents and is as
   d.now += std::chrono::seconds{1};
   CHECK(moves_in(d.on(tick{})).size() == 1);
 }
+
+} // namespace hflex::scheduler_demand_test

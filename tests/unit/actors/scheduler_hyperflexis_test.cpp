@@ -1,6 +1,7 @@
 #include "tests/support/scheduler_desk.hpp"
 
-using namespace hflex;
+namespace hflex::scheduler_hyperflexis_test {
+
 using namespace hflex::test;
 using ids = std::vector<std::uint64_t>;
 
@@ -370,3 +371,5 @@ TEST_CASE("best effort goes where hardly anything waits, the shortest first") {
   desk.step(1, 300);
   CHECK(desk.order() == ids{1, 3, 2});
 }
+
+} // namespace hflex::scheduler_hyperflexis_test

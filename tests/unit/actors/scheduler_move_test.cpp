@@ -3,7 +3,8 @@
 #include "actors/scheduler/ledger.hpp"
 #include "tests/support/catch.hpp"
 
-using namespace hflex;
+namespace hflex::scheduler_move_test {
+
 using namespace hflex::scheduler;
 
 namespace {
@@ -188,3 +189,5 @@ TEST_CASE("a request that binds nobody binds nobody after a move either") {
   CHECK(b.at(3).tiers.empty());
   CHECK(b.at(3).decoding == 1);
 }
+
+} // namespace hflex::scheduler_move_test

@@ -1,7 +1,8 @@
 // Moves that people ask for.
 #include "tests/support/scheduler_desk.hpp"
 
-using namespace hflex;
+namespace hflex::scheduler_moved_test {
+
 using namespace hflex::scheduler;
 using hflex::test::scheduler_desk;
 
@@ -79,3 +80,5 @@ TEST_CASE("a move that cannot be is refused with the reason") {
   CHECK(d.want(d.to).empty());
   CHECK(d.core.movable(request_id{7}, d.to).error().message.find("r7 is not running") == 0);
 }
+
+} // namespace hflex::scheduler_moved_test

@@ -3,7 +3,8 @@
 #include <random>
 #include <set>
 
-using namespace hflex;
+namespace hflex::scheduler_prefix_index_test {
+
 using namespace hflex::scheduler;
 using hit = prefix_index::hit;
 
@@ -96,3 +97,5 @@ TEST_CASE("a long random history agrees with a plain table of what each instance
     REQUIRE(index.find(marks) == expected);
   }
 }
+
+} // namespace hflex::scheduler_prefix_index_test

@@ -1,7 +1,8 @@
 // What a prefix cache is likely to spare counts in the scheduler's accounts.
 #include "tests/support/scheduler_desk.hpp"
 
-using namespace hflex;
+namespace hflex::scheduler_prefix_test {
+
 using test::scheduler_desk;
 
 namespace {
@@ -134,3 +135,5 @@ TEST_CASE("hyperflexis does not give a request up that is in time only because i
   desk.on(scheduler::tick{});
   CHECK(!desk.was_dispatched(3));
 }
+
+} // namespace hflex::scheduler_prefix_test

@@ -3,7 +3,8 @@
 #include <random>
 #include <set>
 
-using namespace hflex;
+namespace hflex::scheduler_scale_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -109,3 +110,5 @@ TEST_CASE("in a large fleet with P/D both sides are the least loaded ones") {
   CHECK(prefills.size() == 20);
   CHECK(decodes.size() == 20);
 }
+
+} // namespace hflex::scheduler_scale_test

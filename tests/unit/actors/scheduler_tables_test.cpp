@@ -10,7 +10,8 @@
 #include <random>
 #include <set>
 
-using namespace hflex;
+namespace hflex::scheduler_tables_test {
+
 using namespace hflex::scheduler;
 
 TEST_CASE("an id map finds what a plain map finds through random changes") {
@@ -152,3 +153,5 @@ TEST_CASE("the anchors of a TPOT tier stay sorted, and a tier goes with its last
   tiers.leave(from_ms(20));
   CHECK(tiers.empty());
 }
+
+} // namespace hflex::scheduler_tables_test

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-using namespace hflex;
+namespace hflex::step_time_fit_test {
 
 namespace {
 
@@ -82,3 +82,5 @@ TEST_CASE("steps without work or time are no measurements, and few are no fit") 
   steps.resize(7);
   CHECK(fit_step_time(steps).error().message == "7 measured steps: a fit needs at least 8");
 }
+
+} // namespace hflex::step_time_fit_test

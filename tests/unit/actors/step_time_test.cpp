@@ -3,7 +3,7 @@
 #include <cmath>
 #include <random>
 
-using namespace hflex;
+namespace hflex::step_time_test {
 
 namespace {
 
@@ -201,3 +201,5 @@ TEST_CASE("a long time of steps that are all alike leaves the model where it was
   for (int d = 0; d < 60; ++d) large.add_decode(1500);
   CHECK(to_ms(corrector.model().predict(large)) == Approx(to_ms(truth.predict(large))).epsilon(0.15));
 }
+
+} // namespace hflex::step_time_test

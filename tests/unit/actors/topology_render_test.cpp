@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+namespace hflex::topology_render_test {
+
 using namespace hflex::cluster;
 
 namespace {
@@ -142,3 +144,5 @@ TEST_CASE("the JSON writer nests, separates and keeps the largest numbers") {
   w.begin_array().end_array().end_object().value(0.1).value(std::numeric_limits<double>::infinity()).end_array();
   CHECK(w.take() == R"([18446744073709551615,{"a\"":null,"b":[]},0.1,null])");
 }
+
+} // namespace hflex::topology_render_test

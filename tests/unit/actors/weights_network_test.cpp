@@ -6,7 +6,8 @@
 #include <random>
 #include <set>
 
-using namespace hflex;
+namespace hflex::weights_network_test {
+
 using namespace hflex::weights;
 using namespace std::chrono_literals;
 using hflex::test::all;
@@ -265,3 +266,5 @@ TEST_CASE("whatever dies, chunks reach every newcomer whose host lives, and nobo
     CHECK(b.c.loads().empty());
   }
 }
+
+} // namespace hflex::weights_network_test

@@ -4,7 +4,8 @@
 #include <random>
 #include <set>
 
-using namespace hflex;
+namespace hflex::weights_test {
+
 using namespace hflex::weights;
 using namespace std::chrono_literals;
 using hflex::test::all;
@@ -317,3 +318,5 @@ TEST_CASE("whatever fails, each newcomer gets weights of its digest or an answer
     CHECK(answered.size() > 10);
   }
 }
+
+} // namespace hflex::weights_test

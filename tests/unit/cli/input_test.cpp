@@ -6,7 +6,8 @@
 #include <random>
 #include <sstream>
 
-using namespace hflex;
+namespace hflex::input_test {
+
 using namespace hflex::cli;
 
 namespace {
@@ -195,3 +196,5 @@ TEST_CASE("exit codes are those that scripts know") {
   CHECK(exit_failed == 1);
   CHECK(exit_usage == 2);
 }
+
+} // namespace hflex::input_test

@@ -9,7 +9,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-using namespace hflex;
+namespace hflex::output_test {
+
 using namespace hflex::cli;
 using std::chrono::milliseconds;
 
@@ -166,3 +167,5 @@ TEST_CASE("JSON lines keep the order of keys and survive bytes that are no UTF-8
   CHECK(json_line({{"z", 1}, {"a", "x\ny"}}) == "{\"z\":1,\"a\":\"x\\ny\"}\n");
   CHECK(json_line({{"text", "\xff"}}) == "{\"text\":\"\xEF\xBF\xBD\"}\n");
 }
+
+} // namespace hflex::output_test

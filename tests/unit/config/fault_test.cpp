@@ -5,7 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
-using namespace hflex;
+namespace hflex::fault_test {
+
 using namespace hflex::config;
 
 namespace {
@@ -227,3 +228,5 @@ TEST_CASE("faults become one error that asks to reject the input") {
   CHECK(e.code == errc::reject);
   CHECK(e.message == "no/such/file.yaml: expected a file that can be read, found none");
 }
+
+} // namespace hflex::fault_test

@@ -6,6 +6,8 @@
 #include <random>
 #include <sstream>
 
+namespace hflex::fuzz_test {
+
 using namespace hflex::config;
 
 namespace {
@@ -90,3 +92,5 @@ TEST_CASE("texts that provoke a parser's worst case are refused quickly") {
     CHECK(!read_config(text, from));
   }
 }
+
+} // namespace hflex::fuzz_test

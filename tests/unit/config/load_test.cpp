@@ -7,7 +7,8 @@
 #include <filesystem>
 #include <fstream>
 
-using namespace hflex;
+namespace hflex::load_test {
+
 using namespace hflex::config;
 
 namespace {
@@ -200,3 +201,5 @@ TEST_CASE("every key is documented, has a variable of its own, and a default tha
   CHECK(variables.at("HFLEX_SCHEDULER_MAX_WAIT_MS") == "scheduler.max_wait_ms");
   must_read("", from);
 }
+
+} // namespace hflex::load_test

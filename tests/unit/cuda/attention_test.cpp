@@ -2,7 +2,8 @@
 #include "tests/unit/cuda/cuda_fixture.cuh"
 #include <numeric>
 
-using namespace hflex;
+namespace hflex::attention_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -197,3 +198,5 @@ TEST_CASE("a chunk of a prompt attends to what earlier chunks left in the pool")
 TEST_CASE("prefill attention takes block sizes that are no power of two") {
   check_prefill<cuda::f16, 32, 64>({32, 1, 1, 7}, {100}, {90});
 }
+
+} // namespace hflex::attention_test

@@ -5,7 +5,7 @@
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <future>
 
-namespace hflex::test {
+namespace hflex::test::cuda_device_test {
 namespace {
 
 using namespace hflex::gpu;
@@ -164,4 +164,4 @@ TEST_CASE("impossible CUDA contexts are refused with the reason") {
   CHECK(contains(full.error().message, "out of memory"));
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::cuda_device_test

@@ -4,7 +4,8 @@
 #include <stdexcept>
 #include <vector>
 
-using namespace hflex;
+namespace hflex::emulator_test {
+
 using namespace hflex::test;
 
 TEST_CASE("a block whose threads part before a barrier is caught by the emulator") {
@@ -47,3 +48,5 @@ TEST_CASE("an asynchronous copy that nobody waits for has not arrived") {
   CHECK(early == std::vector<std::uint32_t>(32, 0xffffffffU));
   CHECK(late == std::vector<std::uint32_t>(32, 2U));
 }
+
+} // namespace hflex::emulator_test

@@ -1,7 +1,8 @@
 #include "tests/support/altered_region.hpp"
 #include "tests/unit/cuda/emulated_device.hpp"
 
-using namespace hflex;
+namespace hflex::forward_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -155,3 +156,5 @@ TEST_CASE("a batch of 257 single tokens is more than any graph and runs as it is
   CHECK(shape.padded);
   CHECK(shape.rows == 256);
 }
+
+} // namespace hflex::forward_test

@@ -3,7 +3,8 @@
 #include "tests/unit/cuda/cuda_fixture.cuh"
 #include <cstring>
 
-using namespace hflex;
+namespace hflex::rows_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -213,3 +214,5 @@ TEST_CASE("KV rows taken from one pool and given to another are the same rows") 
       CHECK(std::memcmp(&pool[s * side + from[i] * row_quads], &other[s * side + into[i] * row_quads],
                 row_quads * sizeof(cuda::quad)) == 0);
 }
+
+} // namespace hflex::rows_test

@@ -3,7 +3,8 @@
 #include "tests/unit/cuda/cuda_fixture.cuh"
 #include <limits>
 
-using namespace hflex;
+namespace hflex::sampling_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -81,3 +82,5 @@ TEST_CASE("a batch of 257 rows is sampled row by row") {
     CHECK(tokens[i] == expected);
   }
 }
+
+} // namespace hflex::sampling_test

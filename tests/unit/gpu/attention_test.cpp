@@ -9,7 +9,7 @@
 #include <numeric>
 #include <random>
 
-namespace hflex::test {
+namespace hflex::test::attention_test {
 namespace {
 
 using namespace hflex::gpu;
@@ -146,4 +146,4 @@ TEST_CASE("attention matches a naive softmax, whatever the chunks and blocks") {
   }
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::attention_test

@@ -3,7 +3,7 @@
 // because of it.
 #include "tests/unit/gpu/engine_fixture.hpp"
 
-namespace hflex::test {
+namespace hflex::test::batch_invariance_test {
 namespace {
 
 struct sequence {
@@ -187,4 +187,4 @@ TEST_CASE("one seed gives one continuation, in any batch") {
   CHECK(produced[2] != alone);
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::batch_invariance_test

@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <random>
 
-using namespace hflex;
+namespace hflex::chat_template_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 using nlohmann::json;
@@ -216,3 +217,5 @@ TEST_CASE("the end of a turn ends a sequence even where the configuration forget
   model.write("tokenizer.json", "{\"added_tokens\": [[[[[[[[[[]]]]]]]]]], 3, {\"content\": 7}]}");
   CHECK(load_model_config(model.path())->eos == std::vector<token_id>{1});
 }
+
+} // namespace hflex::chat_template_test

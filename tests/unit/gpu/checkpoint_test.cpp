@@ -1,7 +1,8 @@
 #include "gpu/model/checkpoint.hpp"
 #include "tests/support/model_dir.hpp"
 
-using namespace hflex;
+namespace hflex::checkpoint_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -62,3 +63,5 @@ TEST_CASE("a missing directory or file is named together with what a model direc
   const temp_dir empty;
   check_says(refusal(empty.path()), {"/config.json: is missing", "/model.safetensors: is missing"});
 }
+
+} // namespace hflex::checkpoint_test

@@ -1,7 +1,7 @@
 #include "gpu/cuda_plugin.hpp"
 #include "tests/support/catch.hpp"
 
-using namespace hflex;
+namespace hflex::cuda_plugin_test {
 
 TEST_CASE("a build without the CUDA plug-in says so instead of failing to start") {
   auto found = gpu::find_cuda_devices("/nonexistent/hflex_cuda.so");
@@ -15,3 +15,5 @@ TEST_CASE("a library that is no CUDA plug-in of this version is refused") {
   REQUIRE(!found);
   CHECK(found.error().message.find("no CUDA device") == 0);
 }
+
+} // namespace hflex::cuda_plugin_test

@@ -2,7 +2,7 @@
 #include "tests/support/altered_region.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 
-namespace hflex::test {
+namespace hflex::test::f16_range_test {
 namespace {
 
 using gpu::tensor_kind;
@@ -44,4 +44,4 @@ TEST_CASE("norms stay f32 on a device and may be as large as they like") {
   CHECK(check(region).has_value());
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::f16_range_test

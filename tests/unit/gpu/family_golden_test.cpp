@@ -5,7 +5,7 @@
 #include "gpu/model/rope.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 
-namespace hflex::test {
+namespace hflex::test::family_golden_test {
 namespace {
 
 std::string family_dir(const std::string& name) { return HFLEX_SOURCE_DIR "/tests/unit/gpu/golden/" + name; }
@@ -140,4 +140,4 @@ TEST_CASE("llama3 rope leaves short waves, stretches long ones and goes between 
   }
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::family_golden_test

@@ -2,7 +2,8 @@
 #include "gpu/kernels/pack.hpp"
 #include "tests/support/gguf_writer.hpp"
 
-using namespace hflex;
+namespace hflex::gguf_blocks_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -102,3 +103,5 @@ TEST_CASE("a panel packs rows of different block types, each rounded to bf16") {
     }
   }
 }
+
+} // namespace hflex::gguf_blocks_test

@@ -7,7 +7,8 @@
 #include "tests/support/gguf_writer.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 
-using namespace hflex;
+namespace hflex::gguf_model_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -259,3 +260,5 @@ TEST_CASE("tensor names are translated both ways, and others left alone") {
     CHECK(gguf_tensor_name(name) == name);
   }
 }
+
+} // namespace hflex::gguf_model_test

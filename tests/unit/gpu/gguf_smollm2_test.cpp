@@ -6,7 +6,8 @@
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <cstdlib>
 
-using namespace hflex;
+namespace hflex::gguf_smollm2_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -97,3 +98,5 @@ TEST_CASE("SmolLM2 continues text as the reference does wherever that was sure o
     if (sure) CHECK(text == item.at("text").get<std::string>());
   }
 }
+
+} // namespace hflex::gguf_smollm2_test

@@ -6,7 +6,8 @@
 #include <chrono>
 #include <random>
 
-using namespace hflex;
+namespace hflex::gguf_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -212,3 +213,5 @@ TEST_CASE("a name stands for a GGUF file, or for the only one in a directory wit
   CHECK_FALSE(gguf_path_of(dir.path()).value());
   CHECK_FALSE(gguf_path_of(demo_model()).value());
 }
+
+} // namespace hflex::gguf_test

@@ -2,7 +2,8 @@
 #include "gpu/model/gguf_tokenizer.hpp"
 #include "tests/support/gguf_writer.hpp"
 
-using namespace hflex;
+namespace hflex::gguf_tokenizer_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -133,3 +134,5 @@ TEST_CASE("damaged token lists are refused by key and entry") {
       refusal({.pre = "llama-bpe", .also = [](gguf_writer& out) { out.natural("tokenizer.ggml.bos_token_id", 256); }}),
       {"tokenizer.ggml.bos_token_id", "found 256"});
 }
+
+} // namespace hflex::gguf_tokenizer_test

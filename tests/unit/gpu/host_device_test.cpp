@@ -8,7 +8,7 @@
 #include <set>
 #include <thread>
 
-namespace hflex::test {
+namespace hflex::test::host_device_test {
 namespace {
 
 using namespace hflex::gpu;
@@ -343,4 +343,4 @@ TEST_CASE("contexts on one set of weights run side by side") {
   CHECK(continue_greedy(*two, prompt, 0, 30, block_range(5, 3)) == other.get());
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::host_device_test

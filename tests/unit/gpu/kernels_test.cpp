@@ -9,7 +9,7 @@
 #include <limits>
 #include <random>
 
-namespace hflex::test {
+namespace hflex::test::kernels_test {
 namespace {
 
 using namespace hflex::gpu;
@@ -324,4 +324,4 @@ TEST_CASE("packing reads f16 and bf16 sources like f32 ones") {
   }
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::kernels_test

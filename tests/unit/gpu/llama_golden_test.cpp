@@ -2,7 +2,7 @@
 #include "gpu/kernels/kernels.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 
-namespace hflex::test {
+namespace hflex::test::llama_golden_test {
 namespace {
 
 std::size_t best_of(const logit_row& row) {
@@ -74,4 +74,4 @@ TEST_CASE("the prompt's likelihood is the reference's") {
   }
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::llama_golden_test

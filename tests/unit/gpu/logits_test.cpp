@@ -2,7 +2,8 @@
 #include "gpu/model/logits.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 
-using namespace hflex;
+namespace hflex::logits_test {
+
 using namespace hflex::test;
 
 TEST_CASE("logits and greedy tokens are the reference's, at the end of a text and after it") {
@@ -46,3 +47,5 @@ TEST_CASE("texts that have no such rows are refused") {
   CHECK(gpu::logits_of(*engine, {{1, 1 << 20}, 1, 0}).error().code == errc::reject);
   CHECK(gpu::logits_of(*engine, {tokens(1025, 5), 1, 0}).error().code == errc::reject); // the model has 1,024 positions
 }
+
+} // namespace hflex::logits_test

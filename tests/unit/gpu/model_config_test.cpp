@@ -3,7 +3,8 @@
 #include "tests/support/model_dir.hpp"
 #include <sys/stat.h>
 
-using namespace hflex;
+namespace hflex::model_config_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 using nlohmann::json;
@@ -189,3 +190,5 @@ TEST_CASE("only regular files of a sane size are read") {
   REQUIRE(::mkfifo(dir.file("pipe").c_str(), 0600) == 0);
   check_says(read_file(dir.file("pipe"), 99).error().message, {"not a regular file"});
 }
+
+} // namespace hflex::model_config_test

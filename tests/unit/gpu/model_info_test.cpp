@@ -3,7 +3,8 @@
 #include "tests/support/model_dir.hpp"
 #include <fmt/format.h>
 
-using namespace hflex;
+namespace hflex::model_info_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -122,3 +123,5 @@ TEST_CASE("missing files are all named") {
   CHECK(checkpoint::open(model.path())); // weights can be packed without it
   CHECK(check_model(model.path()).size() == 1);
 }
+
+} // namespace hflex::model_info_test

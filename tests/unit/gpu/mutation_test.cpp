@@ -7,7 +7,8 @@
 #include <chrono>
 #include <random>
 
-using namespace hflex;
+namespace hflex::mutation_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -117,3 +118,5 @@ TEST_CASE("mutated tokenizers are refused or encode without a crash") {
   });
   CHECK(accepted > 0);
 }
+
+} // namespace hflex::mutation_test

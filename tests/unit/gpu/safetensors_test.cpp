@@ -2,7 +2,8 @@
 #include "tests/support/model_dir.hpp"
 #include <fmt/format.h>
 
-using namespace hflex;
+namespace hflex::safetensors_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -153,3 +154,5 @@ TEST_CASE("an empty file and a directory are not mapped as tensors") {
   check_says(faults[0], {"/model.safetensors", "too short"});
   CHECK_FALSE(mapped_file::open(dir.path()));
 }
+
+} // namespace hflex::safetensors_test

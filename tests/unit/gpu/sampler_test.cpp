@@ -5,7 +5,7 @@
 #include <map>
 #include <set>
 
-namespace hflex::test {
+namespace hflex::test::sampler_test {
 namespace {
 
 using namespace hflex::gpu;
@@ -114,4 +114,4 @@ TEST_CASE("bad parameters and broken logits are errors") {
   CHECK(histogram({1.0F, -infinity, 1.0F}, with(1.0F, 0, 0.999F), 300).size() == 2);
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::sampler_test

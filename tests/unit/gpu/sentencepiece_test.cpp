@@ -9,7 +9,8 @@
 #include "tests/support/gguf_writer.hpp"
 #include <random>
 
-using namespace hflex;
+namespace hflex::sentencepiece_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 using nlohmann::json;
@@ -323,3 +324,5 @@ TEST_CASE("steps that SentencePiece's kind does not have here are refused with t
   refuses({{"added_tokens", {{{"id", 632}, {"content", golden()["pieces"][632][0]}, {"special", true}}}}},
       {"special token", "one character"});
 }
+
+} // namespace hflex::sentencepiece_test

@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <random>
 
-using namespace hflex;
+namespace hflex::split_regex_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 
@@ -113,3 +114,5 @@ TEST_CASE("canonical composition orders marks and joins them") {
   CHECK(compose_nfc("\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8") == "\xea\xb0\x81"); // Hangul
   CHECK(compose_nfc("\xef\xac\x81") == "\xef\xac\x81"); // a ligature is a compatibility form: kept
 }
+
+} // namespace hflex::split_regex_test

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <numeric>
 
-namespace hflex::test {
+namespace hflex::test::thread_pool_test {
 
 TEST_CASE("every piece runs exactly once, on a thread of the pool") {
   for (const std::uint32_t threads : {1U, 2U, 3U, 8U}) {
@@ -51,4 +51,4 @@ TEST_CASE("parked threads wake for the next call") {
   }
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::thread_pool_test

@@ -4,7 +4,8 @@
 #include <set>
 #include <thread>
 
-using namespace hflex;
+namespace hflex::tokenizer_test {
+
 using namespace hflex::gpu;
 using namespace hflex::test;
 using nlohmann::json;
@@ -276,3 +277,5 @@ TEST_CASE("no merge may make a special token out of ordinary text") {
   REQUIRE_FALSE(words);
   check_says(words.error().message, {"special token", "\"the\""});
 }
+
+} // namespace hflex::tokenizer_test

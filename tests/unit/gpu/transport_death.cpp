@@ -1,7 +1,8 @@
 // Peers that die or hang: other processes are killed in the middle of a transfer.
 #include "tests/support/transport_kit.hpp"
 
-using namespace hflex;
+namespace hflex::transport_death_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -112,3 +113,5 @@ TEST_CASE("a peer that never answers the handshake is given up before a long lea
   t->open(id, 1, shape_of(from, tokens), from.device, from.table, {sink}, long_lease, delivered.callback());
   CHECK(delivered.failed(errc::reroute));
 }
+
+} // namespace hflex::transport_death_test

@@ -3,7 +3,8 @@
 #include "tests/support/transport_kit.hpp"
 #include <thread>
 
-using namespace hflex;
+namespace hflex::transport_failure_test {
+
 using namespace hflex::test;
 using gpu::transfer_side;
 
@@ -339,3 +340,5 @@ TEST_CASE("options out of range are rejected") {
   CHECK(rejected([](auto& o) { o.listen_host = "::"; }));
   CHECK(rejected([](auto& o) { o.listen_host = "192.0.2.1"; })); // not ours: TEST-NET-1
 }
+
+} // namespace hflex::transport_failure_test

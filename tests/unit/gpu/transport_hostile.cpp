@@ -6,7 +6,8 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-using namespace hflex;
+namespace hflex::transport_hostile_test {
+
 using namespace hflex::test;
 using gpu::frame_type;
 
@@ -319,3 +320,5 @@ TEST_CASE("silent strangers are closed, and as many as may come do not lock the 
   for (auto& s : strangers) CHECK(s.hung_up());
   CHECK(good_transfer_works(*sink, "tcp", {2}));
 }
+
+} // namespace hflex::transport_hostile_test

@@ -6,7 +6,8 @@
 #include "tests/support/transport_kit.hpp"
 #include <fcntl.h>
 
-using namespace hflex;
+namespace hflex::transport_parts_test {
+
 using namespace hflex::gpu;
 
 TEST_CASE("a frame header survives the wire, and its bytes are little-endian") {
@@ -170,3 +171,5 @@ TEST_CASE("the outbox wakes once per look, bounds a peer's bytes and forgets wha
   o.erase({2});
   CHECK(o.stats({2}).path.empty());
 }
+
+} // namespace hflex::transport_parts_test

@@ -3,7 +3,8 @@
 #include <future>
 #include <thread>
 
-using namespace hflex;
+namespace hflex::transport_paths_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -170,3 +171,5 @@ TEST_CASE("the cheapest path that both ends offer is taken, and a dead one is pa
   CHECK(run({2}, {endpoint_of(*sink, "tcp"), dead}) == "tcp");
   CHECK(run({3}, {"shm:another-host:x", "tcp:nonsense", "local:stranger", "", endpoint_of(*sink, "tcp")}) == "tcp");
 }
+
+} // namespace hflex::transport_paths_test

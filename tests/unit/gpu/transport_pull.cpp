@@ -4,7 +4,8 @@
 #include "gpu/transport/weights_frame.hpp"
 #include "tests/support/transport_kit.hpp"
 
-using namespace hflex;
+namespace hflex::transport_pull_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -376,3 +377,5 @@ TEST_CASE("processes that claim different hosts share no memory") {
   CHECK(fetched.failed(errc::reroute));
   CHECK(endpoint_of(*taker, "shm").rfind("shm:elsewhere:", 0) == 0);
 }
+
+} // namespace hflex::transport_pull_test

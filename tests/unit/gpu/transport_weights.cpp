@@ -4,7 +4,8 @@
 #include "tests/support/transport_kit.hpp"
 #include <sys/mman.h>
 
-using namespace hflex;
+namespace hflex::transport_weights_test {
+
 using namespace hflex::test;
 
 namespace {
@@ -124,3 +125,5 @@ TEST_CASE("a holder that hangs costs a fetcher its deadline only") {
   fetcher.reset();
   CHECK(open.failed(errc::reroute));
 }
+
+} // namespace hflex::transport_weights_test

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-namespace hflex::test {
+namespace hflex::test::weights_test {
 namespace {
 
 using namespace hflex::gpu;
@@ -294,4 +294,4 @@ TEST_CASE("an untied head is packed beside the embedding and generates the same 
   CHECK(generate(*untied, prompt, 20, block_range(0, 4)) == generate(*tied, prompt, 20, block_range(0, 4)));
 }
 
-} // namespace hflex::test
+} // namespace hflex::test::weights_test

@@ -5,7 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
-using namespace hflex;
+namespace hflex::cluster_file_test {
+
 using namespace hflex::sim;
 
 namespace {
@@ -188,3 +189,5 @@ TEST_CASE("values that do not fit each other are refused") {
   CHECK(says(refusal(""), "expected a section with name"));
   CHECK(says(refusal("- 1\n"), "expected a section of keys"));
 }
+
+} // namespace hflex::cluster_file_test

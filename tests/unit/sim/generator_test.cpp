@@ -10,7 +10,8 @@
 #include <fstream>
 #include <set>
 
-using namespace hflex;
+namespace hflex::generator_test {
+
 using namespace hflex::sim;
 
 namespace {
@@ -280,3 +281,5 @@ TEST_CASE("a wrong description is told which key, and the nearest right one") {
   CHECK(says(refusal("poisson,rate=1,duration=9,share=0.5,prefix=17" + lengths_part), "a multiple of 16"));
   CHECK(says(refusal("poisson,rate=1e-6,duration=0.001" + lengths_part), "at least one request"));
 }
+
+} // namespace hflex::generator_test

@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <sstream>
 
-using namespace hflex;
+namespace hflex::result_text_test {
+
 using namespace hflex::sim;
 
 namespace {
@@ -131,3 +132,5 @@ TEST_CASE("CSV has a line for each run and class, with as many cells as the head
   CHECK(lines[1].starts_with("\"a,\"\"b\"\"\",collocated"));
   CHECK(lines[4].starts_with("'=cmd,"));
 }
+
+} // namespace hflex::result_text_test

@@ -5,7 +5,8 @@
 #include "tools/sim/world.hpp"
 #include <cmath>
 
-using namespace hflex;
+namespace hflex::scaling_test {
+
 using namespace hflex::sim;
 
 namespace {
@@ -96,3 +97,5 @@ TEST_CASE("a start takes its weights from a live neighbour before the disk") {
   CHECK(r.starts_s / static_cast<double>(r.scale_outs) >= 2.0);
   CHECK(r.starts_s / static_cast<double>(r.scale_outs) <= 3.0);
 }
+
+} // namespace hflex::scaling_test

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+namespace hflex::svg_plot_test {
+
 using namespace hflex::sim;
 
 namespace {
@@ -215,3 +217,5 @@ TEST_CASE("ticks are round numbers inside the range") {
   CHECK(tick_label(20000) == "20k");
   CHECK(tick_label(3e6) == "3M");
 }
+
+} // namespace hflex::svg_plot_test

@@ -5,7 +5,8 @@
 #include <fstream>
 #include <zlib.h>
 
-using namespace hflex;
+namespace hflex::trace_reader_test {
+
 using namespace hflex::sim;
 using std::chrono::milliseconds;
 
@@ -231,3 +232,5 @@ TEST_CASE("a file that is none is told so") {
   REQUIRE_FALSE(folder.has_value());
   CHECK(says(folder.error().message, "found a folder"));
 }
+
+} // namespace hflex::trace_reader_test

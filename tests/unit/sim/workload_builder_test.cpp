@@ -8,7 +8,8 @@
 #include <map>
 #include <set>
 
-using namespace hflex;
+namespace hflex::workload_builder_test {
+
 using namespace hflex::sim;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -222,3 +223,5 @@ TEST_CASE("the shipped classes can be read, and so can those of the evidence") {
   for (const slo_class& c : *paper) CHECK_FALSE(c.source.empty());
   CHECK_FALSE(read_classes("no/such/file.yaml").has_value());
 }
+
+} // namespace hflex::workload_builder_test

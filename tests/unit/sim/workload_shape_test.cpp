@@ -5,7 +5,8 @@
 #include <limits>
 #include <numeric>
 
-using namespace hflex;
+namespace hflex::workload_shape_test {
+
 using namespace hflex::sim;
 
 namespace {
@@ -120,3 +121,5 @@ TEST_CASE("lengths that the context does not hold are scaled, and the rest is cu
     CHECK(r.prompt_tokens + r.output_tokens <= 1000);
   }
 }
+
+} // namespace hflex::workload_shape_test

@@ -3,7 +3,8 @@
 #include "tools/sim/random.hpp"
 #include "tools/sim/world.hpp"
 
-using namespace hflex;
+namespace hflex::world_test {
+
 using namespace hflex::sim;
 
 namespace {
@@ -198,3 +199,5 @@ TEST_CASE("a fleet that cannot serve and an unknown policy are refused with word
   REQUIRE_FALSE(unknown);
   CHECK(unknown.error().message.find("round_robin") != std::string::npos);
 }
+
+} // namespace hflex::world_test
