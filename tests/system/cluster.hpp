@@ -45,7 +45,7 @@ struct cluster_options {
   std::vector<std::string> head_environment;
   std::vector<std::string> agent_words; ///< more flags of every agent
   std::vector<std::string> agent_environment{};
-  bool hosts_apart{false};              ///< each agent claims to be another host: no shared memory between them
+  bool hosts_apart{false}; ///< each agent claims to be another host: no shared memory between them
   std::string model{demo_model()};
 };
 
