@@ -327,6 +327,7 @@ private:
     if (!entry.actor) {
       entry.options = order.options;
       entry.device = order.device;
+      entry.role = order.role;
     }
     entry.ordered = wire::now(self_);
     feed(start_instance{order.instance, order.device, order.role, {order.options.model_dir, {}}});

@@ -182,8 +182,9 @@ void shell::announce_weights(const gpu::weight_region& region) {
 }
 
 bool shell::may_serve_while_loading(const instance_entry& entry) const {
-  // A GPU's weights are copied to it as a whole.
-  return set_.serve_while_loading && entry.device < set_.core.devices.size() &&
+  // A GPU's weights are copied to it as a whole. Sequences that decode elsewhere must not be moved to where no step
+  // ends.
+  return set_.serve_while_loading && can_prefill(entry.role) && entry.device < set_.core.devices.size() &&
          set_.core.devices[entry.device].kind == "cpu";
 }
 

@@ -5,7 +5,9 @@
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <cstring>
 #include <future>
+#include <set>
 #include <thread>
+#include <unistd.h>
 
 namespace hflex::test {
 namespace {
