@@ -108,6 +108,7 @@ struct weights_config {
   bool from_neighbours{true};                        ///< map a neighbour's copy before reading the disk
   duration fetch_deadline{std::chrono::seconds{10}}; ///< one try with one neighbour; then the next source
   bool across_hosts{true};                           ///< take them from other hosts' memory, too
+  bool serve_while_loading{false};    ///< a CPU instance begins with the layers that other hosts have sent so far
   std::uint32_t host_cache_mib{4096}; ///< weights that no instance uses stay in an agent's memory up to this
   std::uint32_t max_mib_per_s{0};     ///< what one agent gives to other hosts, 0 = what the link takes
 };

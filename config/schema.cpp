@@ -238,6 +238,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "Longest try with one source of weights; then comes the next."),
       scalar<cluster_config>("weights.across_hosts", RULE(boolean), FIELD(weights.across_hosts),
           "A host that has not read the model yet takes what the others found under the same path."),
+      scalar<cluster_config>("weights.serve_while_loading", RULE(boolean), FIELD(weights.serve_while_loading),
+          "CPU instances serve while their weights still come from another host: a step waits for each layer."),
       scalar<cluster_config>("weights.host_cache_mib", RULE(whole(0, 16 * million)), FIELD(weights.host_cache_mib),
           "Weights that no instance uses any more stay in an agent's memory up to this; the next start is warm."),
       scalar<cluster_config>("weights.max_mib_per_s", RULE(whole(0, million)), FIELD(weights.max_mib_per_s),

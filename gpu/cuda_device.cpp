@@ -174,7 +174,7 @@ result<void> cuda_engine::collect(const step_plan& plan, step_result& out) {
 }
 
 step_result cuda_engine::run(const step_plan& plan) {
-  step_result out{plan.id, {}, {}, check_step(config_, kv_, max_batched_tokens_, plan)};
+  step_result out{plan.id, {}, {}, check_step(config_, kv_, max_batched_tokens_, plan), {}};
   if (out.status) out.status = launch(plan);
   if (out.status) out.status = wait(plan);
   if (out.status) out.status = collect(plan, out);

@@ -73,6 +73,7 @@ struct step_result {
   std::vector<token_id> sampled; ///< parallel to the plan's items
   duration elapsed{};            ///< device time of the step
   result<void> status{};         ///< a failed step has written nothing that anyone may rely on
+  duration waited{};             ///< of `elapsed`, for weights that were still arriving
 };
 using step_callback = std::function<void(step_result)>;
 

@@ -29,10 +29,11 @@ std::string cpu_name() {
 }
 
 step_result run_step(llama& model, const step_plan& plan) {
-  step_result out{plan.id, {}, {}, {}};
+  step_result out{plan.id, {}, {}, {}, {}};
   const auto begin = std::chrono::steady_clock::now();
   if (out.status = model.check(plan); out.status) out.status = model.run(plan, out.sampled);
   out.elapsed = std::chrono::steady_clock::now() - begin;
+  out.waited = model.waited();
   return out;
 }
 
@@ -44,7 +45,10 @@ public:
             [model = model_](const step_plan& plan) { return run_step(*model, plan); }, max_queued)) {
     info_.isa = std::string(model_->kernels().isa);
   }
-  ~host_context() override { worker_->stop(); }
+  ~host_context() override {
+    model_->stop_waiting();
+    worker_->stop();
+  }
   host_context(const host_context&) = delete;
   host_context& operator=(const host_context&) = delete;
 

@@ -13,12 +13,15 @@ struct host_context_options {
   std::uint64_t kv_memory_bytes{64U << 20U};
   std::uint32_t max_batched_tokens{2048}; ///< largest step accepted; sizes the work space
   std::uint32_t max_queued_steps{16};     ///< steps that wait; one more completes with errc::retry
+  /// A step on weights that are still arriving fails when nothing of them came for so long.
+  duration weights_patience{std::chrono::seconds{30}};
   std::string isa; ///< force "portable", "avx2", "avx512", "avx512_bf16"; empty = best of this CPU
 };
 
-/// Reads no disk and copies no weights: allocation of KV pool and work space only. In f32 and bf16 alike, a token's
-/// result does not depend on what else is in the batch or how a prompt was cut into chunks. errc::reject for impossible
-/// options, and for f16, which the CPU's kernels do not have.
+/// Reads no disk and copies no weights: allocation of KV pool and work space only. The weights may still be arriving: a
+/// step waits, on the context's thread, for each layer that is not here, and fails when the context goes meanwhile. In
+/// f32 and bf16 alike, a token's result does not depend on what else is in the batch or how a prompt was cut into
+/// chunks. errc::reject for impossible options, and for f16, which the CPU's kernels do not have.
 result<std::shared_ptr<device_context>> make_host_context(
     std::shared_ptr<const weight_region> weights, const host_context_options& options);
 

@@ -25,11 +25,14 @@ result<std::unique_ptr<partial_weights>> partial_weights::begin(
   if (!map) return pass(map.error());
   if (auto ok = reserve_memory(fd->get(), *map, 0, head_bytes); !ok) return pass(ok.error());
   std::memcpy(map->bytes().data(), head.data(), head_bytes);
-  return std::unique_ptr<partial_weights>{new partial_weights(std::move(*read), std::move(*fd), std::move(*map))};
+  auto arrival = std::make_shared<weights_arrival>(read->layout.chunks());
+  auto region = open_region(std::move(*fd), read->layout.bytes, read->digest, std::move(arrival));
+  if (!region) return pass(region.error());
+  return std::unique_ptr<partial_weights>{new partial_weights(std::move(*read), std::move(*region), std::move(*map))};
 }
 
-partial_weights::partial_weights(region_head head, unique_fd fd, region_mapping map)
-    : head_(std::move(head)), fd_(std::move(fd)), map_(std::move(map)), has_(head_.layout.chunks()),
+partial_weights::partial_weights(region_head head, std::shared_ptr<const weight_region> region, region_mapping map)
+    : head_(std::move(head)), region_(std::move(region)), map_(std::move(map)), has_(head_.layout.chunks()),
       reserved_(head_.layout.chunks()), missing_(head_.layout.chunks()), bytes_here_(head_.layout.head_bytes),
       hash_(std::make_unique<hasher>()) {}
 
@@ -44,7 +47,7 @@ result<std::span<std::byte>> partial_weights::room(std::uint32_t chunk, std::uin
   const auto offset = head_.layout.chunk_offset(chunk);
   const auto size = head_.layout.chunk_size(chunk);
   if (!reserved_[chunk])
-    if (auto ok = reserve_memory(fd_.get(), map_, offset, size); !ok) return pass(ok.error());
+    if (auto ok = reserve_memory(region_->fd(), map_, offset, size); !ok) return pass(ok.error());
   reserved_[chunk] = true;
   if (from == 0) XXH3_128bits_reset(hash_->state);
   return map_.bytes().subspan(offset + from, size - from);
@@ -62,14 +65,15 @@ result<void> partial_weights::finish(std::uint32_t chunk) {
   has_[chunk] = true;
   --missing_;
   bytes_here_ += head_.layout.chunk_size(chunk);
+  region_->arrival()->put(chunk);
   return {};
 }
 
 result<std::shared_ptr<const weight_region>> partial_weights::seal() {
   HFLEX_CHECK(missing_ == 0);
   map_ = region_mapping{}; // a writable mapping forbids the seal
-  if (auto sealed = seal_region(fd_.get()); !sealed) return pass(sealed.error());
-  return open_region(std::move(fd_), head_.layout.bytes, head_.digest);
+  if (auto sealed = seal_region(region_->fd()); !sealed) return pass(sealed.error());
+  return region_;
 }
 
 } // namespace hflex::gpu

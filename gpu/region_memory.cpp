@@ -44,17 +44,19 @@ void make_huge_pages(std::span<std::byte> region, std::uint64_t offset, std::uin
 
 class memfd_region final : public weight_region {
 public:
-  memfd_region(unique_fd fd, region_mapping map, std::string digest)
-      : fd_(std::move(fd)), map_(std::move(map)), digest_(std::move(digest)) {}
+  memfd_region(unique_fd fd, region_mapping map, std::string digest, std::shared_ptr<weights_arrival> arrival)
+      : fd_(std::move(fd)), map_(std::move(map)), digest_(std::move(digest)), arrival_(std::move(arrival)) {}
   const std::string& digest() const override { return digest_; }
   std::uint64_t bytes() const override { return map_.bytes().size(); }
   int fd() const override { return fd_.get(); }
   std::span<const std::byte> data() const override { return map_.bytes(); }
+  std::shared_ptr<weights_arrival> arrival() const override { return arrival_; }
 
 private:
   unique_fd fd_;
   region_mapping map_;
   std::string digest_;
+  std::shared_ptr<weights_arrival> arrival_;
 };
 
 } // namespace
@@ -64,9 +66,13 @@ region_mapping::~region_mapping() {
 }
 
 result<region_mapping> map_file(int fd, std::uint64_t bytes, map_mode mode) {
-  const int protection = mode == map_mode::write ? PROT_READ | PROT_WRITE : PROT_READ;
+  // A shared mapping counts as one that could be made writable: it would forbid the seal, and kernels before 6.7 refuse
+  // it once there is the seal. A private one that is never written shows the file's own pages.
+  const bool writes = mode == map_mode::write;
+  const int protection = writes ? PROT_READ | PROT_WRITE : PROT_READ;
+  const int sharing = writes ? MAP_SHARED : MAP_PRIVATE;
   void* place = reserve_addresses(bytes);
-  void* at = place == MAP_FAILED ? place : ::mmap(place, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+  void* at = place == MAP_FAILED ? place : ::mmap(place, bytes, protection, sharing | MAP_FIXED, fd, 0);
   if (at == MAP_FAILED) return fail(errc::fatal, "mapping {} bytes of weights: {}", bytes, system_message(errno));
   return region_mapping(static_cast<std::byte*>(at), bytes);
 }
@@ -110,10 +116,11 @@ result<std::uint64_t> sealed_size(int fd) {
   return static_cast<std::uint64_t>(status.st_size);
 }
 
-result<std::shared_ptr<const weight_region>> open_region(unique_fd fd, std::uint64_t bytes, std::string digest) {
+result<std::shared_ptr<const weight_region>> open_region(
+    unique_fd fd, std::uint64_t bytes, std::string digest, std::shared_ptr<weights_arrival> arrival) {
   auto map = map_file(fd.get(), bytes, map_mode::read);
   if (!map) return pass(map.error());
-  return std::make_shared<const memfd_region>(std::move(fd), std::move(*map), std::move(digest));
+  return std::make_shared<const memfd_region>(std::move(fd), std::move(*map), std::move(digest), std::move(arrival));
 }
 
 } // namespace hflex::gpu

@@ -40,7 +40,9 @@ result<void> seal_region(int fd);
 /// errc::reject unless it is sealed so; its size otherwise.
 result<std::uint64_t> sealed_size(int fd);
 
-/// Maps sealed memory. The caller answers for the digest.
-result<std::shared_ptr<const weight_region>> open_region(unique_fd fd, std::uint64_t bytes, std::string digest);
+/// Maps sealed memory, or, with an `arrival`, memory that is going to be filled and sealed. The caller answers for the
+/// digest.
+result<std::shared_ptr<const weight_region>> open_region(
+    unique_fd fd, std::uint64_t bytes, std::string digest, std::shared_ptr<weights_arrival> arrival = nullptr);
 
 } // namespace hflex::gpu

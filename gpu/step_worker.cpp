@@ -40,7 +40,7 @@ void step_worker::work() {
     lock.unlock();
     step_result outcome =
         step.refused ? step_result{step.plan.id, {}, {},
-                           fail(errc::retry, "step {}: {} steps are queued already", step.plan.id, max_queued_)}
+                           fail(errc::retry, "step {}: {} steps are queued already", step.plan.id, max_queued_), {}}
                      : run_(step.plan);
     step.plan = {}; // the callback may submit the next one: give memory back first
     step.done(std::move(outcome));
@@ -55,7 +55,7 @@ void step_worker::fail_queued() {
     left.swap(queue_);
   }
   for (auto& step : left)
-    step.done({step.plan.id, {}, {}, fail(errc::fatal, "step {}: the device context is closed", step.plan.id)});
+    step.done({step.plan.id, {}, {}, fail(errc::fatal, "step {}: the device context is closed", step.plan.id), {}});
 }
 
 } // namespace hflex::gpu

@@ -13,11 +13,13 @@
 namespace hflex::gpu {
 
 struct model_config;
+class weights_arrival;
 
 /// Called now and then while weights load. Any thread. Must not block.
 using progress_callback = std::function<void(std::uint64_t bytes_done, std::uint64_t bytes_total)>;
 
-/// Read-only mapping of packed weights. Immutable and shareable between threads once made.
+/// Read-only mapping of packed weights. Immutable and shareable between threads once made; one that is still being
+/// received has its head from the beginning, and says by `arrival` what else may be read.
 class weight_region {
 public:
   virtual ~weight_region() = default;
@@ -28,6 +30,8 @@ public:
   virtual std::uint64_t bytes() const = 0;
   virtual int fd() const = 0; ///< sealed memfd, owned by the region; send it with SCM_RIGHTS
   virtual std::span<const std::byte> data() const = 0;
+  /// What of it is here; null: all of it, from the beginning. Nobody may read, or give on, a chunk that is not here.
+  virtual std::shared_ptr<weights_arrival> arrival() const { return nullptr; }
 };
 
 struct load_options {

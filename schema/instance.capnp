@@ -73,6 +73,7 @@ struct StepDone {                # device callback -> its instance
   elapsedUs @2 :UInt64;          # microseconds it took
   failed @3 :Bool;               # false: it went well
   message @4 :Text;              # when failed
+  waitedUs @5 :UInt64;           # microseconds of them, for weights that were still arriving
 }
 
 struct Retire {                  # node agent -> instance: hand back what waits, finish what runs, then report and end

@@ -82,6 +82,11 @@ struct WeightsLoaded {           # node agent -> coordinator
   endpoints @6 :List(Text);      # how waiting neighbours reach them
 }
 
+struct WeightsArriving {         # transport thread -> its node agent: a part is here, and a context may be made of the whole
+  instance @0 :UInt32;           # instance id
+  attempt @1 :UInt32;            # number of this load; an older one is ignored
+}
+
 struct WeightsFailed {           # node agent -> coordinator
   instance @0 :UInt32;           # instance id
   attempt @1 :UInt32;            # number of this load; an older one is ignored

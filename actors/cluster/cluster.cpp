@@ -323,11 +323,15 @@ void core::on(const link_opened& e, time_point, std::vector<effect>& out) {
   changed(change::link_opened, link_text(e.from, e.to), fmt::format("{} by {}", to_string(e.kind), e.transport), out);
 }
 
-void core::on(const link_traffic& e, time_point, std::vector<effect>&) {
+void core::on(const link_traffic& e, time_point, std::vector<effect>& out) {
   auto it = links_.find({e.from, e.to, e.kind});
   if (it == links_.end()) return;
-  it->second.bytes_total = std::max(it->second.bytes_total, e.bytes_total);
-  it->second.bytes_expected = e.bytes_expected;
+  auto& l = it->second;
+  const auto before = l.bytes_total;
+  l.bytes_total = std::max(l.bytes_total, e.bytes_total);
+  l.bytes_expected = e.bytes_expected;
+  if (e.kind == link_kind::weights && before < l.bytes_expected && l.bytes_total >= l.bytes_expected)
+    changed(change::weights_arrived, link_text(e.from, e.to), fmt::format("{} bytes", l.bytes_total), out);
 }
 
 void core::on(const link_closed& e, time_point, std::vector<effect>& out) {

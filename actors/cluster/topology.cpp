@@ -30,6 +30,8 @@ std::string_view to_string(change c) {
     return "link_opening";
   case change::link_failed:
     return "link_failed";
+  case change::weights_arrived:
+    return "weights_arrived";
   }
   return "actor_state";
 }

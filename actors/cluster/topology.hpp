@@ -81,8 +81,9 @@ enum class change : std::uint8_t {
   link_closed,
   link_opening, ///< numbers go over the wire: new ones come last
   link_failed,
+  weights_arrived, ///< all that a weights link was to bring
 };
-inline constexpr change last_change = change::link_failed;
+inline constexpr change last_change = change::weights_arrived;
 std::string_view to_string(change c);
 
 /// One change, for watchers. Wall time is stamped by whoever sends it out.

@@ -48,6 +48,8 @@ public:
     // As this actor sees it: tokens leave, and the next step starts, when it is told, so budgets must count that in.
     if (const auto since = std::exchange(submitted_, std::nullopt))
       e.elapsed = std::max(e.elapsed, wire::now(self_) - *since);
+    // Weights that come late say nothing of how long such a step takes.
+    e.elapsed -= std::min<duration>(e.elapsed, std::chrono::microseconds{in.getWaitedUs()});
     if (in.getFailed()) e.status = fail(errc::fatal, "{}", wire::read(in.getMessage()));
     note_step(e.elapsed);
     feed(e);
@@ -116,6 +118,7 @@ public:
                     out.setStep(r.id);
                     wire::write(out.initSampled(static_cast<unsigned>(r.sampled.size())), r.sampled);
                     out.setElapsedUs(static_cast<std::uint64_t>(std::max<std::int64_t>(r.elapsed.count(), 0)) / 1000);
+                    out.setWaitedUs(static_cast<std::uint64_t>(std::max<std::int64_t>(r.waited.count(), 0)) / 1000);
                     out.setFailed(!r.status.has_value());
                     if (!r.status) out.setMessage(r.status.error().message);
                   },

@@ -47,6 +47,16 @@ public:
     std::lock_guard lock{mutex_};
     return extract(regions_, std::pair{instance, attempt});
   }
+  /// What is still being received; of the latest attempt.
+  void put_arriving(instance_id instance, std::uint32_t attempt, region_ptr region) {
+    std::lock_guard lock{mutex_};
+    arriving_[instance] = {attempt, std::move(region)};
+  }
+  region_ptr take_arriving(instance_id instance, std::uint32_t attempt) {
+    std::lock_guard lock{mutex_};
+    auto [of, region] = extract(arriving_, instance);
+    return of == attempt ? std::move(region) : nullptr;
+  }
   void put(context_id id, context_ptr context) {
     std::lock_guard lock{mutex_};
     contexts_[id] = std::move(context);
@@ -60,10 +70,11 @@ private:
   template <class Map, class Key>
   static typename Map::mapped_type extract(Map& map, const Key& key) {
     auto node = map.extract(key);
-    return node.empty() ? nullptr : std::move(node.mapped());
+    return node.empty() ? typename Map::mapped_type{} : std::move(node.mapped());
   }
   std::mutex mutex_;
   std::map<std::pair<instance_id, std::uint32_t>, region_ptr> regions_;
+  std::map<instance_id, std::pair<std::uint32_t, region_ptr>> arriving_;
   std::map<context_id, context_ptr> contexts_;
 };
 

@@ -149,27 +149,48 @@ void core::on(const shut_down&, time_point now, std::vector<effect>& out) {
 
 // ---- a start, stage by stage ----
 
-void core::on(const weights_ready& e, time_point now, std::vector<effect>& out) {
+void core::on(const weights_arriving& e, time_point now, std::vector<effect>& out) {
   auto it = instances_.find(e.instance);
   if (it == instances_.end() || it->second.state != instance_state::waiting_weights) return;
-  auto& i = it->second;
-  if (!i.model.digest.empty() && i.model.digest != e.digest) {
-    end(e.instance, report_state::failed, fmt::format("weights {} came, {} wanted", e.digest, i.model.digest), true,
-        now, out);
-  } else {
-    i.model.digest = e.digest;
-    i.context = {++last_context_};
-    i.state = instance_state::creating_context;
-    contexts_[i.context] = {i.device, i.model, e.instance, false, now};
-    out.emplace_back(create_context{i.context, e.instance, i.device, i.model});
-  }
+  make_context(e.instance, e.digest, true, now, out);
   settle(out);
 }
 
+void core::on(const weights_ready& e, time_point now, std::vector<effect>& out) {
+  auto it = instances_.find(e.instance);
+  if (it == instances_.end()) return;
+  if (it->second.state == instance_state::waiting_weights)
+    make_context(e.instance, e.digest, false, now, out);
+  else if (has_arriving_weights(it->second))
+    contexts_.at(it->second.context).arriving = false;
+  settle(out);
+}
+
+void core::make_context(instance_id id, const std::string& digest, bool arriving, time_point now, effects& out) {
+  auto& i = instances_.at(id);
+  if (!i.model.digest.empty() && i.model.digest != digest) {
+    if (arriving) out.emplace_back(cancel_weights{id});
+    end(id, report_state::failed, fmt::format("weights {} came, {} wanted", digest, i.model.digest), true, now, out);
+    return;
+  }
+  i.model.digest = digest;
+  i.context = {++last_context_};
+  i.state = instance_state::creating_context;
+  contexts_[i.context] = {i.device, i.model, id, false, now, arriving};
+  out.emplace_back(create_context{i.context, id, i.device, i.model});
+}
+
+bool core::has_arriving_weights(const instance& i) const { return i.context && contexts_.at(i.context).arriving; }
+
 void core::on(const weights_failed& e, time_point now, std::vector<effect>& out) {
   auto it = instances_.find(e.instance);
-  if (it == instances_.end() || it->second.state != instance_state::waiting_weights) return;
-  end(e.instance, report_state::failed, e.reason, true, now, out);
+  if (it == instances_.end()) return;
+  auto& i = it->second;
+  const bool arriving = has_arriving_weights(i);
+  if (i.state == instance_state::waiting_weights || (i.state == instance_state::creating_context && arriving))
+    end(e.instance, report_state::failed, e.reason, true, now, out);
+  else if (arriving && i.state != instance_state::killing)
+    kill(e.instance, i, e.reason, now, out); // with what it runs: the rest of its weights will never come
   settle(out);
 }
 
@@ -270,7 +291,9 @@ void core::end(
     instance_id id, report_state state, const std::string& reason, bool keep_context, time_point now, effects& out) {
   auto i = instances_.at(id);
   instances_.erase(id);
-  if (i.context && keep_context && !ending_) {
+  const bool arriving = has_arriving_weights(i);
+  if (arriving) out.emplace_back(cancel_weights{id});
+  if (i.context && keep_context && !ending_ && !arriving) {
     auto& c = contexts_.at(i.context);
     c.user = {};
     c.idle_since = now;

@@ -105,6 +105,12 @@ struct change_role {
 
 // ---- events: answers of the shell ----
 
+/// A part of the weights is in this process, and a context can be made of what they are going to be: it waits itself
+/// for what a step needs. weights_ready or weights_failed follows, in whatever state the instance is by then.
+struct weights_arriving {
+  instance_id instance{};
+  std::string digest;
+};
 /// The weights are in this process.
 struct weights_ready {
   instance_id instance{};
@@ -256,6 +262,7 @@ public:
   void on(const start_instance& e, time_point now, std::vector<effect>& out);
   void on(const stop_instance& e, time_point now, std::vector<effect>& out);
   void on(const change_role& e, time_point now, std::vector<effect>& out);
+  void on(const weights_arriving& e, time_point now, std::vector<effect>& out);
   void on(const weights_ready& e, time_point now, std::vector<effect>& out);
   void on(const weights_failed& e, time_point now, std::vector<effect>& out);
   void on(const context_ready& e, time_point now, std::vector<effect>& out);
@@ -291,6 +298,7 @@ private:
     instance_id user{}; ///< none: idle
     bool ready{false};
     time_point idle_since{};
+    bool arriving{false}; ///< its weights are not whole: it ends with its instance
   };
   using effects = std::vector<effect>;
 
@@ -311,6 +319,8 @@ private:
   std::uint32_t used_slots(std::uint32_t device) const;
   bool make_slot(std::uint32_t device, effects& out);
   context_id idle_context(std::uint32_t device, const model_ref& model) const;
+  void make_context(instance_id id, const std::string& digest, bool arriving, time_point now, effects& out);
+  bool has_arriving_weights(const instance& i) const;
   void spawn(instance_id id, instance& i, effects& out);
   void retire(instance_id id, instance& i, instance_state to, time_point now, effects& out);
   void stop_start(instance_id id, report_state state, const std::string& reason, time_point now, effects& out);

@@ -24,6 +24,7 @@ wire::node_agent_actor::behavior_type node_shell(wire::node_agent_actor::pointer
       [sh](const msg<s::WeightsProgress>& message) { sh->pass_on(message); },
       on<s::WeightsLoaded>([sh](s::WeightsLoaded::Reader in) { sh->region_loaded(in); }),
       on<s::WeightsFailed>([sh](s::WeightsFailed::Reader in) { sh->region_failed(in); }),
+      on<s::WeightsArriving>([sh](s::WeightsArriving::Reader in) { sh->region_arriving(in); }),
       on<s::ContextReady>([sh](s::ContextReady::Reader in) { sh->context_made(in); }),
   };
 }

@@ -73,6 +73,8 @@ public:
 
   void pass_on(const msg<s::WeightsProgress>& message);
 
+  void region_arriving(s::WeightsArriving::Reader in);
+
   void region_loaded(s::WeightsLoaded::Reader in) {
     instance_id id{in.getInstance()};
     if (auto region = shop_->take(id, in.getAttempt())) finish_load(id, in.getAttempt(), region);
@@ -304,7 +306,8 @@ private:
     std::uint32_t device{};
     context_id context{};
     load_entry load;
-    std::string stamp; ///< of the checkpoint's directory when weights were asked for
+    region_ptr arriving; ///< what its context is, or will be, made on before all of it is here
+    std::string stamp;   ///< of the checkpoint's directory when weights were asked for
     time_point ordered;
     time_point retire_since; ///< of the latest actor that was told to retire ...
     duration drained{};      ///< ... and how long its residents took to go
@@ -321,7 +324,11 @@ private:
 
   void start(const start_order& order) {
     auto& entry = instances_[order.instance];
-    if (!entry.actor) entry.options = order.options;
+    if (!entry.actor) {
+      entry.options = order.options;
+      entry.device = order.device;
+      entry.role = order.role;
+    }
     entry.ordered = wire::now(self_);
     feed(start_instance{order.instance, order.device, order.role, {order.options.model_dir, {}}});
   }
@@ -334,6 +341,8 @@ private:
 
   /// Weights of a directory that this process already holds need no reading to be known.
   std::string digest_of(const std::string& dir, const std::string& stamp) const;
+
+  bool may_serve_while_loading(const instance_entry& entry) const;
 
   std::uint64_t memory_used(std::uint32_t device) const;
 
@@ -381,6 +390,8 @@ private:
 
   void limit_giving() { set_.machine.transport->limit_weights(giving_.value()); }
 
+  std::function<void(region_ptr)> arriving_to(instance_id id, std::uint32_t attempt);
+
   gpu::progress_callback progress_to(instance_id id, std::uint32_t attempt);
 
   std::function<void(result<region_ptr>)> loaded_by(instance_id id, std::uint32_t attempt);
@@ -411,12 +422,11 @@ private:
   }
 
   void instance_ended(instance_id id, const std::string& reason) {
-    auto found = instances_.find(id);
-    if (found == instances_.end()) return;
-    found->second.actor = wire::instance_actor{};
+    auto found = instances_.find(id); // not there: it was told to end, and its failure was reported before it did
+    if (found != instances_.end()) found->second.actor = wire::instance_actor{};
     giving_.gone(id);
     limit_giving();
-    if (found->second.ends_as_asked)
+    if (found == instances_.end() || found->second.ends_as_asked)
       feed(instance_stopped{id});
     else
       feed(instance_died{id, reason, false});

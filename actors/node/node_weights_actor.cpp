@@ -6,11 +6,17 @@ void shell::load(s::LoadFrom::Reader in) {
   instance_id id{in.getInstance()};
   auto found = instances_.find(id);
   if (found == instances_.end()) return; // cancelled since
+  if (found->second.arriving && in.getKind() != s::SourceKind::NETWORK) {
+    // It may be in a step, in memory that only a pull goes on with.
+    feed(weights_failed{id, "no host gives the rest of the weights that it has begun to serve with"});
+    return;
+  }
   auto& load = found->second.load;
   auto digest = wire::read(in.getDigest());
   const auto now = wire::now(self_);
   const auto planned = in.getAttempt() == 1 ? now - found->second.ordered : load.planned;
-  load = {in.getAttempt(), in.getKind(), node_id{in.getFromNode()}, digest, now, 0, planned, {}};
+  const auto took = found->second.arriving ? load.took : duration{};
+  load = {in.getAttempt(), in.getKind(), node_id{in.getFromNode()}, digest, now, 0, planned, took};
   switch (in.getKind()) {
   case s::SourceKind::SAME_PROCESS:
     if (auto held = regions_.find(digest); held != regions_.end())
@@ -27,7 +33,10 @@ void shell::load(s::LoadFrom::Reader in) {
     break;
   case s::SourceKind::NETWORK:
     set_.machine.transport->pull_weights(wire::read(in.getEndpoints()), digest, in.getKey(),
-        std::chrono::milliseconds{in.getLeaseMs()}, progress_to(id, load.attempt), loaded_by(id, load.attempt));
+        std::chrono::milliseconds{in.getLeaseMs()},
+        {progress_to(id, load.attempt),
+            may_serve_while_loading(found->second) ? arriving_to(id, load.attempt) : nullptr,
+            loaded_by(id, load.attempt)});
     break;
   case s::SourceKind::DISK:
     set_.machine.run_blocking(
@@ -63,6 +72,8 @@ void shell::pass_on(const msg<s::WeightsProgress>& message) {
   if (found == instances_.end() || found->second.load.attempt != in->getAttempt()) return;
   const auto& load = found->second.load;
   if (load.kind != s::SourceKind::NETWORK) return;
+  // Its step may take as long as the weights: it tells the router now and then that it is alive.
+  if (found->second.arriving && found->second.actor) wire::tell(self_, found->second.actor, msg<s::Tick>{});
   wire::tell(self_, cluster_, msg<s::WeightsTraffic>::make([&](s::WeightsTraffic::Builder out) {
     out.setInstance(in->getInstance());
     out.setFromNode(load.from.value);
@@ -88,7 +99,13 @@ void shell::perform(ask_weights& e) {
 }
 
 void shell::perform(cancel_weights& e) {
-  if (auto found = instances_.find(e.instance); found != instances_.end()) found->second.load.attempt = 0;
+  if (auto found = instances_.find(e.instance); found != instances_.end()) {
+    auto& load = found->second.load;
+    if (load.kind == s::SourceKind::NETWORK && std::exchange(load.attempt, 0) != 0)
+      set_.machine.transport->stop_pull(load.digest);
+    load.attempt = 0;
+    found->second.arriving = nullptr;
+  }
   wire::tell(self_, weights_,
       msg<s::WeightsNotNeeded>::make([&](s::WeightsNotNeeded::Builder out) { out.setInstance(e.instance.value); }));
 }
@@ -99,9 +116,13 @@ void shell::perform(create_context& e) {
   wanted_contexts_.insert(e.context);
   contexts_[e.context] = {nullptr, e.device, e.model.digest};
   cache_.use(e.model.digest);
-  auto region = regions_.at(e.model.digest);
+  auto held = regions_.find(e.model.digest);
+  auto region = held != regions_.end() ? held->second : user->second.arriving;
+  HFLEX_CHECK(region);
+  // A first step would hold up the first request until all weights are there.
+  const bool cold = user->second.arriving != nullptr;
   set_.machine.run_blocking(
-      [make = set_.machine.make_context, warm_up = set_.machine.warm_up, device = e.device, region,
+      [make = set_.machine.make_context, warm_up = cold ? nullptr : set_.machine.warm_up, device = e.device, region,
           options = user->second.options, id = e.context, shop = shop_, to = wire::node_agent_actor{self_}] {
         using clock = std::chrono::steady_clock;
         const auto begun = clock::now();
@@ -160,6 +181,39 @@ void shell::announce_weights(const gpu::weight_region& region) {
   }));
 }
 
+bool shell::may_serve_while_loading(const instance_entry& entry) const {
+  // A GPU's weights are copied to it as a whole. Sequences that decode elsewhere must not be moved to where no step
+  // ends.
+  return set_.serve_while_loading && can_prefill(entry.role) && entry.device < set_.core.devices.size() &&
+         set_.core.devices[entry.device].kind == "cpu";
+}
+
+std::function<void(region_ptr)> shell::arriving_to(instance_id id, std::uint32_t attempt) {
+  return [to = wire::node_agent_actor{self_}, shop = shop_, id, attempt](region_ptr region) {
+    shop->put_arriving(id, attempt, std::move(region));
+    wire::tell_from_outside(to, msg<s::WeightsArriving>::make([&](s::WeightsArriving::Builder out) {
+      out.setInstance(id.value);
+      out.setAttempt(attempt);
+    }));
+  };
+}
+
+void shell::region_arriving(s::WeightsArriving::Reader in) {
+  instance_id id{in.getInstance()};
+  auto region = shop_->take_arriving(id, in.getAttempt());
+  auto found = instances_.find(id);
+  if (!region || found == instances_.end() || found->second.load.attempt != in.getAttempt()) return;
+  auto& entry = found->second;
+  if (entry.arriving == region) return; // from another source
+  if (entry.arriving) {
+    feed(weights_failed{id, "what had come of its weights was let go"});
+    return;
+  }
+  entry.arriving = region;
+  entry.load.took = wire::now(self_) - entry.load.since;
+  feed(weights_arriving{id, region->digest()});
+}
+
 gpu::progress_callback shell::progress_to(instance_id id, std::uint32_t attempt) {
   return [to = wire::node_agent_actor{self_}, id, attempt](std::uint64_t done, std::uint64_t total) {
     wire::tell_from_outside(to, msg<s::WeightsProgress>::make([&](s::WeightsProgress::Builder out) {
@@ -192,14 +246,22 @@ std::function<void(result<region_ptr>)> shell::loaded_by(instance_id id, std::ui
 void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr& region) {
   auto found = instances_.find(id);
   if (found == instances_.end() || found->second.load.attempt != attempt) return; // stopped, or another attempt runs
+  const auto began_with = std::exchange(found->second.arriving, nullptr);
+  if (began_with && began_with != region) {
+    feed(weights_failed{id, "what had come of its weights was let go"});
+    return;
+  }
   auto& load = found->second.load;
   load.bytes = region->bytes();
-  load.took = wire::now(self_) - load.since;
+  if (!began_with) load.took = wire::now(self_) - load.since;
   load.attempt = 0;
   digests_[{found->second.options.model_dir, found->second.stamp}] = region->digest();
   auto fresh = regions_.emplace(region->digest(), region).second;
   if (fresh) set_.machine.transport->offer_weights(region);
   const auto old = cache_.add(region->digest(), region->bytes());
+  if (fresh) // of contexts that were made before
+    for (const auto& [context, c] : contexts_)
+      if (c.digest == region->digest()) cache_.use(c.digest);
   wire::tell(self_, weights_, msg<s::WeightsLoaded>::make([&](s::WeightsLoaded::Builder out) {
     out.setInstance(id.value);
     out.setAttempt(attempt);

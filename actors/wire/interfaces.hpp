@@ -57,7 +57,7 @@ using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<ms
     tells<msg<s::NodeLeave>>, tells<msg<s::Tick>>,
     // from its own loader and device threads
     tells<msg<s::WeightsProgress>>, tells<msg<s::WeightsLoaded>>, tells<msg<s::WeightsFailed>>,
-    tells<msg<s::ContextReady>>>;
+    tells<msg<s::ContextReady>>, tells<msg<s::WeightsArriving>>>;
 
 /// Keeps the fleet as it should be.
 using scaler_actor = demand_actor::extend<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
@@ -179,5 +179,6 @@ HFLEX_MSG(GrantWeights)
 HFLEX_MSG(WeightsTraffic)
 HFLEX_MSG(SourceSlack)
 HFLEX_MSG(LinkAnswer)
+HFLEX_MSG(WeightsArriving)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

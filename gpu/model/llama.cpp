@@ -2,7 +2,9 @@
 #include "actors/common/check.hpp"
 #include "gpu/model/rope.hpp"
 #include "gpu/model/step_rules.hpp"
+#include "gpu/model/weight_groups.hpp"
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 namespace hflex::gpu {
@@ -21,6 +23,13 @@ constexpr std::uint64_t matmul_x_bytes = 512U << 10U;
 
 constexpr std::uint32_t max_threads = 1024;
 
+std::vector<chunk_range> groups_of(const weight_region& weights) {
+  if (!weights.arrival()) return {};
+  const auto layout = layout_region(packed_model(weights).config());
+  HFLEX_CHECK(layout.has_value()); // packed_model has seen to that
+  return weight_groups(*layout);
+}
+
 } // namespace
 
 result<std::unique_ptr<llama>> llama::make(
@@ -38,17 +47,17 @@ result<std::unique_ptr<llama>> llama::make(
   if (!geometry) return pass(geometry.error());
   auto kv = kv_pool::allocate(*geometry);
   if (!kv) return pass(kv.error());
-  std::unique_ptr<llama> made(
-      new llama(std::move(weights), *kernels, std::move(*kv), threads, options.max_batched_tokens));
+  std::unique_ptr<llama> made(new llama(std::move(weights), *kernels, std::move(*kv), threads, options));
   if (auto ok = made->allocate_work_space(); !ok) return pass(ok.error());
   return made;
 }
 
 llama::llama(std::shared_ptr<const weight_region> weights, const kernel_set& kernels, kv_pool kv, std::uint32_t threads,
-    std::uint32_t max_batched_tokens)
-    : weights_(std::move(weights)), model_(*weights_), kernels_(kernels), kv_(std::move(kv)),
-      threads_(std::make_unique<thread_pool>(threads)), max_rows_(max_batched_tokens),
-      mlp_rows_(std::min(max_batched_tokens, mlp_block)), logit_rows_(std::min(max_batched_tokens, logit_block)),
+    const host_context_options& options)
+    : weights_(std::move(weights)), arrival_(weights_->arrival()), groups_(groups_of(*weights_)),
+      patience_(options.weights_patience), whole_(arrival_ == nullptr), model_(*weights_), kernels_(kernels),
+      kv_(std::move(kv)), threads_(std::make_unique<thread_pool>(threads)), max_rows_(options.max_batched_tokens),
+      mlp_rows_(std::min(max_rows_, mlp_block)), logit_rows_(std::min(max_rows_, logit_block)),
       inverse_frequency_(rope_frequencies(config())), samplers_(threads) {}
 
 result<void> llama::allocate_work_space() {
@@ -82,6 +91,21 @@ result<void> llama::allocate_work_space() {
   pieces_.reserve(max_rows_);
   last_row_.reserve(max_rows_);
   return {};
+}
+
+/// A group of weights (weight_groups.hpp) may be read when this is well.
+result<void> llama::wait_for(std::size_t group) {
+  whole_ = whole_ || arrival_->whole();
+  if (whole_) return {};
+  const auto begin = std::chrono::steady_clock::now();
+  auto here = arrival_->wait(groups_[group], patience_, stopped_);
+  waited_ += std::chrono::steady_clock::now() - begin;
+  return here;
+}
+
+void llama::stop_waiting() {
+  stopped_ = true;
+  if (arrival_) arrival_->wake();
 }
 
 std::uint64_t llama::memory_bytes() const {
@@ -283,10 +307,16 @@ result<void> llama::sample(const step_plan& plan, std::vector<token_id>& sampled
 
 result<void> llama::run(const step_plan& plan, std::vector<token_id>& sampled, const logits_observer& observe) {
   sampled.assign(plan.items.size(), step_result::no_token);
+  waited_ = {};
   lay_out(plan);
   HFLEX_CHECK(rows_.size() <= max_rows_);
+  if (auto here = wait_for(0); !here) return here;
   embed(plan);
-  for (std::uint32_t layer = 0; layer < config().layers; ++layer) run_layer(plan, layer);
+  for (std::uint32_t layer = 0; layer < config().layers; ++layer) {
+    if (auto here = wait_for(1 + layer); !here) return here;
+    run_layer(plan, layer);
+  }
+  if (auto here = wait_for(1 + config().layers); !here) return here;
   return sample(plan, sampled, observe);
 }
 

@@ -10,6 +10,7 @@
 #include "gpu/model/kv_pool.hpp"
 #include "gpu/model/packed_model.hpp"
 #include "gpu/thread_pool.hpp"
+#include "gpu/weights_arrival.hpp"
 #include <functional>
 #include <memory>
 #include <span>
@@ -36,8 +37,13 @@ public:
 
   /// errc::reject names the item at fault (see device_context::submit). O(tokens + blocks).
   result<void> check(const step_plan& plan) const;
-  /// Runs a plan that has passed check(); `sampled` gets one entry per item. errc::fatal when logits are not finite.
+  /// Runs a plan that has passed check(); `sampled` gets one entry per item. Blocks where weights are still arriving.
+  /// errc::fatal when logits are not finite; weights_arrival::wait's errors when the weights did not come.
   result<void> run(const step_plan& plan, std::vector<token_id>& sampled, const logits_observer& observe = {});
+  /// How long the last run() waited for weights.
+  duration waited() const { return waited_; }
+  /// A run() that waits for weights, and every later one that would, fails. Any thread.
+  void stop_waiting();
 
 private:
   /// A run of rows of one item that attention takes in one call.
@@ -66,8 +72,9 @@ private:
   };
 
   llama(std::shared_ptr<const weight_region> weights, const kernel_set& kernels, kv_pool kv, std::uint32_t threads,
-      std::uint32_t max_batched_tokens);
+      const host_context_options& options);
   result<void> allocate_work_space();
+  result<void> wait_for(std::size_t group);
   void lay_out(const step_plan& plan);
   void embed(const step_plan& plan);
   void run_layer(const step_plan& plan, std::uint32_t index);
@@ -86,6 +93,12 @@ private:
   void for_rows(std::uint32_t rows, const Body& body);
 
   std::shared_ptr<const weight_region> weights_;
+  const std::shared_ptr<weights_arrival> arrival_; ///< null: the weights were whole when the engine was made
+  const std::vector<chunk_range> groups_;          ///< what to wait for (weight_groups.hpp); empty: nothing
+  const duration patience_;
+  std::atomic<bool> stopped_{false};
+  bool whole_; ///< of the thread that runs steps: nothing is left to wait for
+  duration waited_{};
   packed_model model_;
   kernel_set kernels_;
   kv_pool kv_;

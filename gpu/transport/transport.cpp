@@ -126,10 +126,10 @@ public:
   void limit_weights(std::uint64_t bytes_per_s) override {
     if (line_) line_->limit(bytes_per_s);
   }
-  void pull_weights(endpoint_list holder, std::string digest, std::uint64_t key, duration lease,
-      progress_callback progress, weights_callback done) override {
-    if (!line_) return done(fail(errc::reroute, "this process moves nothing by TCP"));
-    line_->pull(weights_endpoints(holder), {std::move(digest), key, lease}, std::move(progress), std::move(done));
+  void pull_weights(
+      endpoint_list holder, std::string digest, std::uint64_t key, duration lease, pull_callbacks calls) override {
+    if (!line_) return calls.done(fail(errc::reroute, "this process moves nothing by TCP"));
+    line_->pull(weights_endpoints(holder), {std::move(digest), key, lease}, std::move(calls));
   }
   void stop_pull(std::string digest) override {
     if (line_) line_->stop_pull(std::move(digest));

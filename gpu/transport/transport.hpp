@@ -137,12 +137,19 @@ public:
   virtual void grant_weights(std::string digest, std::uint64_t key, duration lease) = 0;
   /// Bytes a second that all takers together get from here, 0 = no limit. Any thread.
   virtual void limit_weights(std::uint64_t bytes_per_s) = 0;
-  /// Pulls weights from a process of another host. What a failed pull has received is kept for a while: the next one,
-  /// from whichever holder, asks for the rest only. Callbacks come on the transport's threads. errc::reroute: the
-  /// holder is gone or refuses. errc::retry: the lease ended, or they are being pulled already. errc::reject: what came
-  /// are not those weights. Any thread.
-  virtual void pull_weights(endpoint_list holder, std::string digest, std::uint64_t key, duration lease,
-      progress_callback progress, weights_callback done) = 0;
+  struct pull_callbacks {
+    progress_callback progress; ///< may be empty
+    /// The head is here and right: the region as it is going to be, whose arrival tells what else is. Before `done`,
+    /// and again, with the same region, when another pull goes on with what a failed one had. May be empty.
+    std::function<void(std::shared_ptr<const weight_region>)> begun;
+    weights_callback done; ///< once
+  };
+  /// Pulls weights from a process of another host, in the order in which a step reads them. What a failed pull has
+  /// received is kept for a while: the next one, from whichever holder, asks for the rest only. Callbacks come on the
+  /// transport's threads. errc::reroute: the holder is gone or refuses. errc::retry: the lease ended, or they are being
+  /// pulled already. errc::reject: what came are not those weights. Any thread.
+  virtual void pull_weights(
+      endpoint_list holder, std::string digest, std::uint64_t key, duration lease, pull_callbacks calls) = 0;
   /// Ends a pull; it completes with errc::reroute. Any thread.
   virtual void stop_pull(std::string digest) = 0;
   virtual weights_traffic weights_moved() = 0;

@@ -67,20 +67,18 @@ weights_traffic weights_line::traffic() {
   return t;
 }
 
-void weights_line::pull(
-    std::vector<endpoint> ways, weights_order order, progress_callback progress, transport::weights_callback done) {
-  loop_->post(
-      [this, w = std::move(ways), o = std::move(order), p = std::move(progress), d = std::move(done)]() mutable {
-        const std::string digest = o.digest;
-        if (auto here = shelf_.whole(digest)) return d(std::move(here));
-        complete(digest, fail(errc::reroute, "pulled from elsewhere"));
-        if (const auto it = forgotten_.find(digest); it != forgotten_.end()) {
-          loop_->cancel(it->second);
-          forgotten_.erase(it);
-        }
-        pulls_[digest] = {std::move(w), 0, std::move(o), std::move(p), std::move(d), nullptr, {}};
-        begin(digest);
-      });
+void weights_line::pull(std::vector<endpoint> ways, weights_order order, transport::pull_callbacks calls) {
+  loop_->post([this, w = std::move(ways), o = std::move(order), c = std::move(calls)]() mutable {
+    const std::string digest = o.digest;
+    if (auto here = shelf_.whole(digest)) return c.done(std::move(here));
+    complete(digest, fail(errc::reroute, "pulled from elsewhere"));
+    if (const auto it = forgotten_.find(digest); it != forgotten_.end()) {
+      loop_->cancel(it->second);
+      forgotten_.erase(it);
+    }
+    pulls_[digest] = {std::move(w), 0, std::move(o), std::move(c), nullptr, {}};
+    begin(digest);
+  });
 }
 
 void weights_line::stop_pull(std::string digest) {
@@ -96,7 +94,10 @@ void weights_line::begin(const std::string& digest) {
   error last{errc::reroute, "the holder names no address for weights"};
   for (; p.way < p.ways.size(); ++p.way) {
     p.taker = std::make_unique<weights_taker>(*loop_, shelf_, p.order,
-        weights_taker::events{[this, digest] { on_chunk(digest); },
+        weights_taker::events{[this, digest](const partial_weights& weights) {
+                                if (const auto& begun = pulls_.at(digest).calls.begun) begun(weights.region());
+                              },
+            [this, digest] { on_chunk(digest); },
             [this, digest](result<void> r) {
               loop_->defer([this, digest, outcome = std::move(r)] { on_end(digest, outcome); });
             }});
@@ -113,9 +114,9 @@ void weights_line::on_chunk(const std::string& digest) {
   auto& p = pulls_.at(digest);
   const auto* weights = shelf_.arriving(digest);
   const auto now = event_loop::clock::now();
-  if (!p.progress || weights == nullptr || (now - p.told < progress_interval && weights->missing() > 0)) return;
+  if (!p.calls.progress || weights == nullptr || (now - p.told < progress_interval && weights->missing() > 0)) return;
   p.told = now;
-  p.progress(weights->bytes_here(), weights->bytes());
+  p.calls.progress(weights->bytes_here(), weights->bytes());
 }
 
 void weights_line::on_end(const std::string& digest, result<void> outcome) {
@@ -140,7 +141,7 @@ void weights_line::complete(const std::string& digest, result<std::shared_ptr<co
   auto node = pulls_.extract(digest);
   if (node.empty()) return;
   node.mapped().taker.reset();
-  node.mapped().done(std::move(outcome));
+  node.mapped().calls.done(std::move(outcome));
 }
 
 void weights_line::forget_later(const std::string& digest) {

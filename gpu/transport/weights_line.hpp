@@ -23,8 +23,7 @@ public:
   void withdraw(const std::string& digest);
   void grant(std::string digest, std::uint64_t key, duration lease);
   void limit(std::uint64_t bytes_per_s);
-  void pull(
-      std::vector<endpoint> ways, weights_order order, progress_callback progress, transport::weights_callback done);
+  void pull(std::vector<endpoint> ways, weights_order order, transport::pull_callbacks calls);
   void stop_pull(std::string digest);
   weights_traffic traffic();
 
@@ -33,8 +32,7 @@ private:
     std::vector<endpoint> ways;
     std::size_t way{0};
     weights_order order;
-    progress_callback progress;
-    transport::weights_callback done;
+    transport::pull_callbacks calls;
     std::unique_ptr<weights_taker> taker;
     event_loop::clock::time_point told{};
   };

@@ -1,4 +1,5 @@
 #include "gpu/transport/weights_taker.hpp"
+#include "gpu/model/weight_groups.hpp"
 #include "gpu/transport/socket.hpp"
 #include <algorithm>
 #include <cerrno>
@@ -130,6 +131,7 @@ result<void> weights_taker::on_payload() {
       weights = &shelf_.arrives(std::move(*begun));
     }
     head_ = {};
+    events_.on_head(*weights);
     ask_for_missing(*weights);
   } else if (auto ok = weights->finish(frame.begin); !ok) {
     return ok;
@@ -141,14 +143,15 @@ result<void> weights_taker::on_payload() {
 }
 
 void weights_taker::ask_for_missing(const partial_weights& weights) {
-  for (std::uint32_t begin = 0; begin < weights.chunks();) {
-    std::uint32_t end = begin;
-    while (end < weights.chunks() && !weights.has(end)) ++end;
-    if (end > begin) {
-      const auto frame = encode({weights_frame_type::ask, begin, end - begin});
-      out_.insert(out_.end(), frame.begin(), frame.end());
-    }
-    begin = std::max(end, begin + 1);
+  std::vector<chunk_range> runs; // in the order in which a step reads them
+  for (const auto chunk : arrival_order(weights.layout())) {
+    if (weights.has(chunk)) continue;
+    if (runs.empty() || runs.back().end != chunk) runs.push_back({chunk, chunk});
+    runs.back().end = chunk + 1;
+  }
+  for (const auto& run : runs) {
+    const auto frame = encode({weights_frame_type::ask, run.begin, run.end - run.begin});
+    out_.insert(out_.end(), frame.begin(), frame.end());
   }
   flush();
 }

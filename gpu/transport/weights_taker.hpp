@@ -20,8 +20,9 @@ class weights_taker {
 public:
   /// From the loop; the taker may be dropped in any of them.
   struct events {
-    std::function<void()> on_chunk;         ///< there is more on the shelf
-    std::function<void(result<void>)> done; ///< once: everything is there, or why not
+    std::function<void(const partial_weights&)> on_head; ///< it is right; not to drop the taker here
+    std::function<void()> on_chunk;                      ///< there is more on the shelf
+    std::function<void(result<void>)> done;              ///< once: everything is there, or why not
   };
   weights_taker(event_loop& loop, weights_shelf& shelf, weights_order order, events e)
       : loop_{loop}, shelf_{shelf}, order_{std::move(order)}, events_{std::move(e)} {}

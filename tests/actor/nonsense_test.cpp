@@ -28,7 +28,7 @@ using for_cluster = tells<s::Heartbeat, s::NodeLeave, s::InstanceState, s::StepR
 using for_instance = tells<s::KvOffer, s::KvAccept, s::KvRefuse, s::KvCommit, s::KvAbort, s::StartSequence,
     s::CancelSequence, s::KvTaken, s::MigrateSequence, s::KvMoved, s::InstanceGone, s::Tick>;
 using for_agent = tells<s::StartInstance, s::LoadFrom, s::StopLoad, s::WeightsGiveUp, s::WeightsProgress,
-    s::WeightsLoaded, s::WeightsFailed, s::ContextReady, s::Tick>;
+    s::WeightsLoaded, s::WeightsFailed, s::ContextReady, s::WeightsArriving, s::Tick>;
 
 /// Lists the names of those that end.
 template <class Handle>

@@ -181,8 +181,8 @@ void play_giver(bench& b, bool begins_well, const bytes& in) {
   sums[0] = {in.empty() ? 0U : static_cast<unsigned>(in.back()) % 16U, 0};
   const std::string digest = write_region_head(head, b.head.config, b.head.layout, sums);
   std::promise<bool> done;
-  b.here->pull_weights({"weights:" + b.listener.address}, digest, key, lease, {},
-      [&](const result<std::shared_ptr<const weight_region>>& r) { done.set_value(r.has_value()); });
+  b.here->pull_weights({"weights:" + b.listener.address}, digest, key, lease,
+      {{}, {}, [&](const result<std::shared_ptr<const weight_region>>& r) { done.set_value(r.has_value()); }});
   pollfd p{b.listener.socket.get(), POLLIN, 0};
   HFLEX_CHECK(::poll(&p, 1, patience_ms) == 1);
   unique_fd socket{::accept4(b.listener.socket.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)};

@@ -23,7 +23,7 @@ public:
   std::span<const token_id> eos_tokens() const override { return {}; }
   std::uint64_t memory_used_bytes() const override { return pool_.size(); }
   void submit(gpu::step_plan plan, gpu::step_callback done) override {
-    done({plan.id, {}, {}, fail(errc::reject, "the fake device computes nothing")});
+    done({plan.id, {}, {}, fail(errc::reject, "the fake device computes nothing"), {}});
   }
 
   result<void> read_kv(std::uint32_t layer, std::span<const gpu::block_index> table, std::uint32_t begin,

@@ -154,6 +154,8 @@ struct fabric {
   std::map<std::string, scripted_transport*> by_endpoint;
   bool fetches_fail{false};
   bool pulls_fail{false};
+  bool pulls_wait{false};                                       ///< a pull has only begun until a test ends it ...
+  std::vector<std::function<void(result<void>)>> waiting_pulls; ///< ... here
   bool transfers_fail{false};
   std::uint64_t rows_moved{0};
   int fetches{0};
@@ -259,16 +261,25 @@ public:
 
   void grant_weights(std::string digest, std::uint64_t key, duration) override { granted_[key] = std::move(digest); }
   void limit_weights(std::uint64_t bytes_per_s) override { limit = bytes_per_s; }
-  void pull_weights(gpu::endpoint_list holder, std::string digest, std::uint64_t key, duration,
-      gpu::progress_callback progress, weights_callback done) override {
+  void pull_weights(
+      gpu::endpoint_list holder, std::string digest, std::uint64_t key, duration, pull_callbacks calls) override {
     ++net_->pulls;
     auto peer = holder.empty() ? net_->by_endpoint.end() : net_->by_endpoint.find(holder[0]);
-    if (net_->pulls_fail || peer == net_->by_endpoint.end()) return done(fail(errc::reroute, "the holder is gone"));
+    if (net_->pulls_fail || peer == net_->by_endpoint.end())
+      return calls.done(fail(errc::reroute, "the holder is gone"));
     auto found = peer->second->offered_.find(digest);
     if (found == peer->second->offered_.end() || peer->second->granted_[key] != digest)
-      return done(fail(errc::reroute, "the holder refuses"));
-    progress(found->second->bytes(), found->second->bytes());
-    done(found->second);
+      return calls.done(fail(errc::reroute, "the holder refuses"));
+    if (calls.begun) calls.begun(found->second);
+    auto finish = [calls = std::move(calls), region = found->second](result<void> outcome) {
+      if (!outcome) return calls.done(pass(outcome.error()));
+      calls.progress(region->bytes(), region->bytes());
+      calls.done(region);
+    };
+    if (net_->pulls_wait)
+      net_->waiting_pulls.push_back(std::move(finish));
+    else
+      finish({});
   }
   void stop_pull(std::string) override {}
   gpu::weights_traffic weights_moved() override { return {}; }

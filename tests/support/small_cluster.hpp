@@ -123,6 +123,7 @@ public:
     set.head = front_door(name);
     set.address = "localhost";
     set.host_id = host;
+    set.serve_while_loading = serve_while_loading;
     set.random = [this] { return ++incarnations_; };
     node->agent = system.spawn(node::node_shell, std::move(set));
     nodes_.push_back(std::move(node));
@@ -225,6 +226,7 @@ public:
   std::shared_ptr<fabric> net{std::make_shared<fabric>()};
   std::shared_ptr<line> wires{std::make_shared<line>()};
   cluster::head_settings settings; ///< to be changed before start_head
+  bool serve_while_loading{false}; ///< of the agents that are started from now on
   cluster::head_actors head;
 
 private:

@@ -94,7 +94,7 @@ process& cluster::start_agent(const std::string& name) {
   std::vector<std::string> words{HFLEX_PROGRAM, "agent", "--join", head_address_, "--name", name, "--devices", "cpu:1"};
   words.insert(words.end(), options_.agent_words.begin(), options_.agent_words.end());
   if (options_.hosts_apart) words.insert(words.end(), {"--host-id", "host-" + name});
-  slot = std::make_unique<process>(command{std::move(words), {}, {}});
+  slot = std::make_unique<process>(command{std::move(words), options_.agent_environment, {}});
   slot->wait_line(stream::out, "agent " + name + " joins");
   until("node " + name + " up", [&](const json& t) { return node_named(t, name).value("state", "") == "up"; });
   return *slot;

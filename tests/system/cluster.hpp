@@ -44,7 +44,8 @@ struct cluster_options {
   std::vector<std::string> agents{"a", "b"}; ///< started in this order; placement waits for all of them
   std::vector<std::string> head_environment;
   std::vector<std::string> agent_words; ///< more flags of every agent
-  bool hosts_apart{false};              ///< each agent claims to be another host: no shared memory between them
+  std::vector<std::string> agent_environment{};
+  bool hosts_apart{false}; ///< each agent claims to be another host: no shared memory between them
   std::string model{demo_model()};
 };
 

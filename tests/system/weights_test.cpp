@@ -48,4 +48,36 @@ TEST_CASE("an instance on another host starts from its neighbour's memory over T
   CHECK(tokens_of(after) == tokens_of(before));
 }
 
+TEST_CASE("a newcomer takes requests while its weights still come over TCP, and writes the same text") {
+  cluster_options o;
+  o.mode = "collocated";
+  o.agents = {"a"};
+  o.hosts_apart = true;
+  o.agent_words = {"--max-mib-per-s", "1"}; // seconds, for what a start takes milliseconds
+  o.agent_environment = {"HFLEX_WEIGHTS_SERVE_WHILE_LOADING=true"};
+  cluster c{o};
+  const auto jobs = some_jobs(6, 60);
+  const auto before = c.submit(jobs);
+  check_all_finished(before, jobs.size());
+
+  c.start_agent("b");
+  REQUIRE(c.run({"drain", "n1"}).code == 0);
+  const auto after = c.submit(jobs); // all of them by the newcomer: there is nobody else
+  check_all_finished(after, jobs.size());
+  CHECK(tokens_of(after) == tokens_of(before));
+
+  const auto told = c.run({"topology", "--events", "-o", "json"});
+  REQUIRE(told.code == 0);
+  std::vector<std::string> order;
+  for (const auto& e : records(told.out)) {
+    const auto subject = e["subject"].get<std::string>();
+    if (subject == "i2" && e["change"] == "actor_state") order.push_back(e["detail"]);
+    if (subject == "agent-n1 -> i2" && e["change"] == "weights_arrived") order.push_back("weights");
+  }
+  INFO(told.out);
+  const auto ready = std::find(order.begin(), order.end(), "linking -> ready");
+  CHECK(ready != order.end());
+  CHECK(std::find(ready, order.end(), "weights") != order.end());
+}
+
 } // namespace hflex::test::weights_test

@@ -1,6 +1,7 @@
 #include "tools/bench/weights.hpp"
 #include "tools/bench/engine.hpp"
 #include "tools/bench/model_maker.hpp"
+#include "tools/bench/prompt_maker.hpp"
 #include "tools/bench/weights_loads.hpp"
 #include <algorithm>
 #include <filesystem>
@@ -8,6 +9,9 @@
 
 namespace hflex::bench {
 namespace {
+
+/// Of a few tokens: the first token comes as soon as there are weights.
+const std::string short_prompt = "It is a truth";
 
 /// How the newcomers of a point are set up.
 struct scenario {
@@ -17,6 +21,8 @@ struct scenario {
   bool same_host{false};  ///< on agents of its host; else each is a host of its own
   bool cold{false};       ///< the page cache is dropped first
   std::uint32_t link_mib_s{0};
+  std::string prompt{short_prompt};
+  bool while_loading{false}; ///< they do not wait for the last of their weights
 };
 
 class runner {
@@ -33,6 +39,16 @@ public:
     return *best;
   }
 
+  result<double> first_token_ms(const scenario& s) {
+    std::optional<double> best;
+    for (std::uint32_t i = 0; i < o_.repeats; ++i) {
+      auto point = measure_once(s, 1);
+      if (!point) return pass(point.error());
+      best = std::min(best.value_or(point->first_token_ms), point->first_token_ms);
+    }
+    return *best;
+  }
+
 private:
   result<start_point> measure_once(const scenario& s, std::uint32_t newcomers) {
     auto cluster = weights_cluster::start(dir_);
@@ -41,19 +57,20 @@ private:
     const auto threads = o_.threads > 0 ? o_.threads : std::max(1U, std::thread::hardware_concurrency());
     std::vector<std::size_t> agents;
     if (s.seed) {
-      auto first = c.add_agent({"seed", threads, s.link_mib_s});
+      auto first = c.add_agent({"seed", threads, s.link_mib_s, false});
       if (!first) return pass(first.error());
-      if (auto started = c.start_instances({*first}, false); !started) return pass(started.error());
+      if (auto started = c.start_instances({*first}, {}); !started) return pass(started.error());
       c.retire_running();
       if (s.same_agent) agents.assign(newcomers, *first);
     }
     while (agents.size() < newcomers) {
-      auto agent = c.add_agent({s.same_host ? "seed" : fmt::format("host-{}", agents.size()), threads, s.link_mib_s});
+      auto agent = c.add_agent(
+          {s.same_host ? "seed" : fmt::format("host-{}", agents.size()), threads, s.link_mib_s, s.while_loading});
       if (!agent) return pass(agent.error());
       agents.push_back(*agent);
     }
     if (s.cold) drop_from_page_cache(dir_);
-    auto starts = c.start_instances(agents, true);
+    auto starts = c.start_instances(agents, s.prompt);
     if (!starts) return pass(starts.error());
     return summed(s.path, std::move(*starts));
   }
@@ -90,6 +107,33 @@ void measure_starts(const weights_options& o, const std::string& dir, weights_re
     add({fmt::format("TCP, {} MiB/s links", o.link_mib_s), true, false, false, false, o.link_mib_s}, n);
 }
 
+result<void> measure_serving(const weights_options& o, const std::string& dir, weights_report& report,
+    const std::function<void(const std::string&)>& on_progress) {
+  auto tokenizer = gpu::tokenizer::load(dir);
+  if (!tokenizer) return pass(tokenizer.error());
+  auto prompts = prompt_maker::make(*tokenizer);
+  if (!prompts) return pass(prompts.error());
+  sim::request longer;
+  longer.prompt_tokens = std::max(o.prompt_tokens, prompts->fewest_tokens());
+  runner run(o, dir);
+  for (const auto mib_s : {std::uint32_t{0}, o.link_mib_s})
+    for (const auto& prompt : {short_prompt, prompts->text(longer, 0, longer.prompt_tokens)}) {
+      serving_point p;
+      p.link = mib_s == 0 ? "TCP over loopback" : fmt::format("TCP, {} MiB/s links", mib_s);
+      p.prompt_tokens = static_cast<std::uint32_t>((*tokenizer)->encode(prompt).size());
+      on_progress(fmt::format("serving while loading, {}, {} tokens", p.link, p.prompt_tokens));
+      scenario s{p.link, true, false, false, false, mib_s, prompt, false};
+      const auto waiting = run.first_token_ms(s);
+      s.while_loading = true;
+      const auto loading = run.first_token_ms(s);
+      p.waiting_ms = waiting.value_or(0);
+      p.while_loading_ms = loading.value_or(0);
+      if (!waiting || !loading) p.fault = (waiting ? loading : waiting).error().message;
+      report.serving.push_back(std::move(p));
+    }
+  return {};
+}
+
 } // namespace
 
 result<weights_report> measure_weights(
@@ -109,6 +153,8 @@ result<weights_report> measure_weights(
     on_progress("writing a checkpoint");
     if (auto ok = write_checkpoint(dir, *shape, options.tokenizer_from); !ok) return pass(ok.error());
   }
+  if (auto ok = measure_serving(options, dir, report, on_progress); !ok) return pass(ok.error());
+  if (options.serving_only) return report;
   std::error_code ignored;
   report.checkpoint_bytes = std::filesystem::file_size(dir + "/model.safetensors", ignored);
   on_progress("ways of loading");

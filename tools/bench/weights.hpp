@@ -15,9 +15,11 @@ struct weights_options {
   std::string shape{"smollm2-135m"}; ///< see shape_names()
   std::string tokenizer_from;        ///< directory whose tokenizer a made checkpoint gets
   std::vector<std::uint32_t> newcomers{1, 2, 4, 8};
-  std::uint32_t threads{0};      ///< compute threads of each agent, 0 = all cores
-  std::uint32_t link_mib_s{128}; ///< the bounded link between hosts that chains are measured on, too
-  std::uint32_t repeats{3};      ///< of each point; the fastest counts: others use this machine, too
+  std::uint32_t threads{0};         ///< compute threads of each agent, 0 = all cores
+  std::uint32_t link_mib_s{128};    ///< the bounded link between hosts that chains are measured on, too
+  std::uint32_t repeats{3};         ///< of each point; the fastest counts: others use this machine, too
+  std::uint32_t prompt_tokens{512}; ///< of the long prompt that serving while loading is measured with
+  bool serving_only{false};         ///< nothing but `serving`
 };
 
 /// What the machine gives at most, measured in the same run.
@@ -47,6 +49,16 @@ struct start_point {
   std::string fault;       ///< why there is no measurement; what came before it still counts
 };
 
+/// The first token of a request that waits for a newcomer, whose weights come from another host: when the newcomer
+/// begins with all of them, and when it begins with what has come.
+struct serving_point {
+  std::string link;
+  std::uint32_t prompt_tokens{};
+  double waiting_ms{};
+  double while_loading_ms{};
+  std::string fault; ///< why there is no measurement
+};
+
 struct weights_report {
   std::string model;
   std::uint64_t checkpoint_bytes{};
@@ -54,6 +66,7 @@ struct weights_report {
   weights_ceilings most;
   std::vector<load_point> loads;
   std::vector<start_point> starts;
+  std::vector<serving_point> serving;
 };
 
 /// Blocks for as long as it takes. `on_progress` hears what is measured now. errc::reject: unknown model or shape.

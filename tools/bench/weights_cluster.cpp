@@ -169,7 +169,8 @@ result<std::size_t> weights_cluster::add_agent(const agent_process& agent) {
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(silence).count();
   const auto pid = runtime::start_self(words, nowhere_.get(), // what it says of itself is not the bench's
       {fmt::format("HFLEX_MEMBERSHIP_LOST_AFTER_MS={}", ms),
-          fmt::format("HFLEX_MEMBERSHIP_SUSPECT_AFTER_MS={}", ms / 2)});
+          fmt::format("HFLEX_MEMBERSHIP_SUSPECT_AFTER_MS={}", ms / 2),
+          fmt::format("HFLEX_WEIGHTS_SERVE_WHILE_LOADING={}", agent.serves_while_loading)});
   if (!pid) return pass(pid.error());
   processes_.push_back(*pid);
   if (!desk_->wait_for_agents(processes_.size())) return fail(errc::retry, "agent {} did not join", index);
@@ -190,9 +191,9 @@ void weights_cluster::retire_running() {
         msg<s::InstanceDraining>::make([&](s::InstanceDraining::Builder out) { out.setInstance(id); }));
 }
 
-result<void> weights_cluster::submit() {
-  const auto job = msg<s::SubmitJob>::make([](s::SubmitJob::Builder out) {
-    out.setPrompt("It is a truth");
+result<void> weights_cluster::submit(const std::string& prompt) {
+  const auto job = msg<s::SubmitJob>::make([&](s::SubmitJob::Builder out) {
+    out.setPrompt(prompt);
     out.setMaxOutputTokens(1);
     out.setIgnoreEos(true);
   });
@@ -219,7 +220,8 @@ result<std::vector<double>> weights_cluster::first_tokens(std::size_t count, wal
 }
 
 result<std::vector<start_parts>> weights_cluster::start_instances(
-    const std::vector<std::size_t>& agents, bool with_requests) {
+    const std::vector<std::size_t>& agents, const std::string& prompt) {
+  const bool with_requests = !prompt.empty();
   std::vector<std::uint32_t> ids;
   const auto begun = wall_clock::now();
   for (const auto agent : agents) {
@@ -228,7 +230,7 @@ result<std::vector<start_parts>> weights_cluster::start_instances(
   }
   if (with_requests)
     for (std::size_t i = 0; i < agents.size(); ++i)
-      if (auto ok = submit(); !ok) return pass(ok.error());
+      if (auto ok = submit(prompt); !ok) return pass(ok.error());
   std::vector<double> tokens;
   if (with_requests) {
     auto times = first_tokens(agents.size(), begun);

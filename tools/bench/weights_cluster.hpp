@@ -37,6 +37,7 @@ struct agent_process {
   std::string host;
   std::uint32_t threads{1};
   std::uint32_t max_mib_per_s{0};
+  bool serves_while_loading{false};
 };
 
 /// What the scaler was told; any thread.
@@ -51,16 +52,16 @@ public:
 
   /// Starts an agent's process and waits until it has joined; its index.
   result<std::size_t> add_agent(const agent_process& agent);
-  /// Orders one instance on each of these agents at once, with as many requests waiting, and waits until all are ready
-  /// and every request has its first token. In the order of the agents.
-  result<std::vector<start_parts>> start_instances(const std::vector<std::size_t>& agents, bool with_requests);
+  /// Orders one instance on each of these agents at once, with as many requests of this prompt waiting (none if it is
+  /// empty), and waits until all are ready and every request has its first token. In the order of the agents.
+  result<std::vector<start_parts>> start_instances(const std::vector<std::size_t>& agents, const std::string& prompt);
   /// Nothing is placed on what runs by now; it goes on living.
   void retire_running();
 
 private:
   weights_cluster();
   void order(std::size_t agent, std::uint32_t instance);
-  result<void> submit();
+  result<void> submit(const std::string& prompt);
   result<std::vector<double>> first_tokens(std::size_t count, wall_clock::time_point since);
 
   struct actors;

@@ -126,7 +126,7 @@ result<double> move_ms(const region_ptr& region, bool network, bool touch) {
   const auto begun = wall_clock::now();
   const auto take = [&](result<region_ptr> r) { done.set_value(std::move(r)); };
   if (network)
-    (*taker)->pull_weights((*giver)->endpoints(), region->digest(), 1, patience, {}, take);
+    (*taker)->pull_weights((*giver)->endpoints(), region->digest(), 1, patience, {{}, {}, take});
   else
     (*taker)->fetch_weights((*giver)->endpoints(), region->digest(), patience, take);
   auto got = answer.get();

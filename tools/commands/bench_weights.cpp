@@ -76,10 +76,34 @@ nlohmann::ordered_json weights_json(const bench::weights_report& r) {
     starts.push_back(j);
   }
   all["starts"] = starts;
+  auto serving = nlohmann::ordered_json::array();
+  for (const auto& p : r.serving) {
+    nlohmann::ordered_json j{{"link", p.link}, {"prompt_tokens", p.prompt_tokens}};
+    if (!p.fault.empty()) {
+      j["fault"] = p.fault;
+    } else {
+      j["first_token_waiting_ms"] = p.waiting_ms;
+      j["first_token_while_loading_ms"] = p.while_loading_ms;
+    }
+    serving.push_back(j);
+  }
+  all["serving"] = serving;
   return all;
 }
 
+void show_serving(const bench::weights_report& r) {
+  const auto right = cli::align::right;
+  cli::table t({{"WEIGHTS BY"}, {"PROMPT", right}, {"FIRST TOKEN, WAITING", right}, {"SERVING WHILE LOADING", right},
+      {"SAVED", right}});
+  for (const auto& p : r.serving)
+    if (p.fault.empty())
+      t.add({p.link, std::to_string(p.prompt_tokens), fmt::format("{:.1f}", p.waiting_ms),
+          fmt::format("{:.1f}", p.while_loading_ms), fmt::format("{:.1f}", p.waiting_ms - p.while_loading_ms)});
+  std::fputs(t.render(cli::detect_terminal(1)).c_str(), stdout);
+}
+
 void show_weights(const bench::weights_report& r) {
+  if (r.loads.empty()) return show_serving(r);
   const auto right = cli::align::right;
   const auto ms = [](double v) { return fmt::format("{:.1f}", v); };
   std::printf("%s, %s packed; this machine: memcpy %.1f GB/s (%.1f into fresh memory), TCP over loopback %.1f GB/s "
@@ -105,6 +129,7 @@ void show_weights(const bench::weights_report& r) {
         ms(p.all_ready_ms), ms(p.first_token_ms)});
   }
   std::fputs(starts.render(cli::detect_terminal(1)).c_str(), stdout);
+  show_serving(r);
 }
 
 int run_weights(weights_flags& f) {
@@ -120,6 +145,11 @@ int run_weights(weights_flags& f) {
   for (const auto& p : report ? report->starts : std::vector<bench::start_point>{}) {
     if (!p.fault.empty())
       std::fprintf(stderr, "hflex: %u newcomers, %s: %s\n", p.newcomers, p.path.c_str(), p.fault.c_str());
+    all = all && p.fault.empty();
+  }
+  for (const auto& p : report ? report->serving : std::vector<bench::serving_point>{}) {
+    if (!p.fault.empty())
+      std::fprintf(stderr, "hflex: %s, %u tokens: %s\n", p.link.c_str(), p.prompt_tokens, p.fault.c_str());
     all = all && p.fault.empty();
   }
   return all ? code : cli::exit_failed;
@@ -146,8 +176,15 @@ runner add_bench_weights(CLI::App& app) {
   app.add_option("--repeats", f->options.repeats, "Of each point; the fastest counts")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();
+  app.add_option(
+         "--prompt-tokens", f->options.prompt_tokens, "Of the long prompt that serving while loading is shown on")
+      ->check(CLI::Range(1, 100'000))
+      ->capture_default_str();
+  app.add_flag("--serving-only", f->options.serving_only,
+      "Only the first token of newcomers that serve while they load, against those that wait");
   add_output_option(app, f->format);
   add_examples(app, "  hflex bench weights\n  hflex bench weights --shape llama-3.2-1b --newcomers 1,4 -o json\n"
+                    "  hflex bench weights --serving-only --prompt-tokens 1024\n"
                     "  hflex bench weights --model DIR --newcomers 1,2,4,8 --link-mib-s 256");
   return [f] { return run_weights(*f); };
 }

@@ -259,6 +259,31 @@ TEST_CASE("links are bounded and their traffic never shrinks") {
   CHECK(b.c.topology().links[0].bytes_total == 500);
 }
 
+TEST_CASE("watchers hear once that all of an instance's weights have come") {
+  bench b;
+  const auto n = b.join("gpu-a", 1);
+  b.up(1, n);
+  b.up(2, n);
+  const auto from = instance_ref({1});
+  const auto to = instance_ref({2});
+  const auto told = [&](link_kind kind, std::uint64_t bytes, std::uint64_t of) {
+    const auto before = b.c.last_sequence();
+    b.on(link_traffic{from, to, kind, bytes, of});
+    const auto events = b.c.events_after(before).value();
+    if (events.empty()) return std::string{};
+    CHECK(events.size() == 1);
+    CHECK(events[0].subject == "i1 -> i2");
+    return std::string{to_string(events[0].what)};
+  };
+  b.on(link_opened{from, to, link_kind::weights, "tcp"});
+  b.on(link_opened{from, to, link_kind::kv, "tcp"});
+  CHECK(told(link_kind::weights, 0, 0).empty());
+  CHECK(told(link_kind::weights, 999, 1000).empty());
+  CHECK(told(link_kind::weights, 1000, 1000) == "weights_arrived");
+  CHECK(told(link_kind::weights, 1000, 1000).empty());
+  CHECK(told(link_kind::kv, 1000, 1000).empty());
+}
+
 TEST_CASE("a watcher that joins late gets what it missed or is told to start afresh") {
   bench b;
   for (std::uint64_t i = 1; i <= 4; ++i) b.join("gpu-a", i); // 7 events, of which 6 are kept

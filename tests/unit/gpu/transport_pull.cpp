@@ -25,19 +25,31 @@ region_ptr some_weights(std::uint64_t seed = 1) {
 struct pulling {
   pulling(gpu::transport& to, const gpu::endpoint_list& from, const std::string& digest, std::uint64_t key,
       duration lease = long_lease) {
-    to.pull_weights(
-        from, digest, key, lease, [s = state](std::uint64_t bytes, std::uint64_t total) { s->say(bytes, total); },
-        [s = state, f = done.callback()](result<region_ptr> r) {
-          if (r) s->region = *r;
-          f({}, r ? result<void>{} : result<void>{tl::unexpected(r.error())});
-        });
+    to.pull_weights(from, digest, key, lease,
+        {[s = state](std::uint64_t bytes, std::uint64_t total) { s->say(bytes, total); },
+            [s = state](region_ptr r) { s->begin(std::move(r)); },
+            [s = state, f = done.callback()](result<region_ptr> r) {
+              if (r) s->region = *r;
+              f({}, r ? result<void>{} : result<void>{tl::unexpected(r.error())});
+            }});
   }
   /// Waits until so many bytes are there.
   void until(std::uint64_t bytes) {
     std::unique_lock lock{state->mutex};
     REQUIRE(state->changed.wait_for(lock, std::chrono::minutes{1}, [&] { return state->bytes >= bytes; }));
   }
+  /// Waits until the head is there.
+  region_ptr until_begun() {
+    std::unique_lock lock{state->mutex};
+    REQUIRE(state->changed.wait_for(lock, std::chrono::minutes{1}, [&] { return state->begun != nullptr; }));
+    return state->begun;
+  }
   struct shared {
+    void begin(region_ptr r) {
+      const std::lock_guard lock{mutex};
+      begun = std::move(r);
+      changed.notify_all();
+    }
     void say(std::uint64_t now, std::uint64_t all) {
       const std::lock_guard lock{mutex};
       grew = grew && now > bytes;
@@ -50,6 +62,7 @@ struct pulling {
     std::uint64_t bytes{0};
     std::uint64_t total{0};
     bool grew{true};
+    region_ptr begun; ///< what it is going to be
     region_ptr region;
   };
   std::shared_ptr<shared> state{std::make_shared<shared>()};
