@@ -17,6 +17,7 @@ struct request_record {
   std::optional<outcome> result; ///< nothing = unfinished when the measurement ended: counts as missed
   request_timing timing;
   std::vector<time_point> token_times; ///< of every output token, in order; may be empty when not recorded
+  std::uint32_t prompt_tokens{};       ///< 0 where nobody needs to know
 };
 
 /// A sample's mean and percentiles in milliseconds (linear interpolation between ranks); all 0 when `count` is 0.

@@ -23,6 +23,7 @@ struct core::draft {
 
   bool more_than_a_step(const core& c) const;
   std::optional<duration> limit_for_late(const core& c, std::optional<duration> limit) const;
+  std::optional<duration> first_token_limit(const core& c, const sequence& s, time_point now) const;
 };
 
 namespace {
@@ -121,7 +122,7 @@ void core::plan_decodes(draft& d, time_point now, effects& out) {
 /// room stops all others: nobody is passed over for being large.
 void core::plan_prefills(draft& d, time_point now, effects& out) {
   const chunk_budget budget(options_, d.plan.shape);
-  const auto limit = step_limit(d, now);
+  auto limit = step_limit(d, now);
   const auto for_late = d.limit_for_late(*this, limit);
   auto resident = d.prefills.begin();
   bool admitting = true;
@@ -141,6 +142,7 @@ void core::plan_prefills(draft& d, time_point now, effects& out) {
     if (!newcomer) ++resident;
     add_entry(s, count, d);
     if (count < s.remaining()) return; // what is left would be a crumb for the next one
+    if (const auto left = d.first_token_limit(*this, s, now)) limit = std::min(limit.value_or(*left), *left);
   }
 }
 
@@ -229,6 +231,16 @@ std::optional<duration> core::step_limit(const draft& d, time_point now) const {
   }
   if (!tau) return std::nullopt;
   return duration{static_cast<duration::rep>(static_cast<double>(tau->count()) * (1.0 - options_.safety))};
+}
+
+/// A sequence that ends its prefill in this step has its first token when the step ends: others may lengthen it up to
+/// its deadline. Nothing: it has no such deadline, or cannot keep it.
+std::optional<duration> core::draft::first_token_limit(const core& c, const sequence& s, time_point now) const {
+  if (c.options_.policy != step_policy::layered_budget || !c.options_.predict) return std::nullopt;
+  if (s.spec.produced() > 0 || s.relegated) return std::nullopt;
+  const auto left = c.due(s) - now;
+  if (c.options_.predict(plan.shape) > left) return std::nullopt;
+  return duration{static_cast<duration::rep>(static_cast<double>(left.count()) * (1.0 - c.options_.safety))};
 }
 
 /// A newcomer waits for the end of the step under way: one that only the late need ends soon. Such a step may take

@@ -165,12 +165,13 @@ void event_loop::run_ready() {
   const int n = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), wait_ms());
   for (int i = 0; i < n && running_; ++i) {
     const epoll_event& e = events[static_cast<std::size_t>(i)];
-    if (e.data.u64 == wake_token) {
+    const std::uint64_t token = e.data.u64; // by value: the struct is packed, and nothing may refer into it
+    if (token == wake_token) {
       std::uint64_t count = 0;
       HFLEX_CHECK(::read(wake_.get(), &count, sizeof count) == sizeof count);
       continue;
     }
-    const auto it = watches_.find(e.data.u64);
+    const auto it = watches_.find(token);
     if (it == watches_.end()) continue; // unwatched by an earlier handler of this turn
     const auto handler = it->second;
     (*handler)(e.events);

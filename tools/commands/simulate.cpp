@@ -136,14 +136,14 @@ result<void> write_plots(
 result<void> write_requests(const std::vector<sim::run_result>& runs, const std::string& file) {
   const auto ms = [](const std::optional<duration>& d) { return d ? fmt::format("{:.3f}", to_ms(*d)) : ""; };
   std::ofstream out(file, std::ios::binary);
-  out << "policy,mode,rate_scale,number,class,arrival_s,output_tokens,ttft_ms,tpot_ms,e2e_ms,attained\n";
+  out << "policy,mode,rate_scale,number,class,arrival_s,prompt_tokens,output_tokens,ttft_ms,tpot_ms,e2e_ms,attained\n";
   for (const auto& r : runs)
     for (std::size_t i = 0; i < r.records.size(); ++i) {
       const auto& q = r.records[i];
       const bool ok = q.result == outcome::finished && attained(q.timing, q.slo);
-      out << fmt::format("{},{},{},{},{},{:.6f},{},{},{},{},{}\n", r.policy, r.mode, r.rate_scale, i, q.slo_class,
-          to_s(q.timing.arrival.time_since_epoch()), q.timing.output_tokens, ms(ttft(q.timing)), ms(tpot(q.timing)),
-          ms(e2e(q.timing)), ok ? 1 : 0);
+      out << fmt::format("{},{},{},{},{},{:.6f},{},{},{},{},{},{}\n", r.policy, r.mode, r.rate_scale, i, q.slo_class,
+          to_s(q.timing.arrival.time_since_epoch()), q.prompt_tokens, q.timing.output_tokens, ms(ttft(q.timing)),
+          ms(tpot(q.timing)), ms(e2e(q.timing)), ok ? 1 : 0);
     }
   if (!out.flush()) return fail(errc::fatal, "{}: cannot be written", file);
   return {};

@@ -150,6 +150,7 @@ void world::arrive() {
   record.slo_class = e.slo_class;
   record.slo = load_.classes[r.slo_class].targets;
   record.timing.arrival = events_.now();
+  record.prompt_tokens = r.prompt_tokens;
   tell_router(e);
 }
 

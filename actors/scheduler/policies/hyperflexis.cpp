@@ -185,11 +185,17 @@ private:
     replan_allowed_ = now + (hyperflexis_fleet::is_small(v) ? duration{0} : replans_apart);
     hyperflexis_queue::capacity fleet;
     fleet.beside_decodes = v.fleet.mixed > 0;
-    fleet.tokens_per_s = fleet_.tokens_per_s();
-    fleet.best_tokens_per_s = fleet_.best_tokens_per_s();
-    const auto& backlog = backlog_.bring_up_to_date(v);
-    // What is overdue goes last on its instance and delays nobody here.
-    fleet.backlog.assign(backlog.lower_bound(now), backlog.end());
+    if (hyperflexis_fleet::is_small(v)) {
+      for (const auto& [id, at] : v.instances)
+        if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)), rest_of_step(at, now), now);
+    } else {
+      fleet.lanes.push_back({fleet_.tokens_per_s()});
+      fleet.best_tokens_per_s = fleet_.best_tokens_per_s();
+      const auto& backlog = backlog_.bring_up_to_date(v);
+      // What is overdue goes last on its instance and delays nobody here.
+      for (auto it = backlog.lower_bound(now); it != backlog.end(); ++it)
+        fleet.backlog.push_back({it->first, it->second, 0});
+    }
     queue_.replan(now, std::move(fleet), opts_.plan_depth);
     for (const auto& out : queue_.demoted())
       d.demoted(
@@ -407,6 +413,13 @@ private:
     return decode_choices_;
   }
 
+  // The step under way ends before anything new begins. Its tokens count as pending until it is reported, so that a
+  // plan is late by up to a step: whoever is said to be in time mostly is.
+  duration rest_of_step(const instance_load& at, time_point now) {
+    if (at.pending_prefill == 0) return duration{0};
+    return std::max(duration{0}, at.last_heard + fleet_.running_step_of(at) - now);
+  }
+
   // What it costs to serve it there, in ms: its own time to the end, and the time that its neighbours lose by it.
   candidate scored(const view& v, const instance_load& p, const instance_load& d, const waiting_request& w,
       time_point now, claim how, duration step) {
@@ -414,10 +427,7 @@ private:
     const auto work = prefill_work(w, p.is.instance);
     const auto cached = w.request.tokens - work;
     if (const auto alone = work_time(p, budget_of(p), ahead_of(v, p, w, now, how) + work, cached + work / 2)) {
-      // The step under way ends first.
-      auto rest = duration{0};
-      if (p.pending_prefill > 0) rest = std::max(duration{0}, p.last_heard + fleet_.running_step_of(p) - now);
-      c.finish = *alone + rest;
+      c.finish = *alone + rest_of_step(p, now);
     }
     const double own = w.output_to_come * to_ms(step);
     const double slower = to_ms(step - fleet_.decode_step_of(d));

@@ -90,28 +90,37 @@ bool goes_last(const instance_load& at, const placed_request& p, time_point now)
   return p.best_effort || now + fastest_prefill(at, std::max(p.prefill_left, 1U)) > due;
 }
 
-void hyperflexis_queue::capacity::add(const view& v, const instance_load& at, double rate, time_point now) {
-  tokens_per_s += rate;
+void hyperflexis_queue::capacity::add(
+    const view& v, const instance_load& at, double rate, duration rest, time_point now) {
+  if (!(rate > 0)) return;
   best_tokens_per_s = std::max(best_tokens_per_s, rate);
   for (auto key : at.prefilling) {
     const auto& p = v.placed.at(key);
     const auto due = token_deadline(p.request.arrival, p.request.slo, p.request.produced);
-    if (p.prefill_left > 0 && !goes_last(at, p, now)) backlog.emplace_back(due, p.prefill_left);
+    if (p.prefill_left > 0 && !goes_last(at, p, now)) backlog.push_back({due, p.prefill_left, lanes.size()});
   }
+  lanes.push_back({rate, to_s(rest)});
+}
+
+double hyperflexis_queue::capacity::tokens_per_s() const {
+  double sum = 0;
+  for (const auto& l : lanes) sum += l.tokens_per_s;
+  return sum;
 }
 
 void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t depth) {
   changes_ = 0;
   demotions_.clear();
-  if (!(fleet.tokens_per_s > 0)) return;
+  if (fleet.lanes.empty() || !(fleet.tokens_per_s() > 0)) return;
   // Where decodes share the steps, rates are safe ones, without the slack that residents have banked. Who is given up
   // should be judged by what is likely. Swept on Azure's traces (ARCHITECTURE.md, "What decides attainment"): 1, 1.1,
   // 1.2, 1.3.
   constexpr double likely_over_safe = 1.1;
   if (fleet.beside_decodes) {
-    fleet.tokens_per_s *= likely_over_safe;
+    for (auto& l : fleet.lanes) l.tokens_per_s *= likely_over_safe;
     fleet.best_tokens_per_s *= likely_over_safe;
   }
+  for (auto& l : fleet.lanes) l.busy_s += resumed_tokens_ / fleet.tokens_per_s();
   struct job {
     double cost;
     std::uint64_t order;
@@ -123,28 +132,40 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
   std::priority_queue<job> taken({}, std::move(room)); // costliest on top
   if (!std::is_sorted(fleet.backlog.begin(), fleet.backlog.end()))
     std::sort(fleet.backlog.begin(), fleet.backlog.end());
-  double tokens = resumed_tokens_;
+  // A lane may stand for many instances, but a request runs on one: its own part is no faster than there.
+  const auto done_s = [&](const capacity::lane& l, double tokens) {
+    return l.busy_s + tokens / std::min(l.tokens_per_s, fleet.best_tokens_per_s);
+  };
+  const auto first_free = [&](double tokens) {
+    return std::min_element(fleet.lanes.begin(), fleet.lanes.end(),
+        [&](const auto& a, const auto& b) { return done_s(a, tokens) < done_s(b, tokens); });
+  };
   auto dispatched = fleet.backlog.begin();
   std::uint32_t looked_at = 0;
   for (const auto& due : hopeful_) {
     if (++looked_at > depth) break;
     auto& e = *due.of;
-    for (; dispatched != fleet.backlog.end() && dispatched->first <= due.when; ++dispatched)
-      tokens += dispatched->second;
+    for (; dispatched != fleet.backlog.end() && dispatched->due <= due.when; ++dispatched) {
+      auto& l = fleet.lanes[dispatched->lane];
+      l.busy_s += static_cast<double>(dispatched->tokens) / l.tokens_per_s;
+    }
     e.was_demoted = e.is_demoted;
     set_demoted(e, false); // hopeful_ is another set: this loop goes on undisturbed
+    auto at = first_free(e.tokens);
     taken.push({e.tokens / e.weight, due.order, &e});
-    tokens += e.tokens;
-    // The fleet works on the queue as one, but a request runs on one instance only: its own part is slower.
-    const double alone = e.tokens * (1.0 / fleet.best_tokens_per_s - 1.0 / fleet.tokens_per_s);
-    const auto is_late = [&] { return now + from_s(tokens / fleet.tokens_per_s + std::max(0.0, alone)) > due.when; };
-    while (!e.is_demoted && is_late()) {
+    while (now + from_s(done_s(*at, e.tokens)) > due.when) {
       auto& costliest = *taken.top().e;
       taken.pop();
-      tokens -= costliest.tokens;
       set_demoted(costliest, true);
       if (!costliest.was_demoted) demotions_.push_back({costliest.due.key, costliest.tokens, due.when});
+      if (&costliest == &e) break;
+      auto& freed = fleet.lanes[costliest.lane];
+      freed.busy_s -= costliest.tokens / freed.tokens_per_s;
+      at = first_free(e.tokens);
     }
+    if (e.is_demoted) continue;
+    e.lane = static_cast<std::size_t>(at - fleet.lanes.begin());
+    at->busy_s += e.tokens / at->tokens_per_s;
   }
 }
 

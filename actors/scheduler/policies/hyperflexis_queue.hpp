@@ -67,18 +67,31 @@ public:
     }
   }
 
-  /// What the fleet can prefill.
+  /// What the fleet can prefill. A small one is planned instance by instance: the time at which the next one is free,
+  /// not the mean of all, decides what can still come in time. A large one is a single lane with the rate of all, on
+  /// which a request's own part is as slow as on one instance.
   struct capacity {
-    double tokens_per_s{};      ///< all instances together
-    double best_tokens_per_s{}; ///< the fastest one alone
+    struct lane {
+      double tokens_per_s{};
+      double busy_s{}; ///< from now, with what was dispatched there and goes before the request that is looked at
+    };
+    struct work {
+      time_point due;
+      std::uint64_t tokens{}; ///< dispatched and not yet prefilled
+      std::size_t lane{};
+      friend auto operator<=>(const work&, const work&) = default;
+    };
+    std::vector<lane> lanes;
+    std::vector<work> backlog;
+    double best_tokens_per_s{}; ///< the fastest instance alone
     bool beside_decodes{false}; ///< instances of role mixed are among them
-    /// Dispatched and not yet done, by deadline: tokens of prefill.
-    std::vector<std::pair<time_point, std::uint64_t>> backlog;
-    void add(const view& v, const instance_load& at, double rate, time_point now);
+    /// A lane for this instance, which prefills `rate` tokens per second and ends the step under way in `rest`.
+    void add(const view& v, const instance_load& at, double rate, duration rest, time_point now);
+    double tokens_per_s() const;
   };
-  /// Moore and Hodgson's rule over the first `depth` requests by deadline: whenever one would be late, the costliest
-  /// (tokens per weight) of those before it, or itself, is demoted. Demoted ones that fit again return. O(depth log
-  /// depth).
+  /// Moore and Hodgson's rule over the first `depth` requests by deadline, each on the lane that has it done first:
+  /// whenever one would be late, the costliest (tokens per weight) of those before it, or itself, is demoted. Demoted
+  /// ones that fit again return. O(depth (log depth + lanes)).
   void replan(time_point now, capacity fleet, std::uint32_t depth);
   /// Whom the last replan() demoted that were in the plan before it, and the tokens of each.
   struct demotion {
@@ -108,6 +121,7 @@ public:
     bool is_lost{false};
     bool is_demoted{false};
     bool was_demoted{false}; ///< when the replan() under way began
+    std::size_t lane{};      ///< where the last replan() had it
   };
 
 private:

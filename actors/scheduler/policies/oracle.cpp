@@ -116,7 +116,7 @@ private:
     hyperflexis_queue::capacity fleet;
     fleet.beside_decodes = v.fleet.mixed > 0;
     for (const auto& [id, at] : v.instances)
-      if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)), now);
+      if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)), duration{0}, now);
     queue_.replan(now, std::move(fleet), opts_.plan_depth);
   }
 

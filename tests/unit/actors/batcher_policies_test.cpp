@@ -163,4 +163,21 @@ TEST_CASE("under a layered budget early decodes give way to prefill only when th
   }
 }
 
+TEST_CASE("under a layered budget nobody lengthens a step beyond a first token's deadline in it") {
+  for (const auto& [ttft, prefill] : std::vector<std::pair<std::chrono::milliseconds, std::uint32_t>>{
+           {34ms, 32},    // 1 + a decode + 20 of its own: 12 of the other
+           {1000ms, 62},  // all of both
+           {15ms, 62}}) { // cannot be kept: of no account
+    auto o = policy_options(step_policy::layered_budget);
+    o.max_batched_tokens = 100;
+    bench b(o);
+    b.send(add{timed(b, 1, 4, 1s, 1s), {}});
+    b.send(add{timed(b, 2, 20, ttft, 1s), {}});
+    b.send(add{timed(b, 3, 42, 2s, 1s), {}});
+    b.finish();
+    REQUIRE(b.entry(key(1)));
+    CHECK(b.plan().shape.prefill_tokens == prefill);
+  }
+}
+
 } // namespace hflex::batcher_policies_test
