@@ -31,6 +31,10 @@ namespace {
 /// Deadlines are put off by the prefill that is left: long ones yield to short ones.
 bool weighs_prefill(step_policy p) { return p == step_policy::hybrid_priority || p == step_policy::layered_budget; }
 
+duration less(duration time, double share) {
+  return duration{static_cast<duration::rep>(static_cast<double>(time.count()) * (1.0 - share))};
+}
+
 } // namespace
 
 /// How many prefill tokens still fit in a step.
@@ -230,7 +234,7 @@ std::optional<duration> core::step_limit(const draft& d, time_point now) const {
       if (!lost(*s, now, decode_only)) tau = std::min(tau.value_or(duration::max()), due(*s) - now);
   }
   if (!tau) return std::nullopt;
-  return duration{static_cast<duration::rep>(static_cast<double>(tau->count()) * (1.0 - options_.safety))};
+  return less(*tau, options_.safety);
 }
 
 /// A sequence that ends its prefill in this step has its first token when the step ends: others may lengthen it up to
@@ -240,7 +244,7 @@ std::optional<duration> core::draft::first_token_limit(const core& c, const sequ
   if (s.spec.produced() > 0 || s.relegated) return std::nullopt;
   const auto left = c.due(s) - now;
   if (c.options_.predict(plan.shape) > left) return std::nullopt;
-  return duration{static_cast<duration::rep>(static_cast<double>(left.count()) * (1.0 - c.options_.safety))};
+  return less(left, c.options_.safety);
 }
 
 /// A newcomer waits for the end of the step under way: one that only the late need ends soon. Such a step may take

@@ -20,7 +20,6 @@ void deadline_backlog::take_out(part& p) {
 }
 
 const std::map<time_point, std::uint64_t>& deadline_backlog::bring_up_to_date(const view& v) {
-  const bool exact = v.instances.size() <= v.opts->walk_all_up_to;
   for (auto slot : dirty_) {
     auto& p = parts_[slot];
     p.dirty = false;
@@ -29,8 +28,8 @@ const std::map<time_point, std::uint64_t>& deadline_backlog::bring_up_to_date(co
     for (auto key : p.at->prefilling) {
       const auto& r = v.placed.at(key);
       if (r.prefill_left == 0 || (r.best_effort && r.request.produced == 0)) continue;
-      auto due = token_deadline(r.request.arrival, r.request.slo, r.request.produced);
-      if (!exact) due = time_point{(due.time_since_epoch() / grain + 1) * grain};
+      const auto exact = token_deadline(r.request.arrival, r.request.slo, r.request.produced);
+      const time_point due{(exact.time_since_epoch() / grain + 1) * grain};
       p.counted.emplace_back(due, r.prefill_left);
       tokens_[due] += r.prefill_left;
     }

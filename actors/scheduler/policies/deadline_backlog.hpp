@@ -1,6 +1,6 @@
 // Prefill that was dispatched and is not done yet, by deadline, over the whole fleet: what stands before a waiting
 // request wherever it goes, so without best effort. Kept per instance that changed since somebody asked. Used by
-// hyperflexis.cpp only.
+// hyperflexis.cpp for fleets that it does not plan instance by instance.
 #pragma once
 #include "actors/scheduler/view.hpp"
 #include <map>
@@ -15,8 +15,8 @@ public:
     note(at);
     parts_[at.slot].at = nullptr;
   }
-  /// Tokens by deadline, earliest first. In a fleet of more than options::walk_all_up_to instances deadlines count in
-  /// whole grains, so that the list does not grow with the fleet.
+  /// Tokens by deadline, earliest first. Deadlines count in whole grains, so that the list does not grow with the
+  /// fleet.
   const std::map<time_point, std::uint64_t>& bring_up_to_date(const view& v);
 
 private:

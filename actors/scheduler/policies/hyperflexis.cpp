@@ -90,7 +90,7 @@ public:
 
   void plan(const view& v, time_point now, decisions& d) override {
     fleet_.refresh(now);
-    backlog_.bring_up_to_date(v); // bit by bit, so that no replan has it all to do
+    if (!hyperflexis_fleet::is_small(v)) backlog_.bring_up_to_date(v); // bit by bit, so that no replan has it all to do
     turn_away_the_late(v, now, d);
     held_for_right_.reset();
     if (now >= next_replan_ || (queue_.stale() && now >= replan_allowed_)) replan(v, now, d);

@@ -111,7 +111,7 @@ double hyperflexis_queue::capacity::tokens_per_s() const {
 void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t depth) {
   changes_ = 0;
   demotions_.clear();
-  if (fleet.lanes.empty() || !(fleet.tokens_per_s() > 0)) return;
+  if (!(fleet.tokens_per_s() > 0)) return;
   // Where decodes share the steps, rates are safe ones, without the slack that residents have banked. Who is given up
   // should be judged by what is likely. Swept on Azure's traces (ARCHITECTURE.md, "What decides attainment"): 1, 1.1,
   // 1.2, 1.3.
@@ -120,7 +120,8 @@ void hyperflexis_queue::replan(time_point now, capacity fleet, std::uint32_t dep
     for (auto& l : fleet.lanes) l.tokens_per_s *= likely_over_safe;
     fleet.best_tokens_per_s *= likely_over_safe;
   }
-  for (auto& l : fleet.lanes) l.busy_s += resumed_tokens_ / fleet.tokens_per_s();
+  const double resumed_s = resumed_tokens_ / fleet.tokens_per_s();
+  for (auto& l : fleet.lanes) l.busy_s += resumed_s;
   struct job {
     double cost;
     std::uint64_t order;

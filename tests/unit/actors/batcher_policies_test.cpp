@@ -167,7 +167,8 @@ TEST_CASE("under a layered budget nobody lengthens a step beyond a first token's
   for (const auto& [ttft, prefill] : std::vector<std::pair<std::chrono::milliseconds, std::uint32_t>>{
            {34ms, 32},    // 1 + a decode + 20 of its own: 12 of the other
            {1000ms, 62},  // all of both
-           {15ms, 62}}) { // cannot be kept: of no account
+           {21ms, 62},    // kept alone, but not beside the decode: of no account
+           {15ms, 62}}) { // cannot be kept: goes last
     auto o = policy_options(step_policy::layered_budget);
     o.max_batched_tokens = 100;
     bench b(o);
