@@ -71,7 +71,8 @@ result<run_result> run_point(const study_options& o, const point& p, const workl
   };
   auto r = run(o.hardware, load, run_with);
   if (!r) return r;
-  done.tell(load.requests.size() - std::min<std::uint64_t>(told, load.requests.size()), p.policy);
+  if (!done.tell(load.requests.size() - std::min<std::uint64_t>(told, load.requests.size()), p.policy))
+    return fail(errc::fatal, "stopped"); // runs too short to have been asked before
   r->rate_scale = p.rate_scale;
   r->load = p.load;
   return r;

@@ -108,7 +108,7 @@ double value_at(const kernel_set& kernels, const std::vector<std::byte>& rows, s
 
 } // namespace
 
-TEST_CASE("attention matches a naive softmax, whatever the chunks and blocks") {
+TEST_CASE("attention matches a naive softmax, whatever the chunks and blocks", "[numbers]") {
   std::mt19937 random(7);
   const std::vector<shape> shapes{{1, 1, 16, 16, 5}, {3, 2, 32, 16, 130}, {1, 3, 64, 48, 65}, {4, 2, 80, 16, 64},
       {8, 1, 128, 32, 70}, {2, 1, 256, 16, 33}, {40, 1, 48, 64, 9}};

@@ -88,6 +88,9 @@ TEST_CASE("logits are bit for bit the same in any batch, chunking, block order a
     modes.push_back({gpu::compute_type::bf16, std::string(isa)});
     if (isa != "avx512_bf16") modes.push_back({gpu::compute_type::f32, std::string(isa)}); // f32 there is avx512's
   }
+#ifdef __SANITIZE_THREAD__ // the kernels of one width share threads and memory as those of any other do
+  modes.erase(modes.begin() + 2, modes.end());
+#endif
   std::mt19937 random(20240607);
   std::vector<tokens> prompts;
   for (const std::size_t length : {1U, 17U, 64U, 65U, 150U}) prompts.push_back(random_tokens(length, random));

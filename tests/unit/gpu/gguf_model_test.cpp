@@ -63,7 +63,7 @@ TEST_CASE("a GGUF file in bf16 packs to the very weights of Hugging Face's files
   CHECK(load_weights(gguf.path(), {}).value()->digest() == demo_weights()->digest());
 }
 
-TEST_CASE("quantised weights pack to what they decode to, rounded to bf16") {
+TEST_CASE("quantised weights pack to what they decode to, rounded to bf16", "[numbers]") {
   for (const auto type : {dtype::q8_0, dtype::q4_0, dtype::q4_1}) {
     INFO(to_string(type));
     const gguf_copy quantised(type);
@@ -76,7 +76,7 @@ TEST_CASE("quantised weights pack to what they decode to, rounded to bf16") {
   }
 }
 
-TEST_CASE("a quantised demo model speaks like the original") {
+TEST_CASE("a quantised demo model speaks like the original", "[numbers]") {
   struct expectation {
     dtype type;
     double logits; ///< largest relative difference

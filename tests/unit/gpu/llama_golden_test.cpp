@@ -11,7 +11,7 @@ std::size_t best_of(const logit_row& row) {
 
 } // namespace
 
-TEST_CASE("f32 mode gives the reference's greedy tokens and logits") {
+TEST_CASE("f32 mode gives the reference's greedy tokens and logits", "[numbers]") {
   for (const auto isa : gpu::available_isas()) {
     auto options = engine_options(gpu::compute_type::f32);
     options.isa = std::string(isa);
@@ -28,7 +28,7 @@ TEST_CASE("f32 mode gives the reference's greedy tokens and logits") {
   }
 }
 
-TEST_CASE("bf16 mode stays close to the reference") {
+TEST_CASE("bf16 mode stays close to the reference", "[numbers]") {
   for (const auto isa : gpu::available_isas()) {
     auto options = engine_options(gpu::compute_type::bf16);
     options.isa = std::string(isa);

@@ -6,7 +6,7 @@ namespace hflex::logits_test {
 
 using namespace hflex::test;
 
-TEST_CASE("logits and greedy tokens are the reference's, at the end of a text and after it") {
+TEST_CASE("logits and greedy tokens are the reference's, at the end of a text and after it", "[numbers]") {
   auto engine = make_engine(engine_options(gpu::compute_type::f32));
   for (const auto& golden : golden_cases()) {
     const auto prompt = golden.at("prompt_ids").get<tokens>();

@@ -132,7 +132,7 @@ TEST_CASE("packed matrices and embeddings hold the checkpoint's values") {
   }
 }
 
-TEST_CASE("a flipped bit anywhere in header, table or tensors is found") {
+TEST_CASE("a flipped bit anywhere in header, table or tensors is found", "[numbers]") {
   const auto good = region_bytes();
   const packed_model model(*demo_weights());
   const auto layout = layout_region(model.config()).value();
@@ -266,7 +266,7 @@ TEST_CASE("the stamp of a checkpoint's directory changes with its files and only
   CHECK(checkpoint_stamp(model.path() + "/nothing here").empty());
 }
 
-TEST_CASE("an untied head is packed beside the embedding and generates the same when it is equal") {
+TEST_CASE("an untied head is packed beside the embedding and generates the same when it is equal", "[numbers]") {
   const model_copy model;
   auto config = model.read("config.json");
   config["tie_word_embeddings"] = false;
