@@ -94,6 +94,15 @@ double rate_forecast::expected(duration ahead) const {
   return jump > level + chance ? jump : level;
 }
 
+double rate_forecast::variance(duration window) const {
+  const auto n = std::min(bins_in(window), bins_.size());
+  if (n < 2) return 0;
+  const double mean = mean_of_last(n);
+  double squares = 0;
+  for (auto i = bins_.size() - n; i < bins_.size(); ++i) squares += (bins_[i] - mean) * (bins_[i] - mean);
+  return squares / static_cast<double>(n - 1);
+}
+
 void rate_forecast::learn(duration lead) {
   if (serial_ == learned_) return;
   learned_ = serial_;

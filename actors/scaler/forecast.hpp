@@ -19,6 +19,8 @@ public:
   /// came lately where that is more by more than chance. What falls is not extrapolated: an instance that is stopped
   /// too early costs more than one that is kept a little.
   double expected(duration ahead) const;
+  /// Variance of what came in one second, around the mean of the latest `window`; 0 before two seconds have passed.
+  double variance(duration window) const;
   /// By how much the real rate exceeded what expected(lead) had said, root mean square, over the latest minutes.
   /// Learned for the lead of the latest learn().
   double usual_excess() const;

@@ -18,6 +18,8 @@ constexpr std::array hyperflexis_table{
     knob{"hyperflexis.fill", 1.0, 0.1, 1.0, "share of an instance's time for work to plan with"},
     knob{"hyperflexis.hold_leads", 4.0, 0.0, 1000.0, "hold what was needed for so many times a start's lead time"},
     knob{"hyperflexis.hold_least_s", 10.0, 0.0, 86400.0, "and for so many seconds at least"},
+    knob{"hyperflexis.slow_leads", 24.0, 0.0, 1000.0, "and a little of it longer: for so many lead times"},
+    knob{"hyperflexis.slow_share", 0.2, 0.0, 10.0, "at most so much of what is held the short while, rounded up"},
     knob{"hyperflexis.lasting_share", 0.5, 0.0, 10.0, "share of a lead time that a backlog must last to count"},
     knob{"hyperflexis.least_share", 0.05, 0.0, 1.0, "share of the arrivals from which a class's targets bind"},
     knob{"hyperflexis.memory_s", 120.0, 1.0, 86400.0, "seconds over which what requests are like is averaged"},
@@ -44,6 +46,7 @@ public:
       : margin_(knob_of(opts, "hyperflexis.margin")), fill_(knob_of(opts, "hyperflexis.fill")),
         hold_leads_(knob_of(opts, "hyperflexis.hold_leads")),
         hold_least_(from_s(knob_of(opts, "hyperflexis.hold_least_s"))),
+        slow_leads_(knob_of(opts, "hyperflexis.slow_leads")), slow_share_(knob_of(opts, "hyperflexis.slow_share")),
         lasting_share_(knob_of(opts, "hyperflexis.lasting_share")),
         least_share_(knob_of(opts, "hyperflexis.least_share")), memory_s_(knob_of(opts, "hyperflexis.memory_s")),
         first_output_(knob_of(opts, "hyperflexis.first_output")),
@@ -67,10 +70,13 @@ public:
       c.ended += n.ended, c.output_tokens += n.output_tokens;
       if (n.arrivals == 0) continue;
       arrivals += n.arrivals;
-      prefill += prefill_work(model_, n.prompt_tokens, n.prompt_tokens_squared);
+      // What requests are like is averaged over longer than how many come: long prompts that happen to come at once
+      // would start instances for nothing.
+      const double share = n.arrivals / c.arrivals;
+      prefill += share * prefill_work(model_, c.prompt_tokens, c.prompt_squared);
       decode += n.arrivals * decode_work(model_, c.mean_prompt(), c.mean_output(first_output_), beside);
       const double each = prefill_work(model_, 1, c.mean_prompt());
-      variance += each * each * n.prompt_tokens_squared;
+      variance += share * each * each * c.prompt_squared;
     }
     if (arrivals > 0 || d.waiting > 0) busy_ = now;
     for (const auto& i : d.instances)
@@ -89,6 +95,7 @@ public:
     for (auto* series : {&arrivals_, &prefill_, &decode_, &variance_}) series->add(now, 0);
     targets_ = binding_targets(classes_, least_share_);
     hold_ = std::max(hold_least_, from_s(hold_leads_ * to_s(v.lead_time)));
+    slow_hold_ = std::max(hold_, from_s(slow_leads_ * to_s(v.lead_time)));
     numbers_.clear();
     if (v.disaggregated()) {
       side p{instance_role::prefill, prefill_need(v), 0};
@@ -129,12 +136,17 @@ private:
     return std::max(targets_.ttft - model_.predict(own), targets_.ttft / 4);
   }
 
+  // By chance, or as they really come where that is more uneven.
+  double variance_of_arrivals() const {
+    return std::max(variance_.lately(std::chrono::seconds{30}), prefill_.variance(std::chrono::minutes{5}));
+  }
+
   double mixed_need(const fleet_view& v) {
     auto w = rate_of(prefill_, v.lead_time);
     const auto decode = rate_of(decode_, v.lead_time);
     w.expected += decode.expected;
     w.excess += decode.excess;
-    w.variance = variance_.lately(std::chrono::seconds{30});
+    w.variance = variance_of_arrivals();
     const double share = fill_ * share_for_work(model_, targets_.tpot);
     double need = instances_for(w, share, queue_time(), margin_);
     note_numbers(v, w, share, need);
@@ -145,7 +157,7 @@ private:
 
   double prefill_need(const fleet_view& v) {
     auto w = rate_of(prefill_, v.lead_time);
-    w.variance = variance_.lately(std::chrono::seconds{30});
+    w.variance = variance_of_arrivals();
     // A prefill instance binds nobody's token times: its steps are as long as they may be.
     step_shape full;
     std::uint32_t most = 2048;
@@ -161,13 +173,15 @@ private:
   double decode_need(const fleet_view& v) {
     auto w = rate_of(decode_, v.lead_time);
     // Work stays for as long as an answer takes: chance evens out over that.
-    double outputs = 0, ended = 0;
-    for (const auto& [name, c] : classes_) outputs += c.output_tokens, ended += c.ended;
+    double outputs = 0, ended = 0, arrivals = 0, work = 0;
+    for (const auto& [name, c] : classes_) {
+      outputs += c.output_tokens, ended += c.ended, arrivals += c.arrivals;
+      work += c.arrivals * decode_work(model_, c.mean_prompt(), c.mean_output(first_output_), false);
+    }
     const double mean = ended >= 4 ? outputs / ended : first_output_;
     const auto stay = from_s(mean * to_s(targets_.tpot) * 0.7);
-    const double per_s = std::max(arrivals_.lately(std::chrono::seconds{30}), 1e-9);
-    const double each = w.expected / per_s;
-    w.variance = per_s * each * each;
+    w.variance =
+        arrivals > 0 ? w.expected * work / arrivals : 0; // requests per second times the square of each one's work
     const double share = fill_ * share_for_work(model_, targets_.tpot);
     double need = instances_for(w, share, stay, margin_);
     numbers_.push_back({"decode_work", w.expected});
@@ -205,12 +219,14 @@ private:
 
   // --- what is wanted -----------------------------------------------------------------------------------------------
 
-  // Nothing is stopped before what was needed in the hold time would fit into what is left.
+  // Nothing is stopped before what was needed in the hold time would fit into what is left, and the last few only when
+  // they have not been needed for longer: a load that stays about the same would start them again and again.
   void settle(const fleet_view& v, side& s, peaks& held, time_point now, role_counts& counts) {
     s.now = static_cast<std::uint32_t>(std::clamp(std::ceil(s.need - 0.02), 1.0, 1e6));
     if (v.min_instances == 0 && now - busy_ > idle_to_zero_ && v.demand.waiting == 0) s.now = 0;
     held.add(now, s.now);
-    const auto most = static_cast<std::uint32_t>(held.over(hold_, hold_));
+    const auto lately = held.over(hold_, slow_hold_), before = held.over(slow_hold_, slow_hold_);
+    const auto most = static_cast<std::uint32_t>(std::min(before, lately + std::ceil(lately * slow_share_)));
     const auto running = v.running(s.role);
     auto& count = counts[s.role];
     count = s.now;
@@ -221,7 +237,7 @@ private:
   // A side that lacks instances gets those of the other side that it has not needed for a lead time.
   void trade(const fleet_view& v, const side& giver, peaks& held, const side& taker, role_counts& counts) {
     const auto missing = static_cast<std::int64_t>(counts[taker.role]) - v.running(taker.role);
-    const auto lately = static_cast<std::int64_t>(held.over(v.lead_time, hold_));
+    const auto lately = static_cast<std::int64_t>(held.over(v.lead_time, slow_hold_));
     const auto spare = static_cast<std::int64_t>(counts[giver.role]) - std::max<std::int64_t>({lately, giver.now, 1});
     if (missing > 0 && spare > 0) counts[giver.role] -= static_cast<std::uint32_t>(std::min(missing, spare));
   }
@@ -245,13 +261,13 @@ private:
 
   double margin_, fill_, hold_leads_;
   duration hold_least_;
-  double lasting_share_, least_share_, memory_s_, first_output_;
+  double slow_leads_, slow_share_, lasting_share_, least_share_, memory_s_, first_output_;
   duration idle_to_zero_;
   mix classes_;
   step_time_model model_{unmeasured_step_time};
   rate_forecast arrivals_, prefill_, decode_, variance_;
   binding targets_;
-  duration hold_{};
+  duration hold_{}, slow_hold_{};
   peaks held_prefill_, held_decode_;
   time_point busy_;
   std::optional<time_point> homeless_since_; ///< since when requests without room have been reported

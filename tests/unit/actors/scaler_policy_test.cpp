@@ -196,14 +196,34 @@ TEST_CASE("hyperflexis starts what a rising load will need before anything is la
 
 TEST_CASE("hyperflexis lets go what has not been needed for the hold time, and not sooner") {
   fleet_desk d(using_policy("hyperflexis"), {{mixed, 8}});
-  d.load(50, seconds{60});
+  d.load(50, seconds{180});
   const auto before = d.running();
   REQUIRE(before >= 6);
   d.load(5, seconds{10});
   CHECK(d.running() == before);
-  d.load(5, seconds{120});
+  d.load(5, seconds{60}); // the step itself counts as unevenness for five minutes
+  CHECK(d.running() < before);
+  d.load(5, seconds{340});
   CHECK(d.running() <= 2);
   CHECK(d.running() >= 1);
+}
+
+TEST_CASE("hyperflexis leaves a fleet alone whose load stays about the same") {
+  fleet_desk d(using_policy("hyperflexis"), {{mixed, 6}});
+  d.load(30, seconds{240});
+  const auto settled = d.running();
+  const auto starts = d.starts;
+  for (int i = 0; i < 10; ++i) d.load(i % 2 == 0 ? 26 : 34, seconds{30});
+  INFO("settled at " << settled);
+  CHECK(d.starts - starts <= 2);
+}
+
+TEST_CASE("hyperflexis starts nothing when arrivals end") {
+  fleet_desk d(using_policy("hyperflexis"), {{prefill, 1}, {decode, 1}});
+  d.load(20, seconds{40});
+  const auto most = d.most;
+  d.load(0, seconds{120});
+  CHECK(d.most == most);
 }
 
 TEST_CASE("hyperflexis starts for planned demotions only when the backlog would outlast a start") {
