@@ -170,6 +170,19 @@ TEST_CASE("a forecast that was exceeded is trusted less") {
   CHECK(f.usual_excess() > 0.5);
 }
 
+TEST_CASE("the variance of a series is that of its latest seconds") {
+  rate_forecast f;
+  time_point now{seconds{10}};
+  CHECK(f.variance(seconds{60}) == 0);
+  f.add(now, 0); // begins the first second
+  for (int i = 0; i < 100; ++i) f.add(now += seconds{1}, i % 10 == 0 ? 10 : 0);
+  // One second in ten has 10: mean 1, squares 9 x 1 + 81 in ten.
+  CHECK(f.variance(seconds{100}) == Approx(9.0 * 100 / 99));
+  for (int i = 0; i < 60; ++i) f.add(now += seconds{1}, 3);
+  CHECK(f.variance(seconds{60}) == Approx(0).margin(1e-9));
+  CHECK(f.variance(seconds{120}) > 1);
+}
+
 TEST_CASE("a peak is remembered for the window and no longer") {
   peaks p;
   const time_point start{seconds{1}};
@@ -290,7 +303,7 @@ TEST_CASE("the wish of a policy is brought within the limits") {
   CHECK(d.running() == 2);
   d.load(200, seconds{30});
   CHECK(d.running() == 3);
-  d.load(0, seconds{200});
+  d.load(0, seconds{500}); // beyond five minutes, over which arrivals count as uneven, and the slow hold
   CHECK(d.running() == 2);
 }
 
