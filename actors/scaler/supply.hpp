@@ -50,7 +50,7 @@ double share_for_work(const step_time_model& m, duration tau);
 struct work_rate {
   double expected{}; ///< instance-seconds per second
   double excess{};   ///< by how much the forecast is exceeded, as a standard deviation
-  double variance{}; ///< of the work that comes in one second, by chance
+  double variance{}; ///< of the work that comes in one second
 };
 
 /// Instances for `w` such that what comes within `horizon` is done within it but for `z` standard deviations, each

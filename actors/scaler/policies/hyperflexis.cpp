@@ -1,7 +1,7 @@
 // hyperflexis: as many instances as the load that is forecast for when a start would be ready needs to stay within its
 // targets, by the step-time model; one more at once when the scheduler's plan gives requests up that one more would
-// save. What was needed lately is held on to for about as long as it would take to get it back. Sections 1 to 3 and 7
-// of the scheduling design; supply.hpp has the sums.
+// save. What was needed lately is held on to for a few times as long as it would take to get it back, a little of it
+// for longer. Sections 1 to 3 and 7 of the scheduling design; supply.hpp has the sums.
 #include "actors/scaler/forecast.hpp"
 #include "actors/scaler/peaks.hpp"
 #include "actors/scaler/policy.hpp"
@@ -180,8 +180,8 @@ private:
     }
     const double mean = ended >= 4 ? outputs / ended : first_output_;
     const auto stay = from_s(mean * to_s(targets_.tpot) * 0.7);
-    w.variance =
-        arrivals > 0 ? w.expected * work / arrivals : 0; // requests per second times the square of each one's work
+    // Requests per second times the square of each one's work, which is averaged over all classes.
+    w.variance = arrivals > 0 ? w.expected * work / arrivals : 0;
     const double share = fill_ * share_for_work(model_, targets_.tpot);
     double need = instances_for(w, share, stay, margin_);
     numbers_.push_back({"decode_work", w.expected});
