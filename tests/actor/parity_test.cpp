@@ -64,7 +64,10 @@ duration step_time(const gpu::step_plan& plan) {
 }
 
 struct parity : small_cluster {
-  parity() : small_cluster({{instance_role::mixed, 2}}) {}
+  using fleet_of = std::vector<scaler::fleet_line>;
+  explicit parity(fleet_of lines = {{instance_role::mixed, 2}}) : small_cluster(lines), fleet(std::move(lines)) {
+    for (const auto& line : fleet) instances += line.count;
+  }
 
   void use(const std::string& policy) {
     name = policy;
@@ -73,7 +76,7 @@ struct parity : small_cluster {
     settings.scheduler.policy = policy;
     settings.scheduler.unmeasured_model = model;
     settings.scheduler.is_measured = true;
-    settings.scaler.core.expect_nodes = 2;
+    settings.scaler.core.expect_nodes = instances;
     auto& i = settings.scaler.instance;
     i.steps = scheduler::find_policy(policy)->steps;
     i.prefill_weight = scheduler::prefill_weight_of(settings.scheduler);
@@ -119,9 +122,8 @@ struct parity : small_cluster {
 
   std::vector<fate> live(const sim::workload& load) {
     start_head();
-    start_node("a");
-    start_node("b");
-    until_ready(2);
+    for (std::uint32_t i = 0; i < instances; ++i) start_node(fmt::format("node {}", i));
+    until_ready(instances);
     auto log = std::make_shared<client_times>();
     auto client = system.spawn(timing_shell, log);
     const auto start = now() + seconds{1};
@@ -159,11 +161,13 @@ struct parity : small_cluster {
     hardware.device.max_context = 512;
     hardware.block_size = block_size;
     hardware.instances_per_node = 1;
-    hardware.max_instances = 2;
+    hardware.max_instances = instances;
     hardware.control_latency = duration{0};
+    hardware.network = {1e18, duration{0}};
     sim::run_options o;
     o.scheduler = settings.scheduler;
-    o.fleet = {{instance_role::mixed, 2}};
+    o.disaggregated = fleet.size() > 1;
+    for (const auto& line : fleet) o.fleet.push_back({line.role, line.count});
     o.prefix_cache = false;
     o.exact_answers = true;
     o.noisy = false;
@@ -183,19 +187,21 @@ struct parity : small_cluster {
 
   /// `must_wait`: some requests find no place at once, so that their order is the policy's.
   void check_equal(std::size_t count, double mean_gap_ms, std::uint64_t seed, bool must_wait = false) {
+    REQUIRE(!name.empty());
     const auto load = make_load(count, mean_gap_ms, seed);
     const auto there = simulated(load);
     const auto here = live(load);
     CAPTURE(name, seed);
-    std::size_t delayed = 0, both = 0;
+    std::size_t delayed = 0;
+    std::map<std::uint32_t, std::size_t> decoded; // by instance
     for (std::size_t i = 0; i < count; ++i) {
       INFO("request " << i + 1 << "\n  live:      " << shown(here[i]) << "\n  simulated: " << shown(there[i]));
       REQUIRE(here[i] == there[i]);
       delayed += here[i].placed > duration{0} ? 1 : 0;
-      both += here[i].prefill == 1 ? 0 : 1;
+      ++decoded[here[i].decode];
     }
-    CHECK(both > count / 4); // both instances took part, or this proves little
-    CHECK(both < 3 * count / 4);
+    CHECK(decoded.size() == 2); // both took part, or this proves little
+    for (const auto& [instance, requests] : decoded) CHECK(requests > count / 4);
     CHECK((delayed > 0) == must_wait);
   }
 
@@ -215,10 +221,16 @@ struct parity : small_cluster {
     return f;
   }
 
+  fleet_of fleet;
+  std::uint32_t instances{};
   std::string name;
   std::vector<std::string> texts;
   std::vector<slo_class> classes{{"tight", {milliseconds{150}, milliseconds{20}, {}, 1.0, late_action::serve_late}, ""},
       {"loose", {seconds{2}, milliseconds{60}, {}, 1.0, late_action::serve_late}, ""}};
+};
+
+struct parity_pd : parity {
+  parity_pd() : parity({{instance_role::prefill, 1}, {instance_role::decode, 2}}) {}
 };
 
 } // namespace
@@ -241,6 +253,21 @@ TEST_CASE_METHOD(parity, "hyperflexis places the same and gives the same token t
 TEST_CASE_METHOD(parity, "hyperflexis, with more to do than there is time, decides the same live and simulated") {
   use("hyperflexis");
   check_equal(80, 35, 4, true);
+}
+
+TEST_CASE_METHOD(parity_pd, "with P/D, least_loaded places the same and gives the same token times live and simulated") {
+  use("least_loaded");
+  check_equal(80, 70, 5);
+}
+
+TEST_CASE_METHOD(parity_pd, "with P/D, hyperflexis places the same and gives the same token times live and simulated") {
+  use("hyperflexis");
+  check_equal(80, 70, 6);
+}
+
+TEST_CASE_METHOD(parity_pd, "with P/D and more to do than there is time, hyperflexis decides the same") {
+  use("hyperflexis");
+  check_equal(80, 40, 7, true);
 }
 
 } // namespace hflex::test::parity_test
