@@ -6,6 +6,12 @@
 
 namespace hflex::instance {
 
+namespace {
+
+bool is_earlier(const sequence* a, const sequence* b) { return a->serial < b->serial; }
+
+} // namespace
+
 result<void> check(const options& o) {
   auto bad = [](std::string_view what, std::string_view expected) {
     return fail(errc::reject, "instance option {}: expected {}", what, expected);
@@ -62,8 +68,7 @@ void core::on(const cancel& e, time_point now, effects& out) {
 
 void core::on(const step_finished& e, time_point now, effects& out) {
   if (!flying_ || flying_->id != e.id) return;
-  auto step = std::move(*flying_);
-  flying_.reset();
+  const auto& step = *flying_;
   ++steps_;
   last_shape_ = step.shape;
   last_elapsed_ = e.elapsed;
@@ -73,15 +78,15 @@ void core::on(const step_finished& e, time_point now, effects& out) {
   const auto failure = failure_of(step, e);
   for (std::size_t i = 0; i < step.entries.size(); ++i) {
     const auto& entry = step.entries[i];
-    auto found = sequences_.find(entry.serial);
-    if (found == sequences_.end()) continue;
-    auto& s = found->second;
+    if (!entry.s) continue;
+    auto& s = *entry.s;
     s.in_step = false;
     if (failure)
       hand_back(s, *failure, out);
     else
       finish_entry(s, entry.count, entry.pushed, entry.sample ? &e.sampled[i] : nullptr, now, out);
   }
+  flying_.reset();
   settle(now, out);
 }
 
@@ -174,6 +179,10 @@ sequence& core::insert(sequence_spec spec, stage at) {
   return s;
 }
 
+std::vector<sequence*>::iterator core::place_among_running(const sequence& s) {
+  return std::lower_bound(running_.begin(), running_.end(), &s, is_earlier);
+}
+
 void core::enter(sequence& s, stage at) {
   s.at = at;
   switch (at) {
@@ -182,7 +191,7 @@ void core::enter(sequence& s, stage at) {
     waiting_.emplace(s.place, &s);
     break;
   case stage::running:
-    running_.emplace(s.serial, &s);
+    running_.insert(place_among_running(s), &s);
     break;
   case stage::offered:
     offered_.emplace(s.serial, &s);
@@ -202,7 +211,7 @@ void core::leave(sequence& s) {
     waiting_.erase(s.place);
     break;
   case stage::running:
-    running_.erase(s.serial);
+    running_.erase(place_among_running(s));
     break;
   case stage::offered:
     offered_.erase(s.serial);
@@ -225,6 +234,9 @@ void core::move_to(sequence& s, stage at) {
 /// is null.
 void core::drop(sequence& s, const error* tell_peer, effects& out) {
   if (s.transfer) end_transfer(s, tell_peer, out);
+  if (s.in_step)
+    for (auto& entry : flying_->entries)
+      if (entry.s == &s) entry.s = nullptr;
   if (s.in_step && !s.blocks.empty())
     held_.push_back(std::move(s.blocks)); // the device may still write to them
   else
@@ -286,7 +298,7 @@ void core::take_token(sequence& s, token_id id, time_point now, effects& out) {
   const auto index = s.spec.produced();
   if (index == 0) s.first_token_at = now;
   s.spec.tokens.push_back(id);
-  out.push_back(token{s.spec.key, index, id, s.cached_prompt_tokens});
+  out.emplace_back(token{s.spec.key, index, id, s.cached_prompt_tokens});
   if (s.spec.produced() >= s.spec.max_output_tokens) return end_well(s, stop_cause::max_tokens, out);
   if (s.length() >= context_limit_) return end_well(s, stop_cause::context_full, out);
   if (s.transfer && s.transfer->live())
@@ -327,7 +339,7 @@ snapshot core::report() const {
 
 double core::slack_share(time_point now) const {
   auto least = std::numeric_limits<double>::infinity();
-  for (const auto& [serial, s] : running_)
+  for (const auto* s : running_)
     if (s->spec.produced() > 0 && s->spec.slo.tpot > duration::zero() && !lost(*s, now, duration::zero()))
       least = std::min(least, to_ms(due(*s) - now) / to_ms(s->spec.slo.tpot));
   return least;
@@ -357,7 +369,7 @@ void core::check_invariants() const {
     HFLEX_CHECK(by_key_.at(s.spec.key) == &s);
     HFLEX_CHECK(!s.transfer || by_transfer_.at(s.transfer->id) == &s);
     HFLEX_CHECK(s.at != stage::waiting || waiting_.at(s.place) == &s);
-    HFLEX_CHECK(s.at != stage::running || running_.at(serial) == &s);
+    HFLEX_CHECK(s.at != stage::running || std::count(running_.begin(), running_.end(), &s) == 1);
     HFLEX_CHECK(s.at != stage::offered || offered_.at(serial) == &s);
   }
   HFLEX_CHECK(pool_.accounts_for(tables));
@@ -365,6 +377,7 @@ void core::check_invariants() const {
   HFLEX_CHECK(by_transfer_.size() == in_transfer && leases_.size() <= in_transfer && arrived_.size() == arrived);
   HFLEX_CHECK(waiting_.size() + running_.size() + offered_.size() + receiving_ + sending_ == sequences_.size());
   HFLEX_CHECK(running_.size() + receiving_ <= options_.max_sequences);
+  HFLEX_CHECK(std::is_sorted(running_.begin(), running_.end(), is_earlier));
   HFLEX_CHECK(flying_ ? in_step <= flying_->entries.size() : in_step == 0 && held_.empty());
 }
 

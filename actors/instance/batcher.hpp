@@ -390,6 +390,7 @@ private:
   // batcher.cpp: a sequence's life
   result<void> admissible(const sequence_spec& spec) const;
   sequence& insert(sequence_spec spec, stage at);
+  std::vector<sequence*>::iterator place_among_running(const sequence& s);
   void enter(sequence& s, stage at);
   void leave(sequence& s);
   void move_to(sequence& s, stage at);
@@ -453,9 +454,9 @@ private:
   sequence* find_outbound(transfer_id id);
   sequence* find_inbound(transfer_id id);
 
-  /// What the step in flight works on. A sequence that left meanwhile is found no more by its serial.
+  /// What the step in flight works on.
   struct flying_entry {
-    std::uint64_t serial{};
+    sequence* s{}; ///< none: it left meanwhile
     std::uint32_t count{};
     bool sample{false};
     bool pushed{false};
@@ -473,7 +474,7 @@ private:
   std::map<std::uint64_t, sequence> sequences_; ///< by serial; addresses stay
   std::unordered_map<request_key, sequence*> by_key_;
   std::map<rank, sequence*> waiting_;
-  std::map<std::uint64_t, sequence*> running_;
+  std::vector<sequence*> running_; ///< by serial
   std::map<std::uint64_t, sequence*> offered_;
   std::uint32_t receiving_{};
   std::uint32_t sending_{};

@@ -57,7 +57,7 @@ result<void> core::may_migrate(const sequence& s, instance_id to) const {
 /// when it would end by then.
 std::uint32_t core::steps_ahead(const sequence& s) const {
   step_shape decodes;
-  for (const auto& [_, r] : running_)
+  for (const auto* r : running_)
     if (r->remaining() == 1) decodes.add_decode(r->length());
   const auto step = std::max(options_.predict ? options_.predict(decodes) : last_elapsed_, duration{1});
   const auto move = options_.kv_row_time * static_cast<std::int64_t>(s.length());

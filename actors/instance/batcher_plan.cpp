@@ -21,6 +21,11 @@ struct core::draft {
   bool pressed{false};                  ///< layered_budget: more prefill that can be in time than one step takes
   std::vector<sequence*> deferred;      ///< could decode, and leave the step to prefill if there is any
 
+  void reserve(std::size_t residents) {
+    plan.entries.reserve(residents);
+    flying.reserve(residents);
+    decodes.reserve(residents);
+  }
   bool more_than_a_step(const core& c) const;
   std::optional<duration> limit_for_late(const core& c, std::optional<duration> limit) const;
   std::optional<duration> first_token_limit(const core& c, const sequence& s, time_point now) const;
@@ -89,7 +94,8 @@ void core::plan_step(time_point now, effects& out) {
 void core::plan_decodes(draft& d, time_point now, effects& out) {
   std::vector<draft::ranked> order;
   order.reserve(running_.size());
-  for (auto& [_, s] : running_) order.push_back({rank_of(*s), s});
+  d.reserve(running_.size());
+  for (auto* s : running_) order.push_back({rank_of(*s), s});
   std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.place < b.place; });
 
   auto end = order.size(); // from here on: given way, or part of a hand-over
@@ -154,11 +160,11 @@ void core::plan_prefills(draft& d, time_point now, effects& out) {
 void core::grant(draft& d) {
   if (options_.policy == step_policy::fixed_budget || options_.policy == step_policy::slack_budget) return;
   const auto decodes = [](const sequence& s) { return s.remaining() == 1 && s.spec.produced() > 0; };
-  for (const auto& [_, s] : running_)
+  for (const auto* s : running_)
     if (decodes(*s)) d.tightest = std::min(d.tightest.value_or(duration::max()), s->spec.slo.tpot);
   if (options_.policy == step_policy::layered_budget) d.pressed = d.more_than_a_step(*this);
   if (options_.policy != step_policy::credits) return;
-  for (auto& [_, s] : running_)
+  for (auto* s : running_)
     if (decodes(*s))
       s->credit += static_cast<double>(d.tightest->count()) /
                    static_cast<double>(std::max<std::int64_t>(1, s->spec.slo.tpot.count()));
@@ -175,7 +181,7 @@ bool core::sits_out(sequence& s) const {
 /// Whether the prefill that can still be in time fills more than one step, as long as the tightest target allows.
 bool core::draft::more_than_a_step(const core& c) const {
   step_shape all;
-  for (const auto& [_, s] : c.running_)
+  for (const auto* s : c.running_)
     if (s->remaining() == 1)
       all.add_decode(s->length());
     else if (!s->relegated)
@@ -255,7 +261,7 @@ std::optional<duration> core::draft::limit_for_late(const core& c, std::optional
   auto alone = plan.shape;
   if (alone.decode_seqs == 0) alone.add_decode(1);
   auto promised = std::chrono::duration_cast<duration>(std::chrono::hours{1});
-  for (const auto& [_, s] : c.running_) promised = std::min(promised, s->spec.slo.ttft);
+  for (const auto* s : c.running_) promised = std::min(promised, s->spec.slo.ttft);
   if (!c.waiting_.empty()) promised = std::min(promised, c.waiting_.begin()->second->spec.slo.ttft);
   const auto brief = std::max(c.options_.predict(alone) * 3 / 2, promised / 10);
   return limit ? std::min(*limit, brief) : brief;
@@ -353,7 +359,7 @@ void core::add_entry(sequence& s, std::uint32_t count, draft& d) {
     d.plan.shape.add_decode(position + 1);
   else
     d.plan.shape.add_prefill(count, position);
-  d.flying.push_back({s.serial, count, e.sample, e.push_kv});
+  d.flying.push_back({&s, count, e.sample, e.push_kv});
   s.in_step = true;
   d.plan.entries.push_back(std::move(e));
 }

@@ -5,8 +5,7 @@
 namespace hflex::instance {
 
 block_pool::block_pool(std::uint32_t blocks, std::uint32_t block_size)
-    : block_size_(block_size), blocks_(std::size_t{blocks} + 1), contents_(std::size_t{blocks} * block_size),
-      empty_(blocks) {
+    : block_size_(block_size), blocks_(std::size_t{blocks} + 1), empty_(blocks) {
   HFLEX_CHECK(block_size > 0);
   for (std::uint32_t i = 0; i < blocks; ++i) empty_[i] = blocks - 1 - i; // block 0 goes first
   blocks_[blocks].older = blocks_[blocks].newer = blocks;
@@ -74,6 +73,7 @@ bool block_pool::holds(std::uint32_t index, std::span<const token_id> tokens) co
 }
 
 void block_pool::fill(std::uint32_t index, const block_hash& hash, std::span<const token_id> tokens) {
+  if (contents_.empty()) contents_.resize(std::size_t{total()} * block_size_);
   blocks_[index].full = true;
   blocks_[index].hash = hash;
   std::copy(

@@ -77,7 +77,7 @@ private:
 
   std::uint32_t block_size_;
   std::vector<entry> blocks_;        ///< and one more at the end: both ends of the ring of idle blocks
-  std::vector<token_id> contents_;   ///< of the full blocks
+  std::vector<token_id> contents_;   ///< of the full blocks; nothing until there is one
   std::vector<std::uint32_t> empty_; ///< last in, first out: a warm block is used again first
   std::uint32_t idle_{};
   std::unordered_map<block_hash, std::uint32_t, block_hash_bits> found_by_;

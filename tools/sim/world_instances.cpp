@@ -138,14 +138,20 @@ void world::retired(sim_instance& i) {
 template <class Event>
 void world::tell(sim_instance& i, const Event& e) {
   messages out;
+  if (!spare_messages_.empty()) {
+    out = std::move(spare_messages_.back());
+    spare_messages_.pop_back();
+  }
   const auto self = i.self;
   i.core->on(e, events_.now(), out);
-  for (const auto& x : out) {
+  for (auto& x : out) {
     // What one effect brings about may end the instance that the next one is about.
     auto* still = find(self);
-    if (!still || !still->core) return;
-    std::visit([&](const auto& y) { this->perform(*still, y); }, x);
+    if (!still || !still->core) break;
+    std::visit([&](auto& y) { this->perform(*still, y); }, x);
   }
+  out.clear();
+  spare_messages_.push_back(std::move(out));
 }
 
 template <class Event>
@@ -168,9 +174,9 @@ template void world::tell(sim_instance&, const instance::retire&);
 
 // --- steps ----------------------------------------------------------------------------------------------------------
 
-void world::perform(sim_instance& i, const instance::run_step& e) {
-  i.flying = e.plan;
-  auto takes = hardware_.device.steps.predict(e.plan.shape);
+void world::perform(sim_instance& i, instance::run_step& e) {
+  i.flying = std::move(e.plan);
+  auto takes = hardware_.device.steps.predict(i.flying.shape);
   if (options_.noisy && hardware_.device.step_noise > 0) takes = noisy(takes, hardware_.device.step_noise, i.noise);
   const auto end = events_.now() + takes;
   // Rows leave as their layers complete: the last ones when the step ends.
@@ -211,7 +217,10 @@ void world::perform(sim_instance& i, const instance::token& e) {
   const auto index = index_of(e.key.id);
   const auto seen = events_.now() + hardware_.control_latency;
   auto& record = records_[index];
-  if (record.token_times.empty()) record.timing.first_token = seen;
+  if (record.token_times.empty()) {
+    record.timing.first_token = seen;
+    record.token_times.reserve(load_.requests[index].output_tokens);
+  }
   record.token_times.push_back(seen);
   c.speaker = i.self;
   c.produced = e.index + 1;

@@ -120,7 +120,7 @@ private:
   template <class Event>
   void post(instance_id to, Event e); ///< one control message
   void step_done(instance_id id, std::uint64_t core_serial, duration took);
-  void perform(sim_instance& i, const instance::run_step& e);
+  void perform(sim_instance& i, instance::run_step& e);
   void perform(sim_instance& i, const instance::token& e);
   void perform(sim_instance& i, const instance::ended& e);
   void perform(sim_instance& i, const instance::handed_back& e);
@@ -165,6 +165,7 @@ private:
   bool stopped_{false};
   time_point start_;
   std::uint64_t serial_{};
+  std::vector<messages> spare_messages_; ///< emptied: their memory is used again
   run_result result_;
 };
 
