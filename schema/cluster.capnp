@@ -137,6 +137,7 @@ struct InstanceState {           # node agent -> cluster -> scaler (an instance 
   parts @7 :StartParts;          # of it
   weightsPath @8 :Text;          # where the weights came from: as in InstanceReady
   drainUs @9 :UInt32;            # when ready in another role: microseconds from the order until its residents had gone
+  weightsComing @10 :Bool;       # when ready: as in InstanceReady; a WeightsExpected of 0 ends it
 }
 
 struct InstanceReady {           # node agent -> cluster, beside the handle: a new actor serves (also after a role flip)
@@ -156,6 +157,7 @@ struct InstanceReady {           # node agent -> cluster, beside the handle: a n
   parts @13 :StartParts;         # of it
   drainUs @14 :UInt32;           # after a role flip: microseconds from the order until its residents had gone
   endpoints @15 :List(Text);     # of its process's transport: how counterparts reach it
+  weightsComing @16 :Bool;       # it serves with what has come of its weights so far; WeightsTraffic tells of the rest
 }
 
 struct StartParts {              # What a start of an instance was spent on; the rest is messages and the actor's spawn.

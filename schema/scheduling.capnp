@@ -68,6 +68,12 @@ struct InstanceUp {              # cluster -> router, scheduler, scaler: may be 
   blockSize @5 :UInt32;          # tokens in a KV block
   maxBatchedTokens @6 :UInt32;   # tokens in one step at most
   maxSequences @7 :UInt32;       # sequences that run at a time
+  weightsDueMs @8 :UInt32;       # expected until the last of its weights is there; 0 = all are
+}
+
+struct WeightsExpected {         # cluster -> scheduler, scaler: of an instance that was announced before they were all there
+  instance @0 :UInt32;           # instance id
+  dueMs @1 :UInt32;              # from now; 0 = all are there
 }
 
 struct InstanceGone {            # cluster -> router, scheduler, scaler, peers

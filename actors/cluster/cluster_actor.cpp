@@ -1,4 +1,5 @@
 #include "actors/cluster/cluster_actor.hpp"
+#include "actors/cluster/weights_outlook.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/convert_topology.hpp"
 #include "actors/wire/shell.hpp"
@@ -81,7 +82,8 @@ public:
     }
     feed(device_memory{node, in.getDevice(), in.getMemoryUsedBytes()});
     feed(actor_status{id, linking_state, 0, 0, in.getKvBlocks(), in.getKvBlocks(), 0, 0});
-    instances_[id] = {handle, node, role, linking_state, std::move(endpoints), announcement(in)};
+    instances_[id] = {
+        handle, node, role, linking_state, std::move(endpoints), announcement(in), in.getWeightsComing()};
     if (node_id from{in.getWeightsFromNode()}; from && agents_.count(from) > 0) {
       fed_by(id, from);
       const auto* transport = in.getWeightsPath() == "network" ? "tcp" : "shm";
@@ -147,6 +149,26 @@ public:
     fed_by(instance_id{in.getInstance()}, from);
     feed(link_opened{agent_ref(from), to, link_kind::weights, wire::read(in.getTransport())});
     feed(link_traffic{agent_ref(from), to, link_kind::weights, in.getBytesDone(), in.getBytesExpected()});
+    expect_weights(instance_id{in.getInstance()}, in.getBytesDone(), in.getBytesExpected());
+  }
+
+  /// Who was told of an instance with weights under way hears how they come on.
+  void expect_weights(instance_id id, std::uint64_t done, std::uint64_t total) {
+    weights_outlooks_[id].note(done, total, wire::now(self_));
+    const auto found = instances_.find(id);
+    if (found != instances_.end() && found->second.weights_coming && found->second.state != linking_state)
+      tell_expected(id);
+  }
+
+  void tell_expected(instance_id id) {
+    const auto& outlook = weights_outlooks_[id];
+    instances_.at(id).weights_coming = !outlook.complete();
+    auto message = msg<s::WeightsExpected>::make([&](s::WeightsExpected::Builder out) {
+      out.setInstance(id.value);
+      out.setDueMs(static_cast<std::uint32_t>(to_ms(outlook.left(wire::now(self_)))));
+    });
+    wire::tell(self_, set_.scheduler, message);
+    wire::tell(self_, set_.scaler, message);
   }
 
   // ---- people ----
@@ -218,6 +240,7 @@ public:
   void perform(instance_lost& e) {
     instances_.erase(e.instance);
     weights_from_.erase(e.instance);
+    weights_outlooks_.erase(e.instance);
     link(link_end_gone{e.instance});
     auto message = msg<s::InstanceGone>::make([&](s::InstanceGone::Builder out) {
       out.setInstance(e.instance.value);
@@ -300,7 +323,9 @@ public:
       out.getParts().setLinkMs(to_ms(e.waited));
       out.setWeightsPath(is.news.weights_path);
       out.setDrainUs(is.news.drain_us);
+      out.setWeightsComing(is.weights_coming);
     }));
+    if (is.weights_coming) tell_expected(e.instance);
   }
 
 private:
@@ -321,6 +346,7 @@ private:
     std::string state;
     std::vector<std::string> endpoints; ///< of its process's transport
     struct news news;
+    bool weights_coming{false};
   };
 
   /// A start whose source died goes on from another one: the link to the first is over.
@@ -368,6 +394,7 @@ private:
       out.setBlockSize(in.getBlockSize());
       out.setMaxBatchedTokens(in.getMaxBatchedTokens());
       out.setMaxSequences(in.getMaxSequences());
+      if (in.getWeightsComing()) out.setWeightsDueMs(static_cast<std::uint32_t>(to_ms(weights_outlook::unknown)));
     });
     auto parts = msg<s::StartParts>::make([&](s::StartParts::Builder out) {
       const auto p = in.getParts();
@@ -408,6 +435,7 @@ private:
   std::map<node_id, wire::node_agent_actor> agents_;
   std::map<node_id, std::string> host_ids_;
   std::map<instance_id, instance_entry> instances_;
+  std::map<instance_id, weights_outlook> weights_outlooks_;
   std::map<instance_id, node_id> weights_from_; ///< the node whose memory an instance's weights come from
   std::map<caf::actor_addr, wire::client_actor> watchers_;
   std::deque<std::pair<std::uint64_t, std::uint64_t>> happened_; ///< sequence number and wall clock of the kept events

@@ -342,6 +342,7 @@ private:
   /// Weights of a directory that this process already holds need no reading to be known.
   std::string digest_of(const std::string& dir, const std::string& stamp) const;
 
+  void tell_traffic(instance_id id, node_id from, std::uint64_t done, std::uint64_t total);
   bool may_serve_while_loading(const instance_entry& entry) const;
 
   std::uint64_t memory_used(std::uint32_t device) const;
@@ -457,6 +458,7 @@ private:
       const auto& endpoints = set_.machine.transport->endpoints();
       wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
       out.setDrainUs(static_cast<std::uint32_t>(std::min(to_s(entry.drained) * 1e6, 4e9)));
+      out.setWeightsComing(entry.arriving != nullptr);
     });
     wire::tell(self_, cluster_, message, entry.actor);
   }

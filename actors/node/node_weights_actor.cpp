@@ -74,12 +74,16 @@ void shell::pass_on(const msg<s::WeightsProgress>& message) {
   if (load.kind != s::SourceKind::NETWORK) return;
   // Its step may take as long as the weights: it tells the router now and then that it is alive.
   if (found->second.arriving && found->second.actor) wire::tell(self_, found->second.actor, msg<s::Tick>{});
+  tell_traffic(found->first, load.from, in->getBytesDone(), in->getBytesTotal());
+}
+
+void shell::tell_traffic(instance_id id, node_id from, std::uint64_t done, std::uint64_t total) {
   wire::tell(self_, cluster_, msg<s::WeightsTraffic>::make([&](s::WeightsTraffic::Builder out) {
-    out.setInstance(in->getInstance());
-    out.setFromNode(load.from.value);
+    out.setInstance(id.value);
+    out.setFromNode(from.value);
     out.setTransport("tcp");
-    out.setBytesDone(in->getBytesDone());
-    out.setBytesExpected(in->getBytesTotal());
+    out.setBytesDone(done);
+    out.setBytesExpected(total);
   }));
 }
 
@@ -274,6 +278,7 @@ void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr&
   }));
   if (fresh) announce_weights(*region);
   free_weights(old);
+  if (began_with) tell_traffic(id, load.from, load.bytes, load.bytes);
   feed(weights_ready{id, region->digest()});
 }
 

@@ -137,7 +137,10 @@ void core::on(const instance_state& e, time_point now, std::vector<effect>& out)
     return;
   case instance_phase::ready:
     if (i.phase != life::starting) return;
-    kept_->learn_lead_time(now - i.since);
+    if (e.weights_coming)
+      i.loading_since = i.since;
+    else
+      kept_->learn_lead_time(now - i.since);
     i.phase = life::ready;
     i.since = now;
     say(out, "{} ({}) on {} is ready", to_string(e.instance), name(i.role), to_string(i.device));
@@ -148,6 +151,13 @@ void core::on(const instance_state& e, time_point now, std::vector<effect>& out)
     break;
   }
   kept_->reconcile(now, out);
+}
+
+void core::on(const weights_there& e, time_point now, std::vector<effect>&) {
+  auto found = kept_->fleet.instances.find(e.instance);
+  if (found == kept_->fleet.instances.end()) return;
+  if (const auto since = std::exchange(found->second.loading_since, std::nullopt))
+    kept_->learn_lead_time(now - *since);
 }
 
 void core::on(const role_changed& e, time_point now, std::vector<effect>& out) {

@@ -54,7 +54,13 @@ enum class instance_phase : std::uint8_t { started, ready, failed, gone };
 struct instance_state {
   instance_id instance;
   instance_phase phase{instance_phase::started};
-  std::string reason; ///< of `failed` and `gone`, for people
+  std::string reason;         ///< of `failed` and `gone`, for people
+  bool weights_coming{false}; ///< of `ready`: it serves before the last of its weights is there; then weights_there
+};
+
+/// All weights of an instance are there that was ready before: its start took until now.
+struct weights_there {
+  instance_id instance;
 };
 
 /// The role flip is done; the instance is ready in its new role.
@@ -200,6 +206,7 @@ public:
   void on(const node_up& e, time_point now, std::vector<effect>& out);
   void on(const node_gone& e, time_point now, std::vector<effect>& out);
   void on(const instance_state& e, time_point now, std::vector<effect>& out);
+  void on(const weights_there& e, time_point now, std::vector<effect>& out);
   void on(const role_changed& e, time_point now, std::vector<effect>& out);
   void on(const request_role_change& e, time_point now, std::vector<effect>& out);
   void on(const drain_instance& e, time_point now, std::vector<effect>& out);

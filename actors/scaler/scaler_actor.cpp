@@ -50,7 +50,7 @@ public:
       feed(instance_state{id, instance_phase::started, reason});
       break;
     case s::InstancePhase::READY:
-      feed(instance_state{id, instance_phase::ready, reason});
+      feed(instance_state{id, instance_phase::ready, reason, in.getWeightsComing()});
       feed(role_changed{id, wire::from_wire(in.getRole()), std::chrono::microseconds{in.getDrainUs()}});
       break;
     case s::InstancePhase::DRAINING:
@@ -162,6 +162,9 @@ wire::scaler_actor::behavior_type scaler_shell(wire::scaler_actor::pointer self,
           [sh](s::NodeUp::Reader in, const wire::node_agent_actor& agent) { sh->node_joined(in, agent); }),
       on<s::NodeGone>([sh](s::NodeGone::Reader in) { sh->node_lost(node_id{in.getNode()}); }),
       on<s::InstanceState>([sh](s::InstanceState::Reader in) { sh->state(in); }),
+      on<s::WeightsExpected>([sh](s::WeightsExpected::Reader in) {
+        if (in.getDueMs() == 0) sh->feed(weights_there{instance_id{in.getInstance()}});
+      }),
       on_ask<msg<s::CommandAnswer>, s::ChangeRole>([sh](s::ChangeRole::Reader in) {
         instance_id id{in.getInstance()};
         auto to = wire::from_wire(in.getTo());

@@ -309,6 +309,7 @@ void ledger::add_instance(const instance_ready& ready, time_point now) {
     loads_[at->slot] = at;
     slots_.insert(ready.instance.value, at->slot);
   }
+  set_weights_due(*at, ready.weights_due, now);
   prefixes_.add(ready.instance, std::uint64_t{ready.kv_blocks} * ready.block_size);
   fleet_changed();
   changed(*at);
@@ -330,6 +331,20 @@ void ledger::remove_instance(instance_id id) {
   view_.instances.erase(id);
   prefixes_.remove(id);
   fleet_changed();
+}
+
+void ledger::set_weights_due(instance_load& at, duration due, time_point now) {
+  at.weights_at.reset();
+  if (due > duration{0}) at.weights_at = now + std::min<duration>(due, longest_ttft);
+  at.shut = at.weights_at && !policy_->reckons_with_weights();
+}
+
+void ledger::expect_weights(instance_id id, duration due, time_point now) {
+  auto* at = find(id);
+  if (!at || !at->weights_at) return; // gone, or a step told already that all are there
+  set_weights_due(*at, due, now);
+  fleet_changed();
+  changed(*at);
 }
 
 void ledger::set_draining(instance_id id) {
@@ -357,7 +372,8 @@ void ledger::fleet_changed() {
     const bool prefill = at.is.role == instance_role::prefill;
     auto& count = mixed ? can.mixed : prefill ? can.prefill : can.decode;
     auto& tokens = mixed ? can.mixed_tokens : prefill ? can.prefill_tokens : can.decode_tokens;
-    count += at.draining ? 0 : 1;
+    count += at.closed() ? 0 : 1;
+    can.loading += at.may_prefill() && at.weights_at ? 1 : 0;
     can.draining += at.draining ? 1 : 0;
     tokens = std::max(tokens, std::uint64_t{at.is.kv_blocks} * at.is.block_size);
   }
@@ -381,6 +397,10 @@ void ledger::report(const step_reported& r, time_point now) {
   auto* at = find(r.instance);
   if (!at) return;
   at->last_heard = now;
+  if (r.steps > 0 && at->weights_at) { // nothing of a step comes out before the last of the weights is in
+    set_weights_due(*at, duration{0}, now);
+    fleet_changed();
+  }
   // A report without a step (blocks came free) tells of no work that was not credited before.
   if (r.steps > 0) {
     at->corrector.observe(r.shape, r.elapsed);

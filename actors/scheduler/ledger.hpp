@@ -44,12 +44,14 @@ public:
 
   void add_instance(const instance_ready& ready, time_point now);
   void remove_instance(instance_id id);
+  void expect_weights(instance_id id, duration due, time_point now);
   void set_draining(instance_id id);
   void set_role(instance_id id, instance_role role);
   void report(const step_reported& r, time_point now);
 
 private:
   instance_load* find(instance_id id);
+  void set_weights_due(instance_load& at, duration due, time_point now);
   void start_decoding(placed_request& p, time_point now, instance_load& at);
   void take_off(placed_request& p);
   void take_off_promise(placed_request& p);

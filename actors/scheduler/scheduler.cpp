@@ -229,6 +229,11 @@ void core::on(const instance_ready& e, time_point now, std::vector<effect>& out)
   plan(now, out);
 }
 
+void core::on(const weights_expected& e, time_point now, std::vector<effect>& out) {
+  kept_->books.expect_weights(e.instance, e.due, now);
+  plan(now, out);
+}
+
 void core::on(const instance_gone& e, time_point now, std::vector<effect>& out) {
   const auto before = state().fleet;
   if (kept_->log.on())
@@ -270,6 +275,7 @@ result<request_key> core::movable(request_id id, instance_id to) const {
   const auto there = v.instances.find(to);
   if (there == v.instances.end()) return fail(errc::reject, "no such instance: {}", to_string(to));
   if (there->second.draining) return fail(errc::reject, "{} is draining", to_string(to));
+  if (there->second.weights_at) return fail(errc::retry, "{} still waits for its weights", to_string(to));
   if (!there->second.may_decode()) return fail(errc::reject, "{} does not decode: its role is prefill", to_string(to));
   if (!has_room(v, there->second)) return fail(errc::retry, "{} has its hands full", to_string(to));
   return *key;

@@ -65,6 +65,13 @@ struct instance_ready {
   std::uint32_t max_batched_tokens{};   ///< most tokens of one step, >= 1
   std::uint32_t max_sequences{};        ///< most sequences that it decodes at once, >= 1
   std::optional<step_time_model> model; ///< as measured at its start; options::unmeasured_model without
+  duration weights_due{};               ///< expected until the last of its weights is there; 0: all are
+};
+
+/// News of an instance that became ready with weights under way: no step of it ends before the last of them is there.
+struct weights_expected {
+  instance_id instance;
+  duration due{}; ///< from now; 0: all are there
 };
 
 struct instance_gone {
@@ -193,6 +200,7 @@ public:
   void on(const request_ended& e, time_point now, std::vector<effect>& out);
   void on(const prefill_finished& e, time_point now, std::vector<effect>& out);
   void on(const instance_ready& e, time_point now, std::vector<effect>& out);
+  void on(const weights_expected& e, time_point now, std::vector<effect>& out);
   void on(const instance_gone& e, time_point now, std::vector<effect>& out);
   void on(const instance_draining& e, time_point now, std::vector<effect>& out);
   void on(const instance_role_changed& e, time_point now, std::vector<effect>& out);

@@ -52,6 +52,7 @@ public:
     e.block_size = in.getBlockSize();
     e.max_batched_tokens = in.getMaxBatchedTokens();
     e.max_sequences = in.getMaxSequences();
+    e.weights_due = std::chrono::milliseconds{in.getWeightsDueMs()};
     KJ_REQUIRE(id.value != 0 && e.kv_blocks > 0 && e.block_size > 0 && e.max_batched_tokens > 0 && e.max_sequences > 0,
         "an instance without capacity", id.value);
     feed(e);
@@ -269,6 +270,9 @@ wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::poin
       on<s::InstanceGone>([sh](s::InstanceGone::Reader in) { sh->gone(instance_id{in.getInstance()}); }),
       on<s::InstanceDraining>(
           [sh](s::InstanceDraining::Reader in) { sh->feed(instance_draining{instance_id{in.getInstance()}}); }),
+      on<s::WeightsExpected>([sh](s::WeightsExpected::Reader in) {
+        sh->feed(weights_expected{instance_id{in.getInstance()}, std::chrono::milliseconds{in.getDueMs()}});
+      }),
       on<s::StepReport>([sh](s::StepReport::Reader in) {
         sh->feed(read_report(in, sh->new_steps(instance_id{in.getInstance()}, in.getSteps())));
       }),

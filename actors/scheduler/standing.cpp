@@ -5,6 +5,7 @@ namespace hflex::scheduler {
 
 std::optional<std::string> closed(const view& v, const instance_load& at) {
   if (at.draining) return "is draining";
+  if (at.shut) return "still waits for its weights";
   if (!can_prefill(at.is.role)) return "does not prefill: its role is decode";
   if (!has_room(v, at)) return fmt::format("has its hands full with {} requests", at.outstanding);
   return std::nullopt;

@@ -83,7 +83,7 @@ std::uint64_t context_of(const instance_load& decode, const placed_request& p) {
 bool has_room(const view& v, const instance_load& at) { return at.outstanding < v.opts->max_outstanding; }
 
 bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable) {
-  if (now_placeable && (p.draining || d.draining)) return false;
+  if (now_placeable && (p.closed() || d.closed())) return false;
   const bool together = p.is.instance == d.is.instance;
   const bool roles_fit =
       together ? p.is.role == instance_role::mixed : p.is.role == instance_role::prefill && can_decode(d.is.role);

@@ -53,6 +53,8 @@ struct instance_load {
 
   instance_ready is;
   bool draining{false};
+  std::optional<time_point> weights_at; ///< when the last of its weights is due; nothing: all are there
+  bool shut{false};                     ///< its weights are under way, and the policy does not reckon with that
   step_time_corrector corrector;
   bool measured{false}; ///< the model was measured at its start, or by enough steps since
 
@@ -72,8 +74,19 @@ struct instance_load {
   time_point last_heard;              ///< last report, or the last dispatch that a silence let through
 
   const step_time_model& model() const { return corrector.model(); }
-  bool may_prefill() const { return !draining && can_prefill(is.role); }
-  bool may_decode() const { return !draining && can_decode(is.role); }
+  /// Nothing new onto it.
+  bool closed() const { return draining || shut; }
+  bool may_prefill() const { return !closed() && can_prefill(is.role); }
+  bool may_decode() const { return !closed() && can_decode(is.role); }
+  /// A sequence that decodes elsewhere may come: it would not have to wait for weights.
+  bool may_take_over() const { return may_decode() && !weights_at; }
+  /// Nothing was heard of it for so long that what it was given must be done. While weights are under way it is silent
+  /// for a reason.
+  bool is_silent(time_point now, duration timeout) const { return !weights_at && now - last_heard > timeout; }
+  /// How long from `now` until its first step can end.
+  duration until_weights(time_point now) const {
+    return weights_at ? std::max(duration{0}, *weights_at - now) : duration{0};
+  }
   /// Blocks that a new reservation can take.
   std::uint32_t free_blocks() const;
   std::uint32_t sequences() const { return decoding + promised; }
@@ -91,6 +104,7 @@ struct fleet_abilities {
   std::uint32_t mixed{}; ///< instances that take new requests, by role
   std::uint32_t prefill{};
   std::uint32_t decode{};
+  std::uint32_t loading{};      ///< of those that prefill, with weights under way
   std::uint32_t draining{};     ///< those that take none any more
   std::uint64_t mixed_tokens{}; ///< the largest pool of that role in tokens, draining or not
   std::uint64_t prefill_tokens{};
@@ -98,6 +112,8 @@ struct fleet_abilities {
 
   /// Whether there is somebody for every part of a request.
   bool serviceable() const { return mixed > 0 || (prefill > 0 && decode > 0); }
+  /// Whether nobody prefills before some weights are there.
+  bool all_load() const { return loading == mixed + prefill; }
   std::uint64_t largest_tokens() const { return std::max({mixed_tokens, prefill_tokens, decode_tokens}); }
   /// Whether some pool, or pair of pools, could ever hold it.
   bool can_hold(const request_arrived& r) const;
@@ -127,7 +143,7 @@ std::uint64_t context_of(const instance_load& decode, const placed_request& p);
 /// Whether one more request may be given to it at all.
 bool has_room(const view& v, const instance_load& at);
 /// Whether `p` and `d` may serve a request together: both roles fit, p == d only when mixed, mixed only with itself for
-/// its own prefills, and both pools could ever hold it. Draining counts as unfit when `now_placeable`.
+/// its own prefills, and both pools could ever hold it. One that is closed counts as unfit when `now_placeable`.
 bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable);
 
 } // namespace hflex::scheduler

@@ -47,7 +47,7 @@ using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "t
     tells<msg<s::Ack>, demand_actor>,                                      // "this is the scaler": demand goes there
     tells<msg<s::RequestArrived>>, tells<msg<s::RequestEnded>>, tells<msg<s::PrefillFinished>>,
     tells<msg<s::InstanceUp>>, tells<msg<s::InstanceGone>>, tells<msg<s::InstanceDraining>>, tells<msg<s::StepReport>>,
-    tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>,
+    tells<msg<s::WeightsExpected>>, tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>,
     asks<msg<s::Explanation>, msg<s::ExplainRequest>>, tells<msg<s::Tick>>>;
 
 /// One host's agent: owns device contexts, spawns and watches instances.
@@ -61,7 +61,7 @@ using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<ms
 
 /// Keeps the fleet as it should be.
 using scaler_actor = demand_actor::extend<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
-    tells<msg<s::InstanceState>>, asks<msg<s::CommandAnswer>, msg<s::ChangeRole>>,
+    tells<msg<s::InstanceState>>, tells<msg<s::WeightsExpected>>, asks<msg<s::CommandAnswer>, msg<s::ChangeRole>>,
     asks<msg<s::CommandAnswer>, msg<s::Drain>>, asks<msg<s::CommandAnswer>, msg<s::ScaleFleet>>,
     asks<msg<s::ScalingLog>, msg<s::ScalingQuery>>, tells<msg<s::Tick>>>;
 
@@ -180,5 +180,6 @@ HFLEX_MSG(WeightsTraffic)
 HFLEX_MSG(SourceSlack)
 HFLEX_MSG(LinkAnswer)
 HFLEX_MSG(WeightsArriving)
+HFLEX_MSG(WeightsExpected)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

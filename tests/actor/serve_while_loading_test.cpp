@@ -5,12 +5,20 @@
 namespace hflex::test::serve_while_loading_test {
 namespace {
 
-const std::string prompt = "Call me Ishmael";
+/// Of more than a step.
+std::string long_prompt() {
+  std::string text = "Call me Ishmael";
+  for (int i = 0; i < 100; ++i) text += " the";
+  return text;
+}
+const std::string prompt = long_prompt();
 
 /// A newcomer on another host whose weights have begun to come.
 struct loading_newcomer : small_cluster {
   explicit loading_newcomer(std::uint32_t fleet = 2) : small_cluster({{instance_role::mixed, fleet}}) {
     serve_while_loading = true;
+    settings.scaler.instance.max_batched_tokens = 64; // so that one instance is soon busy
+    settings.scaler.instance.max_sequences = 32;
     start_head();
     a = &start_node("a", 1, "this host");
     until_ready(1);
@@ -37,6 +45,11 @@ struct loading_newcomer : small_cluster {
     }
     return jobs;
   }
+  std::set<std::uint32_t> used_by(const test_client& client, int count) {
+    std::set<std::uint32_t> used;
+    for (const auto& [id, text] : submit_some(client, count)) used.insert(finish(client, id, text, 12).prefill_instance);
+    return used;
+  }
   std::size_t arrivals() const {
     return static_cast<std::size_t>(std::count_if(watcher.log->events.begin(), watcher.log->events.end(),
         [](const auto& e) { return e.what == cluster::change::weights_arrived; }));
@@ -55,10 +68,7 @@ struct loading_second_of_three : loading_newcomer {
 TEST_CASE_METHOD(loading_newcomer, "a newcomer is ready and serves before its weights have all come") {
   CHECK(arrivals() == 0);
   CHECK(*b->contexts == 1);
-  auto client = start_client();
-  std::set<std::uint32_t> used;
-  for (const auto& [id, text] : submit_some(client, 8)) used.insert(finish(client, id, text, 12).prefill_instance);
-  CHECK(used == std::set<std::uint32_t>{1, 2});
+  CHECK(used_by(start_client(), 8) == std::set<std::uint32_t>{1, 2});
   CHECK(arrivals() == 0);
 
   end_pull({});
@@ -71,6 +81,19 @@ TEST_CASE_METHOD(loading_newcomer, "a newcomer is ready and serves before its we
     return std::all_of(
         nodes.begin(), nodes.end(), [](const auto& n) { return n.weights_bytes == 1000 && n.weights_idle_bytes == 0; });
   });
+}
+
+TEST_CASE_METHOD(loading_newcomer, "who cannot wait for a newcomer's weights is not sent there") {
+  REQUIRE(net->pull_progress.size() == 1);
+  const auto& progress = net->pull_progress[0];
+  progress(10, 1000);
+  advance(std::chrono::seconds{1});
+  progress(20, 1000); // 98 s to go: longer than anybody's time to the first token
+  run();
+  CHECK(used_by(start_client(), 8) == std::set<std::uint32_t>{1});
+  progress(900, 1000); // it has become faster
+  run();
+  CHECK(used_by(start_client(), 8) == std::set<std::uint32_t>{1, 2});
 }
 
 TEST_CASE_METHOD(loading_newcomer, "a newcomer whose weights stop coming fails, and its requests end well elsewhere") {

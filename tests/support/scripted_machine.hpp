@@ -156,6 +156,7 @@ struct fabric {
   bool pulls_fail{false};
   bool pulls_wait{false};                                       ///< a pull has only begun until a test ends it ...
   std::vector<std::function<void(result<void>)>> waiting_pulls; ///< ... here
+  std::vector<gpu::progress_callback> pull_progress;            ///< of those, to tell how far they are
   bool transfers_fail{false};
   std::uint64_t rows_moved{0};
   int fetches{0};
@@ -271,15 +272,15 @@ public:
     if (found == peer->second->offered_.end() || peer->second->granted_[key] != digest)
       return calls.done(fail(errc::reroute, "the holder refuses"));
     if (calls.begun) calls.begun(found->second);
+    const auto progress = calls.progress;
     auto finish = [calls = std::move(calls), region = found->second](result<void> outcome) {
       if (!outcome) return calls.done(pass(outcome.error()));
       calls.progress(region->bytes(), region->bytes());
       calls.done(region);
     };
-    if (net_->pulls_wait)
-      net_->waiting_pulls.push_back(std::move(finish));
-    else
-      finish({});
+    if (!net_->pulls_wait) return finish({});
+    net_->pull_progress.push_back(progress);
+    net_->waiting_pulls.push_back(std::move(finish));
   }
   void stop_pull(std::string) override {}
   gpu::weights_traffic weights_moved() override { return {}; }

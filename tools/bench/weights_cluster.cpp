@@ -103,6 +103,7 @@ wire::scaler_actor::behavior_type desk_scaler(wire::scaler_actor::pointer, std::
           [desk](s::NodeUp::Reader in, const wire::node_agent_actor& agent) { desk->joined(in.getNode(), agent); }),
       on<s::NodeGone>([](s::NodeGone::Reader) {}),
       on<s::InstanceState>([desk](s::InstanceState::Reader in) { desk->state(in); }),
+      on<s::WeightsExpected>([](s::WeightsExpected::Reader) {}),
       on_ask<msg<s::CommandAnswer>, s::ChangeRole>([](s::ChangeRole::Reader) { return no_command(); }),
       on_ask<msg<s::CommandAnswer>, s::Drain>([](s::Drain::Reader) { return no_command(); }),
       on_ask<msg<s::CommandAnswer>, s::ScaleFleet>([](s::ScaleFleet::Reader) { return no_command(); }),

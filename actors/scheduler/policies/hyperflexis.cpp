@@ -72,6 +72,7 @@ public:
     fleet_.gone(at);
     backlog_.gone(at);
   }
+  bool reckons_with_weights() const override { return true; }
   std::uint64_t looks() const override { return fleet_.looks(); }
 
   void place_newcomer(const view& v, const waiting_request& w, time_point now, decisions& d) override {
@@ -154,7 +155,7 @@ private:
     const auto* p = fleet_.some_prefill();
     const auto* d = fleet_.some_decode(v);
     const auto rate = fleet_.tokens_per_s();
-    if (!p || !d || !(rate > 0)) return false;
+    if (!p || !d || !(rate > 0) || p->weights_at) return false;
     step_shape alone;
     alone.add_decode(r.tokens);
     if (r.max_output_tokens > 1 && d->model().predict(alone) > r.slo.tpot) return false;
@@ -276,14 +277,16 @@ private:
   }
 
   // Late binding: an instance has in hand what fills its next steps and no more, so that the rest can still go
-  // elsewhere. Best effort goes only where nothing waits: it would stand in the way of those who come next. An instance
-  // that has gone silent is believed to be done; the ledger lets one request through per report_timeout.
+  // elsewhere. Best effort goes only where nothing waits, not even for weights: it would stand in the way of those who
+  // come next. An instance that has gone silent is believed to be done; the ledger lets one request through per
+  // report_timeout.
   bool takes_now(const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
-    if (now - p.last_heard > opts_.report_timeout) return true;
+    if (p.is_silent(now, opts_.report_timeout)) return true;
     const auto& budget = budget_of(p);
     const auto step = std::max(budget.next_step, budget.steady_step);
     if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
-    if (how == claim::left_over) return static_cast<double>(p.pending_prefill) <= nearly_done * step;
+    if (how == claim::left_over)
+      return (!p.weights_at || v.fleet.all_load()) && static_cast<double>(p.pending_prefill) <= nearly_done * step;
     return static_cast<double>(ahead_of(v, p, w, now, how) + std::min(prefill_work(w, p.is.instance), step)) <=
            steps_ahead(p, w) * step;
   }
@@ -330,6 +333,7 @@ private:
       const auto c = best_with(v, p, w, now, how);
       if (!c) return true;
       const bool meets = c->finish < duration::max() && now + c->finish <= due;
+      if (p.weights_at && !meets && how != claim::by_right && !v.fleet.all_load()) return true; // somebody may be sooner
       if (meets && (!in_time || c->score < in_time->score)) in_time = c;
       if (!soonest || c->finish < soonest->finish) soonest = c;
       found += meets || how != claim::within_budget ? 1 : 0;
@@ -414,10 +418,12 @@ private:
   }
 
   // The step under way ends before anything new begins. Its tokens count as pending until it is reported, so that a
-  // plan is late by up to a step: whoever is said to be in time mostly is.
+  // plan is late by up to a step: whoever is said to be in time mostly is. Nor does anything end before the weights are
+  // there.
   duration rest_of_step(const instance_load& at, time_point now) {
-    if (at.pending_prefill == 0) return duration{0};
-    return std::max(duration{0}, at.last_heard + fleet_.running_step_of(at) - now);
+    const auto loads = at.until_weights(now);
+    if (at.pending_prefill == 0) return loads;
+    return std::max(loads, at.last_heard + fleet_.running_step_of(at) - now);
   }
 
   // What it costs to serve it there, in ms: its own time to the end, and the time that its neighbours lose by it.

@@ -77,14 +77,14 @@ hyperflexis_fleet::outlook& hyperflexis_fleet::fresh(const instance_load& at) {
 void hyperflexis_fleet::update(outlook& o) {
   const auto& at = *o.at;
   o.dirty = false;
-  o.silent = now_ - at.last_heard > opts_->report_timeout;
+  o.silent = at.is_silent(now_, opts_->report_timeout);
   o.budget = estimate_prefill(at, opts_->lost_after);
   auto shape = at.decode_shape();
   o.decode_step = at.model().plan_ahead(shape);
   shape.add_prefill(
       static_cast<std::uint32_t>(std::min<std::uint64_t>(at.pending_prefill, o.budget.next_step)), typical_tokens / 2);
   o.running_step = at.model().predict(shape);
-  const bool prefills = at.may_prefill();
+  const bool prefills = at.may_prefill() && !at.weights_at;
   count(o, prefills ? at.pending_prefill : 0,
       prefills ? std::llround(prefill_rate(at, o.budget) * 1e3) : std::int64_t{0});
   if (prefills)
@@ -93,7 +93,7 @@ void hyperflexis_fleet::update(outlook& o) {
     rates_.drop(at.slot);
   rank_roomy(at);
   const auto first = work_time(at, o.budget, at.pending_prefill + typical_tokens, typical_tokens / 2);
-  const auto rest = at.pending_prefill > 0 ? o.running_step / 2 : duration{0};
+  const auto rest = std::max(at.pending_prefill > 0 ? o.running_step / 2 : duration{0}, at.until_weights(now_));
   rank(o, first ? to_ms(*first + rest) : never_ms);
 }
 
@@ -123,7 +123,7 @@ void hyperflexis_fleet::rank(const outlook& o, double wait_ms) {
   keep(by_wait_, takes, wait_ms);
   keep(prefill_by_wait_, takes && !is_mixed, wait_ms);
   const bool full = prefills && !takes;
-  keep(quiet_, full, as_number(at.last_heard));
+  keep(quiet_, full && !at.weights_at, as_number(at.last_heard));
   keep(overtake_, full && step > 0, full ? -as_number(overtakes_before(*view_, at, least_steps_ahead * step)) : 0.0);
 
   const bool decodes = at.may_decode() && has_hands && at.sequences() < at.is.max_sequences && at.free_blocks() > 0;

@@ -73,7 +73,7 @@ private:
   }
 
   double freeness(const instance_load& at) const {
-    if (at.draining) return -1e12;
+    if (at.closed()) return -1e12;
     const double memory = static_cast<double>(at.is.kv_blocks) * at.is.block_size;
     const double kept = high_at_.contains(at.is.instance) ? headroom_ * memory : 0.0;
     return (memory - static_cast<double>(at.decode_context) - kept) / std::max(1U, at.sequences());
@@ -88,7 +88,7 @@ private:
       if (!can_decode(at.is.role) || moving.contains(id)) continue;
       const auto f = freeness(at);
       if (f < low_ && at.decoding > 0) from.emplace_back(f, &at);
-      if (f > high_ && !at.draining) to.emplace_back(-f, &at);
+      if (f > high_ && !at.closed()) to.emplace_back(-f, &at);
     }
     std::sort(from.begin(), from.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     std::sort(to.begin(), to.end(), [](const auto& a, const auto& b) { return a.first < b.first; });

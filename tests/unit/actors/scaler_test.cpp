@@ -85,6 +85,28 @@ desk ready_pair() {
 
 } // namespace
 
+TEST_CASE("the lead time of a start that serves while its weights come ends when they are there") {
+  const auto lead_after = [](bool weights_coming, std::chrono::seconds rest) {
+    desk d(wanting({{mixed, 1}}));
+    d.node(1, 1);
+    REQUIRE(d.starts().size() == 1);
+    d.now += std::chrono::seconds{2};
+    d.on(instance_state{{1}, instance_phase::ready, "", weights_coming});
+    const auto when_ready = d.it.state().lead_time;
+    d.now += rest;
+    d.on(weights_there{{1}});
+    d.on(weights_there{{1}}); // told again: the start was measured already
+    return std::pair{when_ready, d.it.state().lead_time};
+  };
+  const auto before = options{}.lead_time;
+  const auto whole = lead_after(false, std::chrono::seconds{28});
+  CHECK(whole.first < before);
+  CHECK(whole.second == whole.first);
+  const auto loading = lead_after(true, std::chrono::seconds{28});
+  CHECK(loading.first == before);
+  CHECK(loading.second > before); // 30 s, where 10 were expected
+}
+
 TEST_CASE("the configured fleet is started as soon as nodes have room for it") {
   desk d(wanting({{prefill, 1}, {decode, 2}}));
   d.node(1, 2);
