@@ -82,8 +82,7 @@ public:
     }
     feed(device_memory{node, in.getDevice(), in.getMemoryUsedBytes()});
     feed(actor_status{id, linking_state, 0, 0, in.getKvBlocks(), in.getKvBlocks(), 0, 0});
-    instances_[id] = {
-        handle, node, role, linking_state, std::move(endpoints), announcement(in), in.getWeightsComing()};
+    instances_[id] = {handle, node, role, linking_state, std::move(endpoints), announcement(in), in.getWeightsComing()};
     if (node_id from{in.getWeightsFromNode()}; from && agents_.count(from) > 0) {
       fed_by(id, from);
       const auto* transport = in.getWeightsPath() == "network" ? "tcp" : "shm";

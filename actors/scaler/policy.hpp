@@ -29,7 +29,7 @@ struct fleet_instance {
   device_id device;
   instance_role role{instance_role::mixed}; ///< while flipping: the role that it will have
   life phase{life::starting};
-  time_point since; ///< of this phase
+  time_point since;                          ///< of this phase
   std::optional<time_point> loading_since{}; ///< its weights still come though it is ready: when it was ordered
   /// Its role is a person's wish: until when it is left alone, what it was before, and how many of its role that made.
   struct hand_made {

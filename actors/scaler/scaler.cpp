@@ -156,8 +156,7 @@ void core::on(const instance_state& e, time_point now, std::vector<effect>& out)
 void core::on(const weights_there& e, time_point now, std::vector<effect>&) {
   auto found = kept_->fleet.instances.find(e.instance);
   if (found == kept_->fleet.instances.end()) return;
-  if (const auto since = std::exchange(found->second.loading_since, std::nullopt))
-    kept_->learn_lead_time(now - *since);
+  if (const auto since = std::exchange(found->second.loading_since, std::nullopt)) kept_->learn_lead_time(now - *since);
 }
 
 void core::on(const role_changed& e, time_point now, std::vector<effect>& out) {

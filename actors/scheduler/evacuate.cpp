@@ -28,7 +28,8 @@ const instance_load* destination(const view& v, const instance_load& from, const
   const instance_load* best = nullptr;
   const auto context = context_of(from, *r.is);
   for (const auto& [id, d] : v.instances) {
-    if (id == from.is.instance || !d.may_take_over() || !has_room(v, d) || d.sequences() >= d.is.max_sequences) continue;
+    if (id == from.is.instance || !d.may_take_over() || !has_room(v, d) || d.sequences() >= d.is.max_sequences)
+      continue;
     const auto tokens = std::max<std::uint64_t>(context + 1, r.is->request.tokens + r.is->output_to_come);
     if (blocks_for(d, tokens) > d.free_blocks()) continue;
     auto limit = d.tightest_tpot();

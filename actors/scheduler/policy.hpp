@@ -51,8 +51,8 @@ public:
   /// Called after every event, when requests wait. Deterministic: a function of the view, `now` and what it was told
   /// before.
   virtual void plan(const view& v, time_point now, decisions& d) = 0;
-  /// Whether its plans reckon with instance_load::weights_at. For one that does not, an instance whose weights are under
-  /// way takes no request until they are there.
+  /// Whether its plans reckon with instance_load::weights_at. For one that does not, an instance whose weights are
+  /// under way takes no request until they are there.
   virtual bool reckons_with_weights() const { return false; }
   /// Instances that its plans have looked at so far, where it counts them: a measure of work.
   virtual std::uint64_t looks() const { return 0; }

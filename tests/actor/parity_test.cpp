@@ -255,7 +255,8 @@ TEST_CASE_METHOD(parity, "hyperflexis, with more to do than there is time, decid
   check_equal(80, 35, 4, true);
 }
 
-TEST_CASE_METHOD(parity_pd, "with P/D, least_loaded places the same and gives the same token times live and simulated") {
+TEST_CASE_METHOD(
+    parity_pd, "with P/D, least_loaded places the same and gives the same token times live and simulated") {
   use("least_loaded");
   check_equal(80, 70, 5);
 }

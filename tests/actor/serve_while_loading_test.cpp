@@ -47,7 +47,8 @@ struct loading_newcomer : small_cluster {
   }
   std::set<std::uint32_t> used_by(const test_client& client, int count) {
     std::set<std::uint32_t> used;
-    for (const auto& [id, text] : submit_some(client, count)) used.insert(finish(client, id, text, 12).prefill_instance);
+    for (const auto& [id, text] : submit_some(client, count))
+      used.insert(finish(client, id, text, 12).prefill_instance);
     return used;
   }
   std::size_t arrivals() const {

@@ -333,7 +333,8 @@ private:
       const auto c = best_with(v, p, w, now, how);
       if (!c) return true;
       const bool meets = c->finish < duration::max() && now + c->finish <= due;
-      if (p.weights_at && !meets && how != claim::by_right && !v.fleet.all_load()) return true; // somebody may be sooner
+      if (p.weights_at && !meets && how != claim::by_right && !v.fleet.all_load())
+        return true; // somebody may be sooner
       if (meets && (!in_time || c->score < in_time->score)) in_time = c;
       if (!soonest || c->finish < soonest->finish) soonest = c;
       found += meets || how != claim::within_budget ? 1 : 0;

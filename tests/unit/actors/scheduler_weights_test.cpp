@@ -102,8 +102,8 @@ TEST_CASE("nothing that decodes moves to where it would wait for weights") {
   desk.on(scheduler::instance_draining{{1}});
   desk.now += std::chrono::seconds{2};
   const auto moves = [&](const std::vector<scheduler::effect>& out) {
-    return std::any_of(out.begin(), out.end(),
-        [](const auto& e) { return std::holds_alternative<scheduler::migrate>(e); });
+    return std::any_of(
+        out.begin(), out.end(), [](const auto& e) { return std::holds_alternative<scheduler::migrate>(e); });
   };
   CHECK_FALSE(moves(desk.on(scheduler::tick{})));
   desk.now += std::chrono::seconds{2};

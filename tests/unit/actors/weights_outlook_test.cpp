@@ -14,7 +14,7 @@ TEST_CASE("the rest of the weights is expected at the rate of what has come") {
   o.note(100, 1000, start);
   o.note(400, 1000, start + seconds{3});
   CHECK(o.left(start + seconds{3}) == seconds{6});
-  CHECK(o.left(start + seconds{5}) == seconds{4}); // time passes
+  CHECK(o.left(start + seconds{5}) == seconds{4});       // time passes
   CHECK(o.left(start + seconds{20}) == milliseconds{1}); // overdue, and still not there
   CHECK_FALSE(o.complete());
   o.note(1000, 1000, start + seconds{9});
