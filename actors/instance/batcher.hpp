@@ -482,9 +482,8 @@ private:
   std::map<transfer_id, sequence*> arrived_;     ///< sequences that a hand-over brought, for a late abort
   std::set<std::pair<time_point, transfer_id>> leases_;
   std::optional<flying_step> flying_;
-  std::vector<std::vector<std::uint32_t>>
-      held_;                            ///< blocks of dropped sequences that the step in flight may still write
-  std::optional<time_point> retire_at_; ///< set: retiring
+  std::vector<std::vector<std::uint32_t>> held_; ///< blocks of dropped sequences that the step may still write
+  std::optional<time_point> retire_at_;          ///< set: retiring
   bool retired_{false};
   std::optional<time_point> wake_announced_;
   std::uint64_t next_serial_{1};

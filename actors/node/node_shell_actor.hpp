@@ -234,7 +234,6 @@ public:
   // ---- effects: contexts and actors ----
 
   void perform(create_context& e);
-
   void perform(release_context& e);
 
   void perform(spawn_instance& e) {

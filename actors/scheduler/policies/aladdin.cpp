@@ -26,11 +26,11 @@ namespace {
 class aladdin final : public policy {
 public:
   static constexpr knob gamma_knob{
-      "aladdin.gamma", 0.5, 0, 1, "share of the predicted output that a request is packed with"};
+      "aladdin.gamma", 1.0, 0, 1, "share of the predicted output that a request is packed with"};
   static constexpr knob theta{
       "aladdin.theta", 0.95, 0.5, 1.5, "share of the targets that the predicted times may take"};
   static constexpr knob window{
-      "aladdin.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
+      "aladdin.window", 1.5, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
   static constexpr std::array knobs{gamma_knob, theta, window};
 
   explicit aladdin(const options& opts)

@@ -92,7 +92,10 @@ private:
     }
     std::sort(from.begin(), from.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     std::sort(to.begin(), to.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    for (std::size_t i = 0; i < std::min(from.size(), to.size()); ++i) move_one(v, *from[i].second, *to[i].second, d);
+    for (std::size_t i = 0; i < std::min(from.size(), to.size()); ++i) {
+      if (-to[i].first <= from[i].first) return; // with `low` above `high`: it would move to where it is, or back
+      move_one(v, *from[i].second, *to[i].second, d);
+    }
   }
 
   // Low priority first, then the shortest: the cheapest to move.

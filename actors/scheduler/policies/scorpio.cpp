@@ -29,7 +29,7 @@ public:
   static constexpr knob margin{
       "scorpio.margin", 0.95, 0.3, 1.5, "share of the tightest TPOT target that a step may take"};
   static constexpr knob window{
-      "scorpio.window", 1.0, 0.1, 16, "prefill that may be pending at an instance, in full steps"};
+      "scorpio.window", 0.1, 0.1, 16, "prefill that may be pending at an instance, in full steps"};
   static constexpr knob growth{
       "scorpio.growth", 1.0, 0, 1, "share of the predicted output that KV memory is reserved for"};
   static constexpr std::array knobs{reject, margin, window, growth};

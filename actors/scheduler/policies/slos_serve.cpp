@@ -31,7 +31,7 @@ public:
   static constexpr knob step{"slos_serve.longest_step_ms", 100, 1, 10000, "prefill step when nobody decodes, ms"};
   static constexpr knob growth{
       "slos_serve.growth", 1.0, 0, 1, "share of the predicted output that memory is reserved for"};
-  static constexpr knob together{"slos_serve.together", 12, 1, 64, "new requests that are decided at once, at most"};
+  static constexpr knob together{"slos_serve.together", 1, 1, 64, "new requests that are decided at once, at most"};
   static constexpr knob window{
       "slos_serve.window", 2.0, 1, 1e6, "P/D: prefill that may be pending at an instance, in full steps"};
   static constexpr std::array knobs{margin, step, growth, together, window};

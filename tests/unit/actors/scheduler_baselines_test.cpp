@@ -297,6 +297,16 @@ TEST_CASE("llumnix empties an instance that drains") {
   CHECK(all<scheduler::migrate>(desk.on(scheduler::instance_draining{{1}})).size() == 1);
 }
 
+TEST_CASE("llumnix moves nothing to where it is, however its bounds are set") {
+  scheduler_desk desk(with("llumnix", {{"llumnix.low", 1e6}, {"llumnix.high", -1e6}}));
+  desk.instance(1);
+  desk.instance(2);
+  for (std::uint64_t id = 1; id <= 4; ++id) desk.arrive(id, 100, loose, 1000);
+  for (std::uint64_t id = 1; id <= 4; ++id) desk.settle(id);
+  desk.now += 1s;
+  CHECK(all<scheduler::migrate>(desk.on(scheduler::tick{})).empty()); // both are as free
+}
+
 TEST_CASE("qoserve goes at once to the instance with the least prefill pending") {
   scheduler_desk desk(with("qoserve"));
   desk.instance(1);
