@@ -1,4 +1,5 @@
 #include "actors/scheduler/policies/hyperflexis_fleet.hpp"
+#include "actors/scheduler/policies/hyperflexis_queue.hpp"
 #include <cmath>
 
 namespace hflex::scheduler {
@@ -28,6 +29,20 @@ time_point overtakes_before(const view& v, const instance_load& at, double room)
   for (std::size_t i = 0; i < count; ++i)
     if ((before += parts[i].second) >= room) return parts[i].first;
   return time_point::max();
+}
+
+// Where all prefill is late for certain, steps are short, so that a newcomer need not wait (limit_for_late in
+// actors/instance/batcher_plan.cpp): how long they may take.
+std::optional<duration> brief_step(const view& v, const instance_load& at, step_shape decodes, time_point now) {
+  if (at.is.role == instance_role::mixed || at.prefilling.empty()) return std::nullopt;
+  auto promised = duration::max();
+  for (auto key : at.prefilling) {
+    const auto& p = v.placed.at(key);
+    if (p.prefill_left > 0 && !goes_last(at, p, now)) return std::nullopt;
+    promised = std::min(promised, p.request.slo.ttft);
+  }
+  if (decodes.decode_seqs == 0) decodes.add_decode(1);
+  return std::max(at.model().predict(decodes) * 3 / 2, promised / 10);
 }
 
 } // namespace
@@ -81,9 +96,10 @@ void hyperflexis_fleet::update(outlook& o) {
   o.budget = estimate_prefill(at, opts_->lost_after);
   auto shape = at.decode_shape();
   o.decode_step = at.model().plan_ahead(shape);
+  const auto brief = brief_step(*view_, at, shape, now_);
   shape.add_prefill(
       static_cast<std::uint32_t>(std::min<std::uint64_t>(at.pending_prefill, o.budget.next_step)), typical_tokens / 2);
-  o.running_step = at.model().predict(shape);
+  o.running_step = std::min(at.model().predict(shape), brief.value_or(duration::max()));
   const bool prefills = at.may_prefill() && !at.weights_at;
   count(o, prefills ? at.pending_prefill : 0,
       prefills ? std::llround(prefill_rate(at, o.budget) * 1e3) : std::int64_t{0});

@@ -23,8 +23,7 @@ namespace {
 
 class qoserve final : public policy {
 public:
-  static constexpr knob alpha{
-      "qoserve.alpha_ms", 0.2, 0, 10, "what a remaining prefill token adds to a deadline, ms"};
+  static constexpr knob alpha{"qoserve.alpha_ms", 0.2, 0, 10, "what a remaining prefill token adds to a deadline, ms"};
   static constexpr std::array knobs{alpha};
 
   void plan(const view& v, time_point, decisions& d) override {
