@@ -372,4 +372,14 @@ TEST_CASE("best effort goes where hardly anything waits, the shortest first") {
   CHECK(desk.order() == ids{1, 3, 2});
 }
 
+TEST_CASE("a prefill instance that only works at what is late is soon free for a newcomer") {
+  scheduler_desk desk;
+  desk.instance(1, instance_role::prefill);
+  desk.instance(2, instance_role::decode);
+  desk.arrive(1, 3000, 10, 1000); // 300 ms of prefill: late from the start, so its steps are short
+  REQUIRE(desk.place_of(1) == 1);
+  desk.arrive(2, 900, 130, 1000); // 91 ms: in time after a short step, not after one of 101 ms
+  CHECK(desk.place_of(2) == 1);
+}
+
 } // namespace hflex::scheduler_hyperflexis_test
