@@ -38,6 +38,13 @@ struct step_shape {
   friend bool operator==(const step_shape&, const step_shape&) = default;
 };
 
+/// layered_budget: how long a step with only late prefill may take, so that a newcomer need not wait long. Half as long
+/// again as its decodes alone, where prefill costs little, or a tenth of the tightest time to a first token that
+/// anybody there was promised, as the next newcomer may be promised as much.
+constexpr duration brief_step(duration decodes_alone, duration promised_ttft) {
+  return std::max(decodes_alone * 3 / 2, promised_ttft / 10);
+}
+
 /// One instance's coefficients, all in milliseconds and all >= 0. A plain value: copied into events and configs.
 struct step_time_model {
   double c0_ms{};     ///< per step

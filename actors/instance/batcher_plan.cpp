@@ -253,9 +253,7 @@ std::optional<duration> core::draft::first_token_limit(const core& c, const sequ
   return less(left, c.options_.safety);
 }
 
-/// A newcomer waits for the end of the step under way: one that only the late need ends soon. Such a step may take
-/// half as long again as its decodes alone, where prefill costs little, or a tenth of the tightest time to a first
-/// token that anybody here was promised, as the next newcomer may be promised as much.
+/// A newcomer waits for the end of the step under way: one that only the late need ends soon (brief_step).
 std::optional<duration> core::draft::limit_for_late(const core& c, std::optional<duration> limit) const {
   if (c.options_.policy != step_policy::layered_budget || !c.options_.predict) return limit;
   auto alone = plan.shape;
@@ -263,7 +261,7 @@ std::optional<duration> core::draft::limit_for_late(const core& c, std::optional
   auto promised = std::chrono::duration_cast<duration>(std::chrono::hours{1});
   for (const auto* s : c.running_) promised = std::min(promised, s->spec.slo.ttft);
   if (!c.waiting_.empty()) promised = std::min(promised, c.waiting_.begin()->second->spec.slo.ttft);
-  const auto brief = std::max(c.options_.predict(alone) * 3 / 2, promised / 10);
+  const auto brief = brief_step(c.options_.predict(alone), promised);
   return limit ? std::min(*limit, brief) : brief;
 }
 

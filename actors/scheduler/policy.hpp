@@ -90,7 +90,8 @@ std::span<const policy_entry> policies();
 result<policy_entry> find_policy(std::string_view name);
 /// errc::reject for an unknown policy or knob, or a knob out of its range.
 result<std::unique_ptr<policy>> make_policy(const options& opts);
-/// What hybrid_priority instances add to a deadline per prefill token left, as the policy's knob says.
+/// What instances whose steps weigh prefill add to a deadline per prefill token left: qoserve's knob, or what suits
+/// the others.
 duration prefill_weight_of(const options& opts);
 
 } // namespace hflex::scheduler

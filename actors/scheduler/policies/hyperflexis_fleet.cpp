@@ -31,9 +31,8 @@ time_point overtakes_before(const view& v, const instance_load& at, double room)
   return time_point::max();
 }
 
-// Where all prefill is late for certain, steps are short, so that a newcomer need not wait (limit_for_late in
-// actors/instance/batcher_plan.cpp): how long they may take.
-std::optional<duration> brief_step(const view& v, const instance_load& at, step_shape decodes, time_point now) {
+// Where all prefill is late for certain, the batcher keeps steps brief: how long they may take.
+std::optional<duration> brief_step_of(const view& v, const instance_load& at, step_shape decodes, time_point now) {
   if (at.is.role == instance_role::mixed || at.prefilling.empty()) return std::nullopt;
   auto promised = duration::max();
   for (auto key : at.prefilling) {
@@ -42,7 +41,7 @@ std::optional<duration> brief_step(const view& v, const instance_load& at, step_
     promised = std::min(promised, p.request.slo.ttft);
   }
   if (decodes.decode_seqs == 0) decodes.add_decode(1);
-  return std::max(at.model().predict(decodes) * 3 / 2, promised / 10);
+  return brief_step(at.model().predict(decodes), promised);
 }
 
 } // namespace
@@ -96,7 +95,7 @@ void hyperflexis_fleet::update(outlook& o) {
   o.budget = estimate_prefill(at, opts_->lost_after);
   auto shape = at.decode_shape();
   o.decode_step = at.model().plan_ahead(shape);
-  const auto brief = brief_step(*view_, at, shape, now_);
+  const auto brief = brief_step_of(*view_, at, shape, now_);
   shape.add_prefill(
       static_cast<std::uint32_t>(std::min<std::uint64_t>(at.pending_prefill, o.budget.next_step)), typical_tokens / 2);
   o.running_step = std::min(at.model().predict(shape), brief.value_or(duration::max()));

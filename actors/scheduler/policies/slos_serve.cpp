@@ -7,12 +7,12 @@
 // as many tokens as its target asks for, what is left goes to prefill by deadline. Several replicas: a request goes to
 // one, and to the next one in turn when that declines; declined by all, it stays best effort.
 //
-// Here: the dynamic program is slos_serve_plan.cpp; requests that arrive together are decided together. Every request
-// is offered once around, from a replica that moves on by one each time, as a load balancer in turn would. The batches
-// are the instances' step policy `token_allocation`. Best-effort requests stay in the scheduler's queue, in deadline
-// order, and go where there is about half a step's work, so that they never stand before guaranteed ones; they may
-// still come in time. P/D, which the paper does not have: the program runs on the prefill instance without decodes; the
-// decode instance is the first in turn whose step stays within all targets. It decides when the prefill could start
+// Here: the dynamic program is slos_serve_plan.cpp; so many requests as the knob says are decided together. Every
+// request is offered once around, from a replica that moves on by one each time, as a load balancer in turn would. The
+// batches are the instances' step policy `token_allocation`. Best-effort requests stay in the scheduler's queue, in
+// deadline order, and go where there is about half a step's work, so that they never stand before guaranteed ones; they
+// may still come in time. P/D, which the paper does not have: the program runs on the prefill instance without decodes;
+// the decode instance is the first in turn whose step stays within all targets. It decides when the prefill could start
 // within about a step: admitted earlier, a request would hold memory of a decode instance for nothing.
 //
 // Left out: speculative decoding (no draft models here), and taking a best-effort request's KV memory back for a
