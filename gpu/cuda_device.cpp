@@ -2,14 +2,10 @@
 // then the end. Signals come on a thread that must neither block nor call CUDA, so they only go into a queue; callbacks
 // run on the worker, which may do both.
 #include "gpu/cuda_device.hpp"
-#include "gpu/cuda/model_source.hpp"
-#include "gpu/model/f16_range.hpp"
-#include "gpu/model/packed_model.hpp"
 #include "gpu/model/step_rules.hpp"
 #include "gpu/step_worker.hpp"
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <optional>
 
 namespace hflex::gpu {
@@ -18,18 +14,6 @@ namespace {
 constexpr std::uint32_t max_cuda_head_dim = 256;
 /// How often a waiting worker asks whether the device has given up: a failed stream signals nothing any more.
 constexpr std::chrono::milliseconds poll_interval{50};
-
-hflex_cuda_element element_of(compute_type compute) {
-  switch (compute) {
-  case compute_type::f32:
-    return hflex_cuda_f32;
-  case compute_type::f16:
-    return hflex_cuda_f16;
-  case compute_type::bf16:
-    break;
-  }
-  return hflex_cuda_bf16;
-}
 
 /// What the stream has signalled; at most one entry per layer and the end.
 class signal_queue {
@@ -59,21 +43,6 @@ private:
   std::deque<std::uint32_t> events_;
 };
 
-/// Weights on one device; dropped with the last context that runs them.
-class placed_weights {
-public:
-  placed_weights(const hflex_cuda_functions& cuda, hflex_cuda_weights* handle) : cuda_(cuda), handle_(handle) {}
-  placed_weights(const placed_weights&) = delete;
-  placed_weights& operator=(const placed_weights&) = delete;
-  ~placed_weights() { cuda_.drop_weights(handle_); }
-  const hflex_cuda_weights* handle() const { return handle_; }
-  std::uint64_t bytes() const { return cuda_.weights_bytes(handle_); }
-
-private:
-  const hflex_cuda_functions& cuda_;
-  hflex_cuda_weights* handle_;
-};
-
 /// A context of the plug-in with the host's rules around it.
 class cuda_engine {
 public:
@@ -88,6 +57,10 @@ public:
   const model_config& config() const { return config_; }
   const kv_geometry& kv() const { return kv_; }
   std::uint64_t memory_bytes() const { return weights_->bytes() + cuda_.context_bytes(handle_); }
+  std::string weights_from() const {
+    std::string way{name_of(weights_->way())};
+    return weights_->refused().empty() ? way : fmt::format("{} ({})", way, weights_->refused());
+  }
 
   step_result run(const step_plan& plan);
   result<void> read(std::uint32_t layer, std::span<const block_index> table, std::uint32_t begin, std::uint32_t count,
@@ -225,6 +198,7 @@ public:
   std::uint32_t vocab_size() const override { return engine_->config().vocab; }
   std::span<const token_id> eos_tokens() const override { return engine_->config().eos; }
   std::uint64_t memory_used_bytes() const override { return engine_->memory_bytes(); }
+  std::string weights_from() const override { return engine_->weights_from(); }
   void submit(step_plan plan, step_callback done) override { worker_->push(std::move(plan), std::move(done)); }
   result<void> read_kv(std::uint32_t layer, std::span<const block_index> block_table, std::uint32_t begin,
       std::uint32_t count, std::span<std::byte> out) const override {
@@ -243,48 +217,21 @@ private:
 
 class plugin_backend final : public cuda_backend {
 public:
-  plugin_backend(const hflex_cuda_functions& cuda, std::vector<device_info> devices)
-      : cuda_(cuda), devices_(std::move(devices)) {}
+  plugin_backend(const hflex_cuda_functions& cuda, cuda_report found)
+      : cuda_(cuda), devices_(std::move(found.devices)), weights_(cuda, std::move(found.uuids)) {}
   const std::vector<device_info>& devices() const override { return devices_; }
-  result<std::shared_ptr<device_context>> make_context(
-      std::uint32_t device, std::shared_ptr<const weight_region> weights, const host_context_options& options) override;
+  result<std::shared_ptr<device_context>> make_context(std::uint32_t device,
+      std::shared_ptr<const weight_region> weights, const host_context_options& options,
+      const device_sharing& sharing) override;
 
 private:
-  result<std::shared_ptr<placed_weights>> place(
-      std::uint32_t device, const weight_region& region, const cuda_model_source& source, compute_type compute);
-
-  struct place_key {
-    std::uint32_t device{};
-    compute_type compute{};
-    std::string digest;
-    friend auto operator<=>(const place_key&, const place_key&) = default;
-  };
-
   const hflex_cuda_functions& cuda_;
   const std::vector<device_info> devices_;
-  std::mutex mutex_; ///< held while weights load: a second context of the same model waits for them
-  std::map<place_key, std::weak_ptr<placed_weights>> placed_;
+  cuda_weights weights_;
 };
 
-result<std::shared_ptr<placed_weights>> plugin_backend::place(
-    std::uint32_t device, const weight_region& region, const cuda_model_source& source, compute_type compute) {
-  const std::lock_guard lock(mutex_);
-  std::erase_if(placed_, [](const auto& entry) { return entry.second.expired(); });
-  auto& entry = placed_[{device, compute, region.digest()}];
-  if (auto there = entry.lock()) return there;
-  if (compute == compute_type::f16)
-    if (auto fits = check_f16_range(region.data(), layout_region(source.config)->tensors); !fits)
-      return fail(fits.error().code, "weights on CUDA device {}: {}", device, fits.error().message);
-  hflex_cuda_fault fault{};
-  auto* handle = cuda_.make_weights(&source.model, static_cast<int>(device), element_of(compute), &fault);
-  if (handle == nullptr) return fail(errc::fatal, "weights on CUDA device {}: {}", device, fault.words);
-  auto made = std::make_shared<placed_weights>(cuda_, handle);
-  entry = made;
-  return made;
-}
-
-result<std::shared_ptr<device_context>> plugin_backend::make_context(
-    std::uint32_t device, std::shared_ptr<const weight_region> weights, const host_context_options& options) {
+result<std::shared_ptr<device_context>> plugin_backend::make_context(std::uint32_t device,
+    std::shared_ptr<const weight_region> weights, const host_context_options& options, const device_sharing& sharing) {
   if (!weights) return fail(errc::reject, "no weights");
   if (device >= devices_.size()) return fail(errc::reject, "CUDA device {} of {}", device, devices_.size());
   if (options.max_queued_steps == 0) return fail(errc::reject, "max_queued_steps: expected at least 1");
@@ -297,7 +244,7 @@ result<std::shared_ptr<device_context>> plugin_backend::make_context(
   if (!kv) return pass(kv.error());
   if (std::uint64_t{kv->blocks} * kv->block_size > UINT32_MAX - kv->block_size)
     return fail(errc::reject, "{} KV blocks of {} tokens: too many", kv->blocks, kv->block_size);
-  auto placed = place(device, *weights, source, options.compute);
+  auto placed = weights_.place(device, *weights, source, options.compute, sharing);
   if (!placed) return pass(placed.error());
   const hflex_cuda_options o{kv->block_size, kv->blocks, options.max_batched_tokens};
   hflex_cuda_fault fault{};
@@ -314,7 +261,7 @@ result<std::shared_ptr<cuda_backend>> cuda_backend::load(const std::string& path
   if (!plugin) return pass(plugin.error());
   auto report = find_cuda_devices(path);
   if (!report) return pass(report.error());
-  return std::make_shared<plugin_backend>(**plugin, std::move(report->devices));
+  return std::make_shared<plugin_backend>(**plugin, std::move(*report));
 }
 
 } // namespace hflex::gpu

@@ -2,6 +2,7 @@
 // includes. The node agent makes one backend and asks it for contexts; it decides nothing about which device is used.
 #pragma once
 #include "gpu/cuda_plugin.hpp"
+#include "gpu/cuda_weights.hpp"
 #include "gpu/host_device.hpp"
 #include "gpu/weights.hpp"
 #include <memory>
@@ -20,10 +21,12 @@ public:
   /// Of the options, `threads` and `isa` mean nothing here; `isa` must be empty. Weights are on a device once for each
   /// compute type, however many contexts run them. Unlike the CPU's, a step's results may depend in the last bits on
   /// what else is in the batch. In f16 a model with a weight beyond 65504 is refused, and a step in which a value grows
-  /// beyond it fails: its logits are not finite. Copies the weights to the device: blocks, call it on a loader thread.
+  /// beyond it fails: its logits are not finite. Brings the weights to the device, from another device rather than from
+  /// `weights` where `sharing` knows of one: blocks, call it on a loader thread.
   /// errc::reject for impossible options or models, errc::fatal when the device refuses (no memory).
-  virtual result<std::shared_ptr<device_context>> make_context(
-      std::uint32_t device, std::shared_ptr<const weight_region> weights, const host_context_options& options) = 0;
+  virtual result<std::shared_ptr<device_context>> make_context(std::uint32_t device,
+      std::shared_ptr<const weight_region> weights, const host_context_options& options,
+      const device_sharing& sharing = {}) = 0;
 };
 
 } // namespace hflex::gpu

@@ -1,8 +1,10 @@
 #include "gpu/cuda_plugin.hpp"
 #include "gpu/cuda/plugin_abi.hpp"
 #include <algorithm>
+#include <cstdlib>
 #include <dlfcn.h>
 #include <filesystem>
+#include <fmt/ranges.h>
 #include <memory>
 
 namespace hflex::gpu {
@@ -18,6 +20,7 @@ Function* symbol(void* library, const char* name) {
 } // namespace
 
 std::string cuda_plugin_path() {
+  if (const char* named = std::getenv("HFLEX_CUDA_PLUGIN"); named != nullptr && *named != '\0') return named;
   std::error_code fault;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", fault);
   return (program.parent_path() / "hflex_cuda.so").string();
@@ -53,6 +56,7 @@ result<cuda_report> find_cuda_devices(const std::string& path) {
     const auto& d = found[static_cast<std::size_t>(i)];
     report.devices.push_back(
         {"cuda", d.name, fmt::format("sm_{}{}", d.compute_major, d.compute_minor), d.memory_bytes, 0});
+    report.uuids.push_back(fmt::format("{:02x}", fmt::join(d.uuid, "")));
   }
   return report;
 }

@@ -12,10 +12,11 @@ namespace hflex::gpu {
 
 struct cuda_report {
   std::vector<device_info> devices; ///< never empty
+  std::vector<std::string> uuids;   ///< of the devices, in hex
   int nccl_version{};               ///< 22809 = 2.28.9; 0 without NCCL
 };
 
-/// Where the plug-in lies when nobody says otherwise: beside the program.
+/// Where the plug-in lies: where the environment's HFLEX_CUDA_PLUGIN says, or beside the program.
 std::string cuda_plugin_path();
 
 /// Whether this machine has an NVIDIA driver at all: a cheap question to ask before the libraries are loaded.

@@ -89,6 +89,8 @@ public:
   virtual std::uint32_t vocab_size() const = 0;
   virtual std::span<const token_id> eos_tokens() const = 0; ///< any of them ends a text
   virtual std::uint64_t memory_used_bytes() const = 0;      ///< weights (once) + KV pool + work space
+  /// Where a device with memory of its own got its weights from, in words; empty for the others.
+  virtual std::string weights_from() const { return {}; }
 
   /// Queues a step and returns at once. `done` is called exactly once, on a device thread. A plan that breaks the rules
   /// above (empty item, short block table, block out of range, token outside the vocabulary) completes with

@@ -138,6 +138,7 @@ struct InstanceState {           # node agent -> cluster -> scaler (an instance 
   weightsPath @8 :Text;          # where the weights came from: as in InstanceReady
   drainUs @9 :UInt32;            # when ready in another role: microseconds from the order until its residents had gone
   weightsComing @10 :Bool;       # when ready: as in InstanceReady; a WeightsExpected of 0 ends it
+  deviceWeights @11 :Text;       # when ready: as in InstanceReady
 }
 
 struct InstanceReady {           # node agent -> cluster, beside the handle: a new actor serves (also after a role flip)
@@ -158,6 +159,8 @@ struct InstanceReady {           # node agent -> cluster, beside the handle: a n
   drainUs @14 :UInt32;           # after a role flip: microseconds from the order until its residents had gone
   endpoints @15 :List(Text);     # of its process's transport: how counterparts reach it
   weightsComing @16 :Bool;       # it serves with what has come of its weights so far; WeightsTraffic tells of the rest
+  deviceWeights @17 :Text;       # how they came onto a device with memory of its own: "host memory", "another device",
+                                 # "this device" (nothing moved), and in brackets why not by a cheaper way; else empty
 }
 
 struct StartParts {              # What a start of an instance was spent on; the rest is messages and the actor's spawn.

@@ -33,6 +33,8 @@ struct LoadFrom {                # coordinator -> node agent
   attempt @6 :UInt32;            # reports name it; those of an earlier one are ignored
   key @7 :UInt64;                # network: proof that the holder was told to give them
   leaseMs @8 :UInt32;            # network: how long the holder gives
+  neighbours @9 :List(Text);     # of the transports of all other processes of this host that hold these weights: they
+                                 # may have them on a device too
 }
 
 struct GrantWeights {            # coordinator -> node agent: who shows the key may take these weights from here

@@ -1,4 +1,5 @@
 #include "actors/cluster/cluster_actor.hpp"
+#include "actors/cluster/instance_news_actor.hpp"
 #include "actors/cluster/weights_outlook.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/convert_topology.hpp"
@@ -12,6 +13,7 @@ namespace s = wire::schema;
 using wire::msg;
 
 constexpr std::size_t max_devices = 256;
+constexpr std::size_t max_starts = 4096; ///< whose weights are watched at a time
 
 class shell : public wire::effect_loop<shell, effect> {
 public:
@@ -85,8 +87,7 @@ public:
     instances_[id] = {handle, node, role, linking_state, std::move(endpoints), announcement(in), in.getWeightsComing()};
     if (node_id from{in.getWeightsFromNode()}; from && agents_.count(from) > 0) {
       fed_by(id, from);
-      const auto* transport = in.getWeightsPath() == "network" ? "tcp" : "shm";
-      feed(link_opened{agent_ref(from), instance_ref(id), link_kind::weights, transport});
+      feed(link_opened{agent_ref(from), instance_ref(id), link_kind::weights, weights_transport(in)});
       feed(link_traffic{
           agent_ref(from), instance_ref(id), link_kind::weights, in.getWeightsBytes(), in.getWeightsBytes()});
     }
@@ -145,6 +146,8 @@ public:
     node_id from{in.getFromNode()};
     auto to = instance_ref(instance_id{in.getInstance()});
     if (agents_.count(from) == 0) return;
+    // An agent that makes ids up fills no memory: the traffic of one start too many is not shown.
+    if (weights_from_.size() >= max_starts && weights_from_.count(instance_id{in.getInstance()}) == 0) return;
     fed_by(instance_id{in.getInstance()}, from);
     feed(link_opened{agent_ref(from), to, link_kind::weights, wire::read(in.getTransport())});
     feed(link_traffic{agent_ref(from), to, link_kind::weights, in.getBytesDone(), in.getBytesExpected()});
@@ -321,6 +324,7 @@ public:
       out.setParts(*is.news.parts.read());
       out.getParts().setLinkMs(to_ms(e.waited));
       out.setWeightsPath(is.news.weights_path);
+      out.setDeviceWeights(is.news.device_weights);
       out.setDrainUs(is.news.drain_us);
       out.setWeightsComing(is.weights_coming);
     }));
@@ -330,21 +334,13 @@ public:
 private:
   static constexpr const char* linking_state = "linking"; ///< alive, and not admitted yet
 
-  /// What is told of an instance once it is admitted.
-  struct news {
-    msg<s::InstanceUp> up;
-    msg<s::StartParts> parts;
-    double started_ms{};
-    std::string weights_path;
-    std::uint32_t drain_us{};
-  };
   struct instance_entry {
     wire::instance_actor handle;
     node_id node;
     instance_role role{};
     std::string state;
     std::vector<std::string> endpoints; ///< of its process's transport
-    struct news news;
+    instance_news news;
     bool weights_coming{false};
   };
 
@@ -381,28 +377,6 @@ private:
     });
     wire::tell(self_, set_.weights, message, agent); // before the scaler, whose orders make it ask for weights
     wire::tell(self_, set_.scaler, message, agent);
-  }
-
-  static news announcement(s::InstanceReady::Reader in) {
-    auto up = msg<s::InstanceUp>::make([&](s::InstanceUp::Builder out) {
-      out.setInstance(in.getInstance());
-      out.setNode(in.getNode());
-      out.setDevice(in.getDevice());
-      out.setRole(in.getRole());
-      out.setKvBlocks(in.getKvBlocks());
-      out.setBlockSize(in.getBlockSize());
-      out.setMaxBatchedTokens(in.getMaxBatchedTokens());
-      out.setMaxSequences(in.getMaxSequences());
-      if (in.getWeightsComing()) out.setWeightsDueMs(static_cast<std::uint32_t>(to_ms(weights_outlook::unknown)));
-    });
-    auto parts = msg<s::StartParts>::make([&](s::StartParts::Builder out) {
-      const auto p = in.getParts();
-      out.setPlanMs(p.getPlanMs());
-      out.setWeightsMs(p.getWeightsMs());
-      out.setAllocateMs(p.getAllocateMs());
-      out.setWarmUpMs(p.getWarmUpMs());
-    });
-    return {up, parts, in.getStartedMs(), wire::read(in.getWeightsPath()), in.getDrainUs()};
   }
 
   /// What the transport will most likely pick; the first bytes tell for sure.

@@ -21,9 +21,10 @@ struct backend {
       load_weights;
   /// As gpu::checkpoint_stamp. Looks at the directory, opens no file.
   std::function<std::string(const std::string& dir)> stamp_of;
-  /// Allocates KV memory and work space on device `index`. Called where `run_blocking` runs things.
-  std::function<result<std::shared_ptr<gpu::device_context>>(
-      std::uint32_t index, std::shared_ptr<const gpu::weight_region>, const wire::instance_options&)>
+  /// Allocates KV memory and work space on device `index`. `neighbours`: endpoints of other processes of this host that
+  /// hold the same weights, perhaps on a device that takes them from there. Called where `run_blocking` runs things.
+  std::function<result<std::shared_ptr<gpu::device_context>>(std::uint32_t index,
+      std::shared_ptr<const gpu::weight_region>, const wire::instance_options&, const gpu::endpoint_list& neighbours)>
       make_context;
   /// One step, so that the first request does not pay for what is done for the first time. Called where `run_blocking`
   /// runs things, after make_context; may be empty.

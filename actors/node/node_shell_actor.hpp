@@ -305,8 +305,9 @@ private:
     std::uint32_t device{};
     context_id context{};
     load_entry load;
-    region_ptr arriving; ///< what its context is, or will be, made on before all of it is here
-    std::string stamp;   ///< of the checkpoint's directory when weights were asked for
+    region_ptr arriving;           ///< what its context is, or will be, made on before all of it is here
+    std::string stamp;             ///< of the checkpoint's directory when weights were asked for
+    gpu::endpoint_list neighbours; ///< other processes of this host with the same weights
     time_point ordered;
     time_point retire_since; ///< of the latest actor that was told to retire ...
     duration drained{};      ///< ... and how long its residents took to go
@@ -448,6 +449,7 @@ private:
       out.setWeightsBytes(entry.load.bytes);
       if (entry.load.bytes > 0 && comes_from_a_node(entry.load.kind)) out.setWeightsFromNode(entry.load.from.value);
       out.setWeightsPath(path_of(entry.load.kind));
+      out.setDeviceWeights(context.weights_from());
       out.setStartedMs(to_ms(wire::now(self_) - entry.ordered));
       auto parts = out.initParts();
       parts.setPlanMs(to_ms(entry.load.planned));
@@ -462,19 +464,7 @@ private:
     wire::tell(self_, cluster_, message, entry.actor);
   }
 
-  static const char* path_of(s::SourceKind kind) {
-    switch (kind) {
-    case s::SourceKind::DISK:
-      return "disk";
-    case s::SourceKind::NETWORK:
-      return "network";
-    case s::SourceKind::SHARED_MEMORY:
-      return "shared_memory";
-    case s::SourceKind::SAME_PROCESS:
-      break;
-    }
-    return "same_process";
-  }
+  static const char* path_of(s::SourceKind kind);
 
   wire::node_agent_actor::pointer self_;
   shell_settings set_;

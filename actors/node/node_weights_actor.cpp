@@ -17,6 +17,7 @@ void shell::load(s::LoadFrom::Reader in) {
   const auto planned = in.getAttempt() == 1 ? now - found->second.ordered : load.planned;
   const auto took = found->second.arriving ? load.took : duration{};
   load = {in.getAttempt(), in.getKind(), node_id{in.getFromNode()}, digest, now, 0, planned, took};
+  if (set_.from_neighbours) found->second.neighbours = wire::read(in.getNeighbours());
   switch (in.getKind()) {
   case s::SourceKind::SAME_PROCESS:
     if (auto held = regions_.find(digest); held != regions_.end())
@@ -127,10 +128,11 @@ void shell::perform(create_context& e) {
   const bool cold = user->second.arriving != nullptr;
   set_.machine.run_blocking(
       [make = set_.machine.make_context, warm_up = cold ? nullptr : set_.machine.warm_up, device = e.device, region,
-          options = user->second.options, id = e.context, shop = shop_, to = wire::node_agent_actor{self_}] {
+          options = user->second.options, neighbours = user->second.neighbours, id = e.context, shop = shop_,
+          to = wire::node_agent_actor{self_}] {
         using clock = std::chrono::steady_clock;
         const auto begun = clock::now();
-        auto made = make(device, region, options);
+        auto made = make(device, region, options, neighbours);
         const auto allocated = clock::now();
         if (made && warm_up)
           if (auto warm = warm_up(**made, options); !warm) made = pass(warm.error());
@@ -303,6 +305,20 @@ std::uint64_t shell::memory_used(std::uint32_t device) const {
   for (const auto& [id, c] : contexts_)
     if (c.device == device && c.context) bytes += c.context->memory_used_bytes();
   return bytes;
+}
+
+const char* shell::path_of(s::SourceKind kind) {
+  switch (kind) {
+  case s::SourceKind::DISK:
+    return "disk";
+  case s::SourceKind::NETWORK:
+    return "network";
+  case s::SourceKind::SHARED_MEMORY:
+    return "shared_memory";
+  case s::SourceKind::SAME_PROCESS:
+    break;
+  }
+  return "same_process";
 }
 
 } // namespace hflex::node

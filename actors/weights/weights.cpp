@@ -204,6 +204,20 @@ bool core::neighbour_loads(const load& l) const {
   });
 }
 
+/// They may have the weights on a device, whose memory goes from process to process.
+std::vector<std::string> core::neighbours_of(const load& l) const {
+  std::vector<std::string> out;
+  const auto weights = holders_.find(l.from->digest);
+  if (weights == holders_.end()) return out;
+  std::size_t told = 0;
+  for (auto& [node, h] : weights->second) {
+    if (node == l.want.node || h.host != l.want.host || told == opts_.max_neighbours) continue;
+    out.insert(out.end(), h.endpoints.begin(), h.endpoints.end());
+    ++told;
+  }
+  return out;
+}
+
 /// Gives a waiting instance its next source, lets it go on waiting, or gives it up.
 void core::advance(instance_id instance, time_point now, std::vector<effect>& out) {
   auto& l = loads_.at(instance);
@@ -229,7 +243,7 @@ void core::advance(instance_id instance, time_point now, std::vector<effect>& ou
   ++l.attempt;
   l.bytes_done = l.bytes_total = 0;
   l.started = l.last_progress = now;
-  out.emplace_back(load_from{instance, l.attempt, *l.from});
+  out.emplace_back(load_from{instance, l.attempt, *l.from, neighbours_of(l)});
   // What it has of the weights is of no use to others once it reads the disk instead.
   if (!l.pulls()) drop_fed_by(had.node, had.digest, "went to the disk", now, out);
 }

@@ -35,6 +35,7 @@ struct options {
   duration shared_memory_stall{std::chrono::seconds{10}};
   duration network_stall{std::chrono::seconds{10}};
   duration disk_stall{std::chrono::seconds{60}};
+  std::size_t max_neighbours{16}; ///< that a newcomer is told of
   duration max_wait{
       std::chrono::minutes{10}};   ///< how long a newcomer waits for a neighbour's load before it reads the disk too
   std::size_t max_loads{4096};     ///< instances waiting or loading at a time; more are given up at once
@@ -118,6 +119,7 @@ struct load_from {
   instance_id instance{};
   std::uint32_t attempt{}; ///< 1, 2, ...: reports of an earlier one are ignored
   source from{};
+  std::vector<std::string> neighbours{}; ///< endpoints of other processes of this host that hold these weights
 };
 /// Abandon that attempt: it stalled or its source died. Another load_from or give_up follows.
 struct stop_load {
@@ -205,6 +207,7 @@ private:
 
   load* current(instance_id instance, std::uint32_t attempt);
   bool neighbour_loads(const load& l) const;
+  std::vector<std::string> neighbours_of(const load& l) const;
   // plan.cpp
   std::optional<source> next_source(const load& l) const;
   std::optional<source> memory_of_this_host(const load& l) const;

@@ -71,6 +71,7 @@ public:
       out.setDigest(e.from.digest);
       out.setFromNode(e.from.holder.value);
       wire::write(out.initEndpoints(static_cast<unsigned>(e.from.endpoints.size())), e.from.endpoints);
+      wire::write(out.initNeighbours(static_cast<unsigned>(e.neighbours.size())), e.neighbours);
     }));
   }
 

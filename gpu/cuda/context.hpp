@@ -23,9 +23,20 @@ public:
       const void* in, hflex_cuda_fault& fault) = 0;
 };
 
-/// One pair for each element type; null, and words in `faults`, when it fails. The device is the current one.
+/// Weights as another process, or another device of this one, has them.
+struct device_share {
+  int fd{-1};
+  std::uint64_t bytes{};
+  std::uint64_t checksum{};
+  bool same_device{}; ///< as the one they are wanted on
+};
+
+/// One set for each element type; null, and words in `faults`, when it fails. The device is the current one.
 struct context_maker {
-  std::unique_ptr<device_weights> (*weights)(const hflex_cuda_model&, fault_box& faults);
+  std::unique_ptr<device_weights> (*weights)(
+      const hflex_cuda_model&, int device, hflex_cuda_element element, fault_box& faults);
+  std::unique_ptr<device_weights> (*adopted)(
+      const hflex_cuda_model&, int device, hflex_cuda_element element, const device_share& from, fault_box& faults);
   std::unique_ptr<device_context> (*context)(const device_weights&, const hflex_cuda_options&, fault_box& faults);
 };
 context_maker bf16_maker();

@@ -50,6 +50,7 @@ bool describe(int index, hflex_cuda_device& out, fault_box& faults) {
   if (!faults.check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties")) return false;
   std::strncpy(out.name, properties.name, sizeof(out.name) - 1);
   out.name[sizeof(out.name) - 1] = '\0';
+  std::memcpy(out.uuid, properties.uuid.bytes, sizeof out.uuid);
   out.compute_major = properties.major;
   out.compute_minor = properties.minor;
   std::size_t free_bytes = 0;
@@ -79,21 +80,58 @@ int nccl_version() {
 #endif
 }
 
-hflex_cuda_weights* make_weights(
-    const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault) {
+/// Runs `make` with the device current.
+template <class Make>
+hflex_cuda_weights* weights_on(int device, hflex_cuda_fault* fault, const Make& make) {
   return guarded<hflex_cuda_weights*>(fault, nullptr, [&]() -> hflex_cuda_weights* {
     fault_box faults;
     auto out = std::make_unique<hflex_cuda_weights>();
-    if (faults.check(cudaSetDevice(device), "cudaSetDevice")) out->value = maker_for(element).weights(*model, faults);
+    if (faults.check(cudaSetDevice(device), "cudaSetDevice")) out->value = make(faults);
     *fault = faults.fault();
-    if (out->value == nullptr) return nullptr;
-    out->value->device = device;
-    out->value->element = element;
-    return out.release();
+    return out->value == nullptr ? nullptr : out.release();
   });
 }
 
-std::uint64_t weights_bytes(const hflex_cuda_weights* weights) { return weights->value->memory.bytes(); }
+hflex_cuda_weights* make_weights(
+    const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault) {
+  return weights_on(
+      device, fault, [&](fault_box& faults) { return maker_for(element).weights(*model, device, element, faults); });
+}
+
+bool identity_of(int device, unsigned char (&out)[16], fault_box& faults) {
+  cudaDeviceProp properties{};
+  if (!faults.check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties")) return false;
+  static_assert(sizeof properties.uuid.bytes == sizeof out);
+  std::memcpy(out, properties.uuid.bytes, sizeof out);
+  return true;
+}
+
+int share_weights(const hflex_cuda_weights* weights, hflex_cuda_share* out, hflex_cuda_fault* fault) {
+  return guarded(fault, -1, [&] {
+    fault_box faults;
+    const auto& w = *weights->value;
+    int fd = -1;
+    if (faults.check(cudaSetDevice(w.device), "cudaSetDevice") && identity_of(w.device, out->device, faults)) {
+      out->bytes = w.memory->bytes();
+      out->checksum = hflex::cuda::checksum_of(*w.memory, faults);
+      if (!faults.bad()) fd = w.memory->share(faults);
+    }
+    *fault = faults.fault();
+    return fd;
+  });
+}
+
+hflex_cuda_weights* adopt_weights(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+    const hflex_cuda_share* from, int fd, hflex_cuda_fault* fault) {
+  return weights_on(device, fault, [&](fault_box& faults) -> std::unique_ptr<hflex::cuda::device_weights> {
+    unsigned char here[16]{};
+    if (!identity_of(device, here, faults)) return nullptr;
+    const bool same = std::memcmp(here, from->device, sizeof here) == 0;
+    return maker_for(element).adopted(*model, device, element, {fd, from->bytes, from->checksum, same}, faults);
+  });
+}
+
+std::uint64_t weights_bytes(const hflex_cuda_weights* weights) { return weights->value->memory->own_bytes(); }
 
 void drop_weights(hflex_cuda_weights* weights) {
   cudaSetDevice(weights->value->device);
@@ -134,8 +172,9 @@ hflex_cuda_status write_kv(hflex_cuda_context* context, std::uint32_t layer, con
   return guarded(fault, hflex_cuda_failed, [&] { return context->value->write_kv(layer, slots, count, in, *fault); });
 }
 
-constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &weights_bytes, &drop_weights,
-    &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
+constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &share_weights, &adopt_weights,
+    &weights_bytes, &drop_weights, &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv,
+    &write_kv};
 
 } // namespace
 

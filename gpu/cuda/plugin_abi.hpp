@@ -9,10 +9,11 @@
 // NOLINTBEGIN(readability-identifier-naming): C names have no namespace to live in
 extern "C" {
 
-constexpr std::uint32_t hflex_cuda_abi = 4;
+constexpr std::uint32_t hflex_cuda_abi = 5;
 
 struct hflex_cuda_device {
   char name[128];
+  unsigned char uuid[16];
   std::int32_t compute_major;
   std::int32_t compute_minor;
   std::uint64_t memory_bytes;
@@ -81,6 +82,13 @@ struct hflex_cuda_step {
   void* user;
 };
 
+/// What goes with the descriptor of weights on a device, to another process of this host or for another device.
+struct hflex_cuda_share {
+  unsigned char device[16]; ///< UUID of the device they are on
+  std::uint64_t bytes;
+  std::uint64_t checksum;
+};
+
 struct hflex_cuda_fault {
   char words[256];
 };
@@ -106,6 +114,15 @@ struct hflex_cuda_functions {
   /// For f16 the program has made sure that all of them fit (gpu/model/f16_range.hpp).
   hflex_cuda_weights* (*make_weights)(
       const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault);
+  /// A descriptor of weights on a device, the caller's to close, and what goes with it; -1 where they cannot be shared.
+  /// Whoever has adopted them may use them when this process has dropped them, or ended. Blocks.
+  int (*share_weights)(const hflex_cuda_weights*, hflex_cuda_share* out, hflex_cuda_fault* fault);
+  /// Weights that share_weights described, checked against their checksum: mapped where they lie when that is `device`,
+  /// copied from device to device otherwise. The region of `model` is not read; `fd` stays the caller's. Blocks. Null
+  /// when it fails, and then nothing has changed.
+  hflex_cuda_weights* (*adopt_weights)(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+      const hflex_cuda_share* from, int fd, hflex_cuda_fault* fault);
+  /// Memory of this process' own that they take; 0 when they are mapped.
   std::uint64_t (*weights_bytes)(const hflex_cuda_weights*);
   void (*drop_weights)(hflex_cuda_weights*);
 

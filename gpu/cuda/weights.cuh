@@ -1,7 +1,8 @@
 // One model's weights on one device, unpacked once and shared by the contexts that run it.
 #pragma once
-#include "gpu/cuda/stream.cuh"
-#include "gpu/cuda/unpack_model.cuh"
+#include "gpu/cuda/device_memory.cuh"
+#include "gpu/cuda/kernels/checksum.cuh"
+#include "gpu/cuda/slab.cuh"
 #include <cstring>
 #include <vector>
 
@@ -15,7 +16,7 @@ struct device_weights {
   model_shape shape;
   std::vector<float> frequencies; ///< [head_dim / 2]
   std::uint32_t max_context{};
-  memory_owner memory;
+  std::unique_ptr<device_memory> memory; ///< one slab, as slab.cuh cuts it
 };
 
 template <class T>
@@ -27,14 +28,14 @@ struct typed_weights final : device_weights {
 template <class T>
 class weight_loader : public device_stream {
 public:
-  weight_loader(memory_owner& weights, fault_box& faults)
-      : device_stream(faults), weights_(weights), faults_(faults), done_{{faults, false}, {faults, false}} {
+  weight_loader(std::byte* slab, fault_box& faults)
+      : device_stream(faults), weights_(slab), faults_(faults), done_{{faults, false}, {faults, false}} {
     for (auto& b : buffers_)
       b = {own_.pinned<std::byte>(stage_bytes, faults), own_.device<std::byte>(stage_bytes, faults)};
   }
 
-  float* floats(std::size_t count) { return weights_.device<float>(count, faults_); }
-  T* elements(std::size_t count) { return weights_.device<T>(count, faults_); }
+  float* floats(std::size_t count) { return weights_.template take<float>(count); }
+  T* elements(std::size_t count) { return weights_.template take<T>(count); }
   const void* stage(const void* from, std::size_t bytes) {
     if (bytes > stage_bytes) faults_.note("weights", "one panel is larger than the staging buffer");
     if (faults_.bad()) return nullptr;
@@ -52,7 +53,7 @@ private:
     std::byte* host{};
     std::byte* device{};
   };
-  memory_owner& weights_;
+  slab_cutter weights_;
   memory_owner own_;
   fault_box& faults_;
   buffer buffers_[2];
@@ -60,17 +61,74 @@ private:
   unsigned turn_{};
 };
 
-/// Null when it fails.
+/// What is known of weights before they are anywhere.
 template <class T>
-std::unique_ptr<device_weights> load_device_weights(const hflex_cuda_model& m, fault_box& faults) {
+std::unique_ptr<typed_weights<T>> describe_weights(const hflex_cuda_model& m, int device, hflex_cuda_element element) {
   auto out = std::make_unique<typed_weights<T>>();
+  out->device = device;
+  out->element = element;
   out->shape = {m.hidden, m.intermediate, m.layers, m.heads, m.kv_heads, m.head_dim, m.vocab, m.rms_norm_eps};
   out->frequencies.assign(m.rope_frequencies, m.rope_frequencies + m.head_dim / 2);
   out->max_context = m.max_context;
-  weight_loader<T> loader(out->memory, faults);
+  return out;
+}
+
+/// Weights from the host's region, on `device`, which is current. Null when it fails.
+template <class T>
+std::unique_ptr<device_weights> load_device_weights(
+    const hflex_cuda_model& m, int device, hflex_cuda_element element, fault_box& faults) {
+  auto out = describe_weights<T>(m, device, element);
+  out->memory = device_memory::make(slab_bytes<T>(m), device, faults);
+  if (out->memory == nullptr) return nullptr;
+  weight_loader<T> loader(out->memory->data(), faults);
   out->values = model_unpacker<T, weight_loader<T>>(m, loader).run();
   loader.wait();
   if (faults.bad()) return nullptr;
+  return out;
+}
+
+/// Blocks.
+inline std::uint64_t checksum_of(const device_memory& memory, fault_box& faults) {
+  memory_owner own;
+  device_stream stream(faults);
+  std::vector<std::uint64_t> sums(checksum_blocks);
+  auto* partial = own.device<std::uint64_t>(checksum_blocks, faults);
+  stream.launch(sum_words<std::uint64_t>, {checksum_blocks, 1, 1}, checksum_threads,
+      checksum_threads / warp_lanes * sizeof(std::uint64_t), reinterpret_cast<const std::uint64_t*>(memory.data()),
+      std::uint64_t{memory.bytes() / sizeof(std::uint64_t)}, partial);
+  stream.copy(sums.data(), partial, sums.size() * sizeof(sums[0]));
+  stream.wait();
+  std::uint64_t sum = 0;
+  for (const auto s : sums) sum += s;
+  return sum;
+}
+
+/// Weights from the memory that another process, or another device of this one, has them in: used where they are when
+/// they are on `device`, copied from device to device otherwise. `device` is current. Null when it fails: they come
+/// from the host then.
+template <class T>
+std::unique_ptr<device_weights> adopt_device_weights(
+    const hflex_cuda_model& m, int device, hflex_cuda_element element, const device_share& from, fault_box& faults) {
+  auto out = describe_weights<T>(m, device, element);
+  if (from.bytes != slab_bytes<T>(m)) {
+    faults.note("shared weights", "they are of another size");
+    return nullptr;
+  }
+  auto theirs = device_memory::adopt(from.fd, from.bytes, device, faults);
+  if (theirs == nullptr) return nullptr;
+  if (from.same_device) {
+    out->memory = std::move(theirs);
+  } else {
+    out->memory = device_memory::make(from.bytes, device, faults);
+    if (out->memory == nullptr) return nullptr;
+    device_stream stream(faults);
+    stream.copy(out->memory->data(), theirs->data(), from.bytes);
+    stream.wait();
+  }
+  const auto sum = checksum_of(*out->memory, faults);
+  if (!faults.bad() && sum != from.checksum) faults.note("shared weights", "their checksum is wrong");
+  if (faults.bad()) return nullptr;
+  out->values = place_model<T>(m, out->memory->data());
   return out;
 }
 

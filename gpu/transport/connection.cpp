@@ -119,7 +119,9 @@ void connection::send(const frame_header& header, unique_fd fd) {
   flush();
 }
 
-void connection::send(const frame_header& header, std::span<const std::byte> payload) {
+void connection::send(const frame_header& header, std::span<const std::byte> payload, unique_fd fd) {
+  if (closed_) return;
+  if (fd) to_pass_.push_back({written_ + out_.size(), std::move(fd)});
   std::copy(payload.begin(), payload.end(), reserve(payload.size()).begin());
   send_reserved(header);
 }

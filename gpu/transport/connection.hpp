@@ -33,8 +33,8 @@ public:
 
   /// Queues a frame without payload and writes what the socket takes. `fd` is passed with it.
   void send(const frame_header& header, unique_fd fd = {});
-  /// Queues a frame with a small inline payload.
-  void send(const frame_header& header, std::span<const std::byte> payload);
+  /// Queues a frame with a small inline payload; `fd` is passed with it.
+  void send(const frame_header& header, std::span<const std::byte> payload, unique_fd fd = {});
   /// Room for a data payload, in place; send_reserved then puts `header` before its first header.payload_bytes bytes.
   std::span<std::byte> reserve(std::size_t bytes) {
     return out_.prepare(frame_header_bytes + bytes).subspan(frame_header_bytes);

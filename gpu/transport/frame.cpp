@@ -35,6 +35,7 @@ T get(std::span<const std::byte, frame_header_bytes> in, at offset) {
 
 std::uint64_t max_payload_of(frame_type type) {
   if (type == frame_type::data) return max_payload_bytes;
+  if (type == frame_type::have) return max_note_bytes;
   return type == frame_type::want ? max_digest_bytes : 0;
 }
 

@@ -10,6 +10,7 @@
 //
 //   fetcher -> holder (Unix sockets only)              holder -> fetcher
 //   want     digest of weights, inline                 have     the region's memfd (SCM_RIGHTS); or failed
+//   want     (code 1) key of device memory, inline     have     its descriptor, and a note inline; or failed
 //
 // A `data` payload follows its header on a connection without a ring and lies in the ring otherwise.
 #pragma once
@@ -28,6 +29,10 @@ inline constexpr std::uint16_t frame_version = 2;        // 1: `open` did not sa
 /// Payload of one data frame at most: small enough to stay in a core's L2 between copy, checksum and copy.
 inline constexpr std::uint64_t max_payload_bytes = 256U << 10U;
 inline constexpr std::uint64_t max_digest_bytes = 256;
+inline constexpr std::uint64_t max_note_bytes = 256;
+/// `code` of a `want`.
+inline constexpr std::uint32_t want_region = 0;
+inline constexpr std::uint32_t want_device_memory = 1;
 
 enum class frame_type : std::uint16_t { hello = 1, welcome, open, data, credit, delivered, failed, want, have };
 
@@ -53,10 +58,10 @@ struct frame_header {
   std::uint32_t layer{};    ///< data: which; open: how many layers
   std::uint32_t begin{};    ///< data: first token
   std::uint32_t count{};    ///< data: tokens; open: tokens in every layer
-  std::uint32_t code{};     ///< failed: a fault; open: the rows' compute_type
+  std::uint32_t code{};     ///< failed: a fault; open: the rows' compute_type; want: of what
   std::uint64_t position{}; ///< data: where in the ring; credit: consumed up to here; open: bytes of one token in one
                             ///< layer; hello: bytes of the ring (0 = none)
-  std::uint64_t payload_bytes{}; ///< data, want
+  std::uint64_t payload_bytes{}; ///< data, want, have
   std::uint64_t checksum{};      ///< data: xxh3-64 of the payload
 };
 

@@ -55,7 +55,7 @@ private:
       return on_data(h, payload);
     case frame_type::want:
       if (!door_.is_unix || std::exchange(has_asked_, true)) break; // one a connection: answers hold descriptors
-      host_.weights_.answer(*connection_, payload);
+      host_.weights_.answer(*connection_, h.code, payload);
       return {};
     default:
       break;

@@ -19,6 +19,7 @@
 #include "actors/common/result.hpp"
 #include "actors/common/time.hpp"
 #include "gpu/device.hpp"
+#include "gpu/transport/unique_fd.hpp"
 #include "gpu/weights.hpp"
 #include <functional>
 #include <memory>
@@ -70,6 +71,13 @@ struct transfer_stats {
 /// What came of opening a way to a peer: its path ("local", "shm", "tcp"), or why there is none (errc::reroute). On the
 /// I/O thread; must not block.
 using link_callback = std::function<void(result<std::string>)>;
+
+/// A descriptor of memory on a device, which another process of this host may map, and what it needs to know for that
+/// (at most 256 bytes; the device's backend wrote them). Whoever holds the descriptor keeps the memory.
+struct shared_device_memory {
+  std::vector<std::byte> note;
+  std::shared_ptr<const unique_fd> fd;
+};
 
 /// Bytes of weights that went to and came from other hosts so far.
 struct weights_traffic {
@@ -130,6 +138,15 @@ public:
   /// weights. errc::retry: the deadline passed, or too many fetches wait. errc::reject: what the peer passed are not
   /// those weights.
   virtual void fetch_weights(endpoint_list holder, std::string digest, duration deadline, weights_callback done) = 0;
+
+  // ---- weights on a device (same host: its memory's descriptor is passed, and what comes of it is the backend's) ----
+  /// As offer_weights, under a key that says what they are (at most 256 bytes). Any thread.
+  virtual void offer_device_weights(std::string key, shared_device_memory memory) = 0;
+  virtual void withdraw_device_weights(const std::string& key) = 0;
+  using device_weights_callback = std::function<void(result<shared_device_memory>)>;
+  /// As fetch_weights; nobody checks what the peer passed. The own process is not asked.
+  virtual void fetch_device_weights(
+      endpoint_list holder, std::string key, duration deadline, device_weights_callback done) = 0;
 
   // ---- weights (between hosts: chunks over TCP, each checked against the digest) ----
   /// Lets the taker that shows `key` (64 random bits of the control plane) take these weights until the lease ends:

@@ -27,25 +27,62 @@ weights_exchange::region_ptr weights_exchange::offered(const std::string& digest
   return it == offers_.end() ? nullptr : it->second;
 }
 
-void weights_exchange::answer(connection& to, std::span<const std::byte> digest) {
-  const auto region = offered({reinterpret_cast<const char*>(digest.data()), digest.size()});
-  unique_fd copy{region ? ::fcntl(region->fd(), F_DUPFD_CLOEXEC, 0) : -1};
+void weights_exchange::offer_device(std::string key, shared_device_memory memory) {
+  if (key.size() > max_digest_bytes || memory.note.size() > max_note_bytes || !memory.fd) return;
+  const std::lock_guard lock{offers_mutex_};
+  device_offers_.insert_or_assign(std::move(key), std::move(memory));
+}
+
+void weights_exchange::withdraw_device(const std::string& key) {
+  const std::lock_guard lock{offers_mutex_};
+  device_offers_.erase(key);
+}
+
+void weights_exchange::answer(connection& to, std::uint32_t code, std::span<const std::byte> key) {
+  const std::string name{reinterpret_cast<const char*>(key.data()), key.size()};
+  unique_fd copy;
+  std::vector<std::byte> note;
+  if (code == want_device_memory) {
+    const std::lock_guard lock{offers_mutex_};
+    if (const auto it = device_offers_.find(name); it != device_offers_.end()) {
+      copy = unique_fd{::fcntl(it->second.fd->get(), F_DUPFD_CLOEXEC, 0)};
+      note = it->second.note;
+    }
+  } else if (const auto region = offered(name)) {
+    copy = unique_fd{::fcntl(region->fd(), F_DUPFD_CLOEXEC, 0)};
+  }
   frame_header h;
   h.type = copy ? frame_type::have : frame_type::failed;
   h.code = static_cast<std::uint32_t>(fault::refused);
-  to.send(h, std::move(copy));
+  if (copy) h.payload_bytes = note.size();
+  to.send(h, std::span{note}.first(h.payload_bytes), std::move(copy));
 }
 
 void weights_exchange::fetch(
     std::vector<endpoint> ways, std::string digest, duration deadline, transport::weights_callback done) {
-  const std::uint64_t id = next_fetch_++;
   fetching f;
   f.ways = std::move(ways);
-  f.digest = std::move(digest);
+  f.key = std::move(digest);
   f.done = std::move(done);
-  f.deadline = loop_.after(deadline, [this, id] { complete(id, fail(errc::retry, "weights did not come in time")); });
+  begin(std::move(f), deadline);
+}
+
+void weights_exchange::fetch_device(
+    std::vector<endpoint> ways, std::string key, duration deadline, transport::device_weights_callback done) {
+  fetching f;
+  f.ways = std::move(ways);
+  f.what = want_device_memory;
+  f.key = std::move(key);
+  f.device_done = std::move(done);
+  begin(std::move(f), deadline);
+}
+
+void weights_exchange::begin(fetching f, duration deadline) {
+  const std::uint64_t id = next_fetch_++;
+  f.deadline = loop_.after(deadline, [this, id] { give_up(id, {errc::retry, "weights did not come in time"}); });
   fetches_.emplace(id, std::move(f));
-  if (fetches_.size() > max_fetches) return complete(id, fail(errc::retry, "{} fetches of weights wait", max_fetches));
+  if (fetches_.size() > max_fetches)
+    return give_up(id, {errc::retry, fmt::format("{} fetches of weights wait", max_fetches)});
   try_ways(id);
 }
 
@@ -53,15 +90,15 @@ void weights_exchange::try_ways(std::uint64_t id) {
   fetching& f = fetches_.at(id);
   for (; f.way < f.ways.size(); ++f.way) {
     const endpoint& to = f.ways[f.way];
-    if (to.kind == path_kind::local)
-      if (auto own = offered(f.digest)) return complete(id, std::move(own));
-    if (to.kind != path_kind::shm || f.digest.size() > max_digest_bytes) continue;
+    if (to.kind == path_kind::local && f.what == want_region)
+      if (auto own = offered(f.key)) return complete(id, std::move(own));
+    if (to.kind != path_kind::shm || f.key.size() > max_digest_bytes) continue;
     if (auto holder = ask(to, id)) {
       f.holder = std::move(*holder);
       return;
     }
   }
-  complete(id, fail(errc::reroute, "no holder on this host gives weights {}", f.digest));
+  give_up(id, {errc::reroute, fmt::format("no holder on this host gives weights {}", f.key)});
 }
 
 result<std::shared_ptr<connection>> weights_exchange::ask(const endpoint& holder, std::uint64_t id) {
@@ -69,30 +106,40 @@ result<std::shared_ptr<connection>> weights_exchange::ask(const endpoint& holder
   if (!socket) return pass(socket.error());
   if (!same_user(socket->get())) return fail(errc::reroute, "holder runs as another user");
   auto c = connection::make(loop_, std::move(*socket), true, false,
-      {[this, id](
-           const frame_header& h, std::span<const std::byte>, unique_fd fd) { return on_frame(id, h, std::move(fd)); },
+      {[this, id](const frame_header& h, std::span<const std::byte> payload, unique_fd fd) {
+         return on_frame(id, h, payload, std::move(fd));
+       },
           [] {}, [this, id](const error&) { next_way(id); }});
   if (!c) return c;
   frame_header h;
   h.type = frame_type::hello;
   (*c)->send(h);
-  const std::string& digest = fetches_.at(id).digest;
+  const fetching& f = fetches_.at(id);
   h.type = frame_type::want;
-  h.payload_bytes = digest.size();
-  (*c)->send(h, std::as_bytes(std::span{digest}));
+  h.code = f.what;
+  h.payload_bytes = f.key.size();
+  (*c)->send(h, std::as_bytes(std::span{f.key}));
   return c;
 }
 
-result<void> weights_exchange::on_frame(std::uint64_t id, const frame_header& header, unique_fd fd) {
-  if (header.type == frame_type::welcome) return {};
+result<void> weights_exchange::on_frame(
+    std::uint64_t id, const frame_header& header, std::span<const std::byte> payload, unique_fd fd) {
+  fetching& f = fetches_.at(id);
+  if (header.type == frame_type::welcome) {
+    f.holder->allow_payloads();
+    return {};
+  }
   if (header.type == frame_type::failed) {
     next_way(id);
     return {};
   }
   if (header.type != frame_type::have || !fd) return fail(errc::reject, "holder sent no descriptor");
-  fetching& f = fetches_.at(id);
   f.holder->shut();
-  if (auto queued = map_later({id, std::move(fd), f.digest}); !queued) complete(id, pass(queued.error()));
+  if (f.what == want_device_memory) {
+    complete(id, shared_device_memory{{payload.begin(), payload.end()}, std::make_shared<unique_fd>(std::move(fd))});
+  } else if (auto queued = map_later({id, std::move(fd), f.key}); !queued) {
+    give_up(id, queued.error());
+  }
   return {};
 }
 
@@ -103,19 +150,38 @@ void weights_exchange::next_way(std::uint64_t id) {
   try_ways(id);
 }
 
-void weights_exchange::complete(std::uint64_t id, result<region_ptr> outcome) {
+std::optional<weights_exchange::fetching> weights_exchange::end(std::uint64_t id) {
   auto node = fetches_.extract(id);
-  if (node.empty()) return; // the deadline was faster than the mapping
+  if (node.empty()) return std::nullopt; // the deadline was faster than the mapping
   fetching& f = node.mapped();
   loop_.cancel(f.deadline);
   if (f.holder) f.holder->shut();
-  completions_.add([done = std::move(f.done), r = std::move(outcome)] {
-    if (done) done(r);
-  });
+  return std::move(f);
+}
+
+void weights_exchange::complete(std::uint64_t id, result<region_ptr> outcome) {
+  auto f = end(id);
+  if (!f || !f->done) return;
+  completions_.add([done = std::move(f->done), r = std::move(outcome)] { done(r); });
+}
+
+void weights_exchange::complete(std::uint64_t id, result<shared_device_memory> outcome) {
+  auto f = end(id);
+  if (!f || !f->device_done) return;
+  completions_.add([done = std::move(f->device_done), r = std::move(outcome)] { done(r); });
+}
+
+void weights_exchange::give_up(std::uint64_t id, const error& why) {
+  const auto it = fetches_.find(id);
+  if (it == fetches_.end()) return;
+  if (it->second.what == want_device_memory)
+    complete(id, result<shared_device_memory>{pass(why)});
+  else
+    complete(id, result<region_ptr>{pass(why)});
 }
 
 void weights_exchange::close_all() {
-  while (!fetches_.empty()) complete(fetches_.begin()->first, fail(errc::reroute, "transport ends"));
+  while (!fetches_.empty()) give_up(fetches_.begin()->first, {errc::reroute, "transport ends"});
 }
 
 // ---- the mapping thread ----

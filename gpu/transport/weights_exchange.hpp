@@ -1,12 +1,13 @@
 // Weights between processes of one host: the holder answers with its region's descriptor, the fetcher maps and checks
-// it on a thread of its own (a checksum over gigabytes is no work for the I/O thread). I/O thread only, unless
-// said otherwise.
+// it on a thread of its own (a checksum over gigabytes is no work for the I/O thread). Memory on a
+// device goes the same way, and is mapped by who asked for it. I/O thread only, unless said otherwise.
 #pragma once
 #include "gpu/transport/completion_queue.hpp"
 #include "gpu/transport/connection.hpp"
 #include "gpu/transport/endpoint.hpp"
 #include <condition_variable>
 #include <map>
+#include <optional>
 
 namespace hflex::gpu {
 
@@ -20,11 +21,15 @@ public:
   /// Any thread; both hold from their return.
   void offer(std::shared_ptr<const weight_region> region);
   void withdraw(const std::string& digest);
-  /// A fetcher's `want`.
-  void answer(connection& to, std::span<const std::byte> digest);
+  void offer_device(std::string key, shared_device_memory memory);
+  void withdraw_device(const std::string& key);
+  /// A fetcher's `want` of what `code` says.
+  void answer(connection& to, std::uint32_t code, std::span<const std::byte> key);
 
   /// `ways`: tcp ones are not looked at.
   void fetch(std::vector<endpoint> ways, std::string digest, duration deadline, transport::weights_callback done);
+  void fetch_device(
+      std::vector<endpoint> ways, std::string key, duration deadline, transport::device_weights_callback done);
   void close_all();
   /// Waits for the mapping thread; after the loop has stopped.
   void finish_mapping();
@@ -34,8 +39,10 @@ private:
   struct fetching {
     std::vector<endpoint> ways;
     std::size_t way{0};
-    std::string digest;
+    std::uint32_t what{want_region};
+    std::string key; ///< a region's digest
     transport::weights_callback done;
+    transport::device_weights_callback device_done; ///< one of the two
     std::shared_ptr<connection> holder;
     event_loop::token deadline{0};
   };
@@ -46,18 +53,24 @@ private:
   };
 
   region_ptr offered(const std::string& digest);
+  void begin(fetching f, duration deadline);
   void try_ways(std::uint64_t id);
   result<std::shared_ptr<connection>> ask(const endpoint& holder, std::uint64_t id);
-  result<void> on_frame(std::uint64_t id, const frame_header& header, unique_fd fd);
+  result<void> on_frame(std::uint64_t id, const frame_header& header, std::span<const std::byte> payload, unique_fd fd);
   void next_way(std::uint64_t id);
   void complete(std::uint64_t id, result<region_ptr> outcome);
+  void complete(std::uint64_t id, result<shared_device_memory> outcome);
+  void give_up(std::uint64_t id, const error& why);
+  /// Nothing when it has ended before.
+  std::optional<fetching> end(std::uint64_t id);
   result<void> map_later(mapping_job job);
   void map_all();
 
   event_loop& loop_;
   completion_queue& completions_;
-  std::mutex offers_mutex_;
+  std::mutex offers_mutex_; // guards the two below
   std::map<std::string, region_ptr> offers_;
+  std::map<std::string, shared_device_memory> device_offers_;
   std::map<std::uint64_t, fetching> fetches_;
   std::uint64_t next_fetch_{1};
 

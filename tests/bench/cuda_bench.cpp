@@ -12,8 +12,10 @@
 #include <ctime>
 #include <fstream>
 #include <future>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <sys/mman.h>
 
@@ -26,6 +28,8 @@ constexpr std::uint32_t block_size = 16;
 constexpr std::uint32_t max_prefill = 8192;
 constexpr std::uint32_t max_batch = 256;
 constexpr int runs = 9;
+
+std::string cuda_plugin = gpu::cuda_plugin_path();
 
 gpu::model_config shape_of_8b() {
   gpu::model_config c;
@@ -298,6 +302,31 @@ bench::machine_rates measure_machine(bench::ipc_peer& peer, report& out) {
   return r;
 }
 
+/// A context on weights that somebody else has on the same device, as another process' would be made.
+void measure_adoption(gpu::cuda_backend& cuda, const std::shared_ptr<const random_region>& region,
+    const gpu::host_context_options& o, report& out) {
+  std::map<std::string, gpu::shared_device_memory> offered;
+  const gpu::device_sharing giving{
+      {}, [&](const std::string& key, gpu::shared_device_memory m) { offered[key] = std::move(m); }, {}};
+  const gpu::device_sharing taking{[&](const std::string& key) -> std::optional<gpu::shared_device_memory> {
+                                     const auto at = offered.find(key);
+                                     return at == offered.end() ? std::nullopt : std::optional(at->second);
+                                   },
+      {}, {}};
+  gpu::host_context_options f16 = o;
+  f16.compute = gpu::compute_type::f16; // weights that nobody has yet, so that they are offered
+  const auto holder = cuda.make_context(0, region, f16, giving);
+  auto newcomer = gpu::cuda_backend::load(cuda_plugin);
+  if (!holder || !newcomer) throw std::runtime_error((holder ? newcomer.error() : holder.error()).message);
+  const auto begin = std::chrono::steady_clock::now();
+  const auto context = (*newcomer)->make_context(0, region, f16, taking);
+  if (!context) throw std::runtime_error(context.error().message);
+  out.json["adopted_context_s"] = seconds_since(begin);
+  out.json["adopted_from"] = (*context)->weights_from();
+  out.line(
+      "context on another process' weights", fmt::format("{:.3f} s", seconds_since(begin)), (*context)->weights_from());
+}
+
 void run(gpu::cuda_backend& cuda, bench::ipc_peer& peer, report& out) {
   out.line("device", cuda.devices()[0].name, cuda.devices()[0].isa);
   out.json["device"] = cuda.devices()[0].name;
@@ -335,6 +364,7 @@ void run(gpu::cuda_backend& cuda, bench::ipc_peer& peer, report& out) {
   measure_kv_between(**context, **second, out);
   context->reset(); // f16 wants weights of its own
   second->reset();
+  measure_adoption(cuda, region, o, out);
   measure_f16(cuda, region, o, out);
 }
 
@@ -349,7 +379,8 @@ std::string today() {
 
 int main(int argc, char** argv) {
   bench::ipc_peer peer; // a process of its own, before CUDA starts in this one
-  auto cuda = argc > 1 ? gpu::cuda_backend::load(argv[1]) : gpu::cuda_backend::load();
+  if (argc > 1) cuda_plugin = argv[1];
+  auto cuda = gpu::cuda_backend::load(cuda_plugin);
   if (!cuda) {
     std::fprintf(stderr, "%s\n", cuda.error().message.c_str());
     return 77;

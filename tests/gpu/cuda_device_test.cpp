@@ -1,11 +1,15 @@
 // The device interface on a CUDA device, against the CPU's: tokens, keys and values, hand-over both ways, faults.
 #include "gpu/cuda_device.hpp"
 #include "gpu/kernels/bf16.hpp"
+#include "tests/support/process.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <atomic>
+#include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <future>
 #include <mutex>
+#include <unistd.h>
 
 namespace hflex::test {
 namespace {
@@ -264,6 +268,55 @@ TEST_CASE("contexts of one model share its weights on a CUDA device") {
   options.isa = "avx2";
   CHECK(cuda->make_context(0, demo_weights(), options).error().code == errc::reject);
   CHECK(cuda->make_context(999, demo_weights(), options).error().code == errc::reject);
+}
+
+// Another process, started by the test below: has the weights on the GPU and lives until it is killed.
+TEST_CASE("a holder of weights", "[.holder]") {
+  const auto cuda = cuda_or_skip();
+  if (!cuda) return;
+  auto made = transport::start({});
+  REQUIRE(made);
+  const std::shared_ptr<transport> t = std::move(*made);
+  const auto context = cuda->make_context(0, demo_weights(), engine_options(compute_type::f32), sharing_over(t, {}));
+  if (!context) FAIL(context.error().message);
+  for (const auto& endpoint : t->endpoints())
+    if (endpoint.rfind("shm:", 0) == 0) std::printf("holder at %s\n", endpoint.c_str());
+  std::fflush(stdout);
+  ::pause();
+}
+
+TEST_CASE("a CUDA device takes weights from another process' memory, and keeps them when that process dies") {
+  if (!cuda_or_skip()) return;
+  auto own = cuda_backend::load(HFLEX_CUDA_PLUGIN); // that has no weights yet
+  REQUIRE(own);
+  auto made = transport::start({});
+  REQUIRE(made);
+  const std::shared_ptr<transport> t = std::move(*made);
+  process holder{{{"/proc/self/exe", "a holder of weights"}, {}, {}}};
+  const std::string line = holder.wait_line(stream::out, "holder at ");
+  const auto options = engine_options(compute_type::f32);
+  const auto begun = std::chrono::steady_clock::now();
+  const auto context =
+      (*own)->make_context(0, demo_weights(), options, sharing_over(t, {line.substr(std::strlen("holder at "))}));
+  if (!context) FAIL(context.error().message);
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begun;
+  WARN("context on weights from " << (*context)->weights_from() << " in " << took.count() << " ms");
+  CHECK((*context)->weights_from() == "this device");
+  const auto cpu = on_cpu(options);
+  const std::vector<step_item> prompt{item_of(prompt_of(40, 3), 0, block_range(0, 4))};
+  CHECK(sampled_by(**context, prompt) == sampled_by(*cpu, prompt));
+  holder.signal(SIGKILL);
+  CHECK(holder.wait_exit() == -SIGKILL);
+  CHECK(decode(**context, 7, 40, 8, block_range(0, 4)) == decode(*cpu, 7, 40, 8, block_range(0, 4)));
+  // Who got them gives them on.
+  auto third = cuda_backend::load(HFLEX_CUDA_PLUGIN);
+  auto other = transport::start({});
+  REQUIRE(third);
+  REQUIRE(other);
+  const std::shared_ptr<transport> from_third = std::move(*other);
+  const auto again = (*third)->make_context(0, demo_weights(), options, sharing_over(from_third, t->endpoints()));
+  REQUIRE(again);
+  CHECK((*again)->weights_from() == "this device");
 }
 
 } // namespace hflex::test

@@ -1,5 +1,6 @@
 // A plug-in without a device: what gpu/cuda_device.cpp makes of signals, failures and refusals is tested with it. It
-// "computes" token + 1, keeps KV rows in host memory, and does what the first token of a step says.
+// "computes" token + 1, keeps KV rows in host memory, and does what the first token of a step says. Its weights are a
+// number in shared memory, which goes from process to process as device memory does.
 #include "tests/support/fake_cuda_plugin.hpp"
 #include "gpu/cuda/plugin_abi.hpp"
 #include <atomic>
@@ -7,7 +8,9 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <sys/mman.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 using namespace hflex::test;
@@ -21,6 +24,9 @@ std::atomic<int> weights_made{0};
 struct hflex_cuda_weights {
   std::uint32_t layers{};
   std::size_t row_bytes{};
+  int device{};
+  int memory{-1}; ///< holds a number that stands for the weights
+  bool own{};
 };
 
 struct hflex_cuda_context {
@@ -43,6 +49,7 @@ void say(hflex_cuda_fault* fault, const char* words) { std::snprintf(fault->word
 int devices(hflex_cuda_device* out, int capacity, hflex_cuda_fault*) {
   for (int i = 0; i < 2 && i < capacity; ++i) {
     std::snprintf(out[i].name, sizeof out[i].name, "fake %d", i);
+    out[i].uuid[0] = static_cast<unsigned char>(i + 1);
     out[i].compute_major = 9;
     out[i].memory_bytes = std::uint64_t{1} << 30U;
   }
@@ -51,18 +58,51 @@ int devices(hflex_cuda_device* out, int capacity, hflex_cuda_fault*) {
 
 int nccl_version() { return weights_made; } // the one number that a test can read through the interface
 
+std::size_t row_bytes_of(const hflex_cuda_model& model, hflex_cuda_element element) {
+  return std::size_t{model.kv_heads} * model.head_dim * (element == hflex_cuda_f32 ? 4 : 2);
+}
+
+/// Of a model and an element type; never 0.
+std::uint64_t number_of(const hflex_cuda_model& model, hflex_cuda_element element) {
+  return (std::uint64_t{model.hidden} << 32U | model.layers << 8U) + element + 1;
+}
+
 hflex_cuda_weights* make_weights(
-    const hflex_cuda_model* model, int, hflex_cuda_element element, hflex_cuda_fault* fault) {
+    const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault) {
   if (model->tensor_count == 0) {
     say(fault, "no tensors");
     return nullptr;
   }
   ++weights_made;
-  return new hflex_cuda_weights{
-      model->layers, std::size_t{model->kv_heads} * model->head_dim * (element == hflex_cuda_f32 ? 4 : 2)};
+  const int memory = ::memfd_create("fake-weights", MFD_CLOEXEC);
+  const std::uint64_t number = number_of(*model, element);
+  if (::write(memory, &number, sizeof number) != sizeof number) say(fault, "no memory");
+  return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, memory, true};
 }
-std::uint64_t weights_bytes(const hflex_cuda_weights*) { return 1000; }
-void drop_weights(hflex_cuda_weights* w) { delete w; }
+
+int share_weights(const hflex_cuda_weights* w, hflex_cuda_share* out, hflex_cuda_fault*) {
+  *out = {{static_cast<unsigned char>(w->device + 1)}, sizeof(std::uint64_t), 0};
+  if (::pread(w->memory, &out->checksum, sizeof out->checksum, 0) != sizeof out->checksum) return -1;
+  return ::dup(w->memory);
+}
+
+hflex_cuda_weights* adopt_weights(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+    const hflex_cuda_share* from, int fd, hflex_cuda_fault* fault) {
+  std::uint64_t number = 0;
+  if (::pread(fd, &number, sizeof number, 0) != sizeof number || number != from->checksum ||
+      number != number_of(*model, element)) {
+    say(fault, "shared weights: their checksum is wrong");
+    return nullptr;
+  }
+  const bool same = from->device[0] == device + 1;
+  return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, ::dup(fd), !same};
+}
+
+std::uint64_t weights_bytes(const hflex_cuda_weights* w) { return w->own ? 1000 : 0; }
+void drop_weights(hflex_cuda_weights* w) {
+  ::close(w->memory);
+  delete w;
+}
 
 hflex_cuda_context* make_context(
     const hflex_cuda_weights* weights, const hflex_cuda_options* options, hflex_cuda_fault* fault) {
@@ -141,8 +181,9 @@ hflex_cuda_status write_kv(hflex_cuda_context* c, std::uint32_t layer, const std
   return hflex_cuda_ok;
 }
 
-constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &weights_bytes, &drop_weights,
-    &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
+constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &share_weights, &adopt_weights,
+    &weights_bytes, &drop_weights, &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv,
+    &write_kv};
 
 } // namespace
 

@@ -260,6 +260,12 @@ public:
     done(found->second);
   }
 
+  void offer_device_weights(std::string, gpu::shared_device_memory) override {}
+  void withdraw_device_weights(const std::string&) override {}
+  void fetch_device_weights(gpu::endpoint_list, std::string, duration, device_weights_callback done) override {
+    done(fail(errc::reroute, "no device here has memory of its own"));
+  }
+
   void grant_weights(std::string digest, std::uint64_t key, duration) override { granted_[key] = std::move(digest); }
   void limit_weights(std::uint64_t bytes_per_s) override { limit = bytes_per_s; }
   void pull_weights(

@@ -239,8 +239,8 @@ private:
     };
     machine.stamp_of = [](const std::string&) { return std::string{"unchanged"}; };
     machine.make_context = [contexts = node.contexts, clock = clock](std::uint32_t,
-                               const std::shared_ptr<const gpu::weight_region>&,
-                               const wire::instance_options&) -> result<std::shared_ptr<gpu::device_context>> {
+                               const std::shared_ptr<const gpu::weight_region>&, const wire::instance_options&,
+                               const gpu::endpoint_list&) -> result<std::shared_ptr<gpu::device_context>> {
       ++*contexts;
       return std::make_shared<scripted_device>(clock, tokenizer()->vocab_size(), blocks, block_size);
     };

@@ -91,7 +91,8 @@ std::uint16_t cluster::port() const {
 process& cluster::start_agent(const std::string& name) {
   auto& slot = agents_[name];
   slot.reset();
-  std::vector<std::string> words{HFLEX_PROGRAM, "agent", "--join", head_address_, "--name", name, "--devices", "cpu:1"};
+  std::vector<std::string> words{
+      HFLEX_PROGRAM, "agent", "--join", head_address_, "--name", name, "--devices", options_.devices};
   words.insert(words.end(), options_.agent_words.begin(), options_.agent_words.end());
   if (options_.hosts_apart) words.insert(words.end(), {"--host-id", "host-" + name});
   slot = std::make_unique<process>(command{std::move(words), options_.agent_environment, {}});

@@ -47,6 +47,7 @@ struct cluster_options {
   std::vector<std::string> agent_environment{};
   bool hosts_apart{false}; ///< each agent claims to be another host: no shared memory between them
   std::string model{demo_model()};
+  std::string devices{"cpu:1"}; ///< of every agent
 };
 
 class cluster {

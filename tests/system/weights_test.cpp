@@ -48,6 +48,34 @@ TEST_CASE("an instance on another host starts from its neighbour's memory over T
   CHECK(tokens_of(after) == tokens_of(before));
 }
 
+TEST_CASE("an instance in another process of the same GPU uses the weights where they lie") {
+  cluster_options o;
+  o.mode = "collocated";
+  o.compute = "bf16";
+  o.agents = {"a"};
+  o.devices = "cuda:0";
+  o.agent_environment = {"HFLEX_CUDA_PLUGIN=" HFLEX_FAKE_CUDA_PLUGIN};
+  cluster c{o};
+  const auto jobs = some_jobs(4, 20);
+  check_all_finished(c.submit(jobs), jobs.size());
+
+  c.start_agent("b");
+  REQUIRE(c.run({"scale", "--count", "2"}).code == 0);
+  const auto t = c.until("an instance on b", [](const json& now) { return ready_instances(now) == 2; });
+  const auto node = node_named(t, "b")["id"].get<std::string>();
+  json way;
+  for (const auto& l : t["links"])
+    if (l["kind"] == "weights" && l["to"] == "i2") way = l;
+  INFO(t.dump(2));
+  REQUIRE(way.is_object());
+  CHECK(way["from"] == "agent-n1");
+  CHECK(way["transport"] == "cuda");
+  REQUIRE(c.run({"drain", "n1"}).code == 0); // the memory stays although its first owner lets go of it
+  c.until("nobody on a",
+      [&](const json& now) { return ready_instances(now) == 2 && instance_of_role(now, "mixed")["node"] == node; });
+  check_all_finished(c.submit(jobs), jobs.size());
+}
+
 TEST_CASE("a newcomer takes requests while its weights still come over TCP, and writes the same text") {
   cluster_options o;
   o.mode = "collocated";

@@ -115,8 +115,9 @@ node::backend make_backend(
     return gpu::load_weights(dir, progress);
   };
   b.stamp_of = gpu::checkpoint_stamp;
-  b.make_context = [machine = std::move(machine)](std::uint32_t index,
-                       std::shared_ptr<const gpu::weight_region> weights, const wire::instance_options& o) {
+  b.make_context = [machine = std::move(machine), transport](std::uint32_t index,
+                       std::shared_ptr<const gpu::weight_region> weights, const wire::instance_options& o,
+                       const gpu::endpoint_list& neighbours) {
     const device_plan& device = machine.devices.at(index);
     gpu::host_context_options h;
     h.threads = o.threads > 0 ? o.threads : device.threads;
@@ -126,8 +127,8 @@ node::backend make_backend(
     h.kv_memory_bytes = o.kv_memory_bytes;
     h.max_batched_tokens = o.max_batched_tokens;
     if (!device.cuda) h.isa = o.isa; // instruction sets are the CPU's
-    return device.cuda ? machine.cuda->make_context(*device.cuda, std::move(weights), h)
-                       : gpu::make_host_context(std::move(weights), h);
+    if (!device.cuda) return gpu::make_host_context(std::move(weights), h);
+    return machine.cuda->make_context(*device.cuda, std::move(weights), h, gpu::sharing_over(transport, neighbours));
   };
   b.warm_up = [](gpu::device_context& context, const wire::instance_options& o) {
     return warm_up(context, o.max_batched_tokens);

@@ -68,6 +68,21 @@ TEST_CASE("weights come from the cheapest source: own process, then a neighbour'
   CHECK(b.c.holders("d") == std::vector<holder_view>{{n2, "h1", 100}});
 }
 
+TEST_CASE("a newcomer hears of the other processes of its host that hold the weights, whatever its source") {
+  bench b;
+  b.on(held{n1, "h1", "d", {"shm:h1:x", "tcp:h1:1"}, 100});
+  b.on(held{n2, "h1", "d", {"shm:h1:y"}, 100});
+  b.on(held{n3, "h2", "d", {"shm:h2:z"}, 100});
+  b.need(1, n2);
+  CHECK(b.sent().from.kind == source_kind::same_process);
+  CHECK(b.sent().neighbours == std::vector<std::string>{"shm:h1:x", "tcp:h1:1"});
+  b.need(2, {9});
+  CHECK(b.sent().from.kind == source_kind::shared_memory);
+  CHECK(b.sent().neighbours == std::vector<std::string>{"shm:h1:x", "tcp:h1:1", "shm:h1:y"});
+  b.need(3, {9}, "other");
+  CHECK(b.sent().neighbours.empty());
+}
+
 TEST_CASE("memory of another host, of a node without endpoints or of another digest is no source") {
   bench b;
   b.on(held{n1, "h2", "d", {"shm:h2:x"}, 100});

@@ -4,6 +4,8 @@
 #include "tests/support/fake_cuda_plugin.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <future>
+#include <map>
+#include <optional>
 
 namespace hflex::test::cuda_device_test {
 namespace {
@@ -21,6 +23,23 @@ std::shared_ptr<device_context> fake_context() {
   if (!made) FAIL(made.error().message);
   return *made;
 }
+
+/// What stands between processes of one host: each has offers of its own and sees everybody else's.
+struct host_of_processes {
+  std::map<int, std::map<std::string, shared_device_memory>> offers;
+  int asked{0};
+
+  device_sharing sharing(int process) {
+    return {[this, process](const std::string& key) -> std::optional<shared_device_memory> {
+              ++asked;
+              for (const auto& [other, there] : offers)
+                if (const auto at = there.find(key); other != process && at != there.end()) return at->second;
+              return std::nullopt;
+            },
+        [this, process](const std::string& key, shared_device_memory m) { offers[process][key] = std::move(m); },
+        [this, process](const std::string& key) { offers[process].erase(key); }};
+  }
+};
 
 step_result run(device_context& context, step_plan plan) {
   std::promise<step_result> done;
@@ -114,16 +133,67 @@ TEST_CASE("contexts of one model and compute type share its weights on a device,
   const auto other_device = backend->make_context(1, demo_weights(), options);
   options.compute = compute_type::f32;
   const auto other_type = backend->make_context(0, demo_weights(), options);
-  CHECK(made() == before + 3);
+  CHECK(made() == before + 2); // the other device takes a copy of the first one's
   REQUIRE(other_type.has_value());
   CHECK((*other_type)->kv().element == compute_type::f32);
   options.compute = compute_type::f16; // as wide as bf16, and still something else
   const auto half = backend->make_context(0, demo_weights(), options);
-  CHECK(made() == before + 4);
+  CHECK(made() == before + 3);
   REQUIRE(half.has_value());
   CHECK((*half)->kv().element == compute_type::f16);
   CHECK((*half)->kv().token_layer_bytes() == (*one)->kv().token_layer_bytes());
   CHECK(!(*half)->kv().compatible((*one)->kv()));
+}
+
+TEST_CASE("weights go from device to device, and from process to process, rather than from the host") {
+  host_of_processes host;
+  const auto options = engine_options(compute_type::bf16);
+  const auto holder = fake_backend();
+  const auto newcomer = fake_backend(); // another process, as far as the backend knows
+  auto first = holder->make_context(0, demo_weights(), options, host.sharing(0)).value();
+  auto& desk = host.offers[0];
+  CHECK(first->weights_from() == "host memory");
+  CHECK(host.asked == 2); // about this device, then about the other
+  REQUIRE(desk.size() == 1);
+  CHECK(contains(desk.begin()->first, demo_weights()->digest() + "/bf16/0100"));
+
+  SECTION("on the same device they are used where they lie, and take no memory") {
+    const auto second = newcomer->make_context(0, demo_weights(), options, host.sharing(1)).value();
+    CHECK(second->weights_from() == "this device");
+    CHECK(second->memory_used_bytes() + 1000 == first->memory_used_bytes());
+    first.reset();
+    CHECK(desk.empty());
+    const auto third = fake_backend()->make_context(0, demo_weights(), options, host.sharing(2)).value();
+    CHECK(third->weights_from() == "this device"); // who took them gives them on
+    CHECK(run(*third, plan_of({item_of({5}, 0, {0})})).sampled == tokens{6});
+  }
+  SECTION("on another device they are copied, from this process or from another") {
+    CHECK(holder->make_context(1, demo_weights(), options).value()->weights_from() == "another device");
+    CHECK(newcomer->make_context(1, demo_weights(), options, host.sharing(1)).value()->weights_from() ==
+          "another device");
+  }
+  SECTION("they are offered as long as any context runs them") {
+    const auto second = holder->make_context(0, demo_weights(), options, host.sharing(0)).value();
+    first.reset();
+    CHECK(desk.size() == 1);
+  }
+  SECTION("nobody else's weights are taken") {
+    auto other = engine_options(compute_type::f16);
+    CHECK(newcomer->make_context(0, demo_weights(), other, host.sharing(1)).value()->weights_from() == "host memory");
+  }
+  SECTION("what is not right is said, and the host's are taken") {
+    SECTION("a wrong checksum") {
+      desk.begin()->second.note.back() ^= std::byte{1};
+      const auto second = newcomer->make_context(0, demo_weights(), options, host.sharing(1)).value();
+      CHECK(second->weights_from() == "host memory (shared weights: their checksum is wrong)");
+    }
+    SECTION("a note of another size") {
+      desk.begin()->second.note.pop_back();
+      const auto second = newcomer->make_context(0, demo_weights(), options, host.sharing(1)).value();
+      CHECK(second->weights_from() == "host memory (a neighbour described its weights wrongly)");
+    }
+    CHECK(newcomer->make_context(0, demo_weights(), options, {}).value()->weights_from() == "host memory");
+  }
 }
 
 TEST_CASE("what is not finite in f16 says where f16 ends") {

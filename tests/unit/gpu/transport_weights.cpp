@@ -102,6 +102,44 @@ TEST_CASE("weights outlive the process that packed them") {
   CHECK(fails(fetch(*fetcher, holder, digest), errc::reroute));
 }
 
+TEST_CASE("memory of a device is passed on with its note, by key, until it is withdrawn") {
+  auto holder = started({});
+  auto fetcher = started({});
+  const auto fetch_memory = [&](const std::string& key) {
+    ending done;
+    auto got = std::make_shared<gpu::shared_device_memory>();
+    fetcher->fetch_device_weights(
+        holder->endpoints(), key, long_lease, [got, f = done.callback()](const result<gpu::shared_device_memory>& r) {
+          if (r) *got = *r;
+          f({}, r ? result<void>{} : result<void>{tl::unexpected(r.error())});
+        });
+    const auto outcome = done.wait();
+    REQUIRE(outcome);
+    return std::pair{*outcome, *got};
+  };
+  CHECK(fetch_memory("k").first.error().code == errc::reroute);
+  const std::vector<std::byte> note(gpu::max_note_bytes, std::byte{7});
+  const auto memory = [] {
+    auto fd = std::make_shared<gpu::unique_fd>(::memfd_create("hflex-device", MFD_CLOEXEC));
+    REQUIRE(::write(fd->get(), "weights", 7) == 7);
+    return fd;
+  };
+  holder->offer_device_weights("k", {note, memory()});
+  const auto [ok, got] = fetch_memory("k");
+  REQUIRE(ok);
+  CHECK(got.note == note);
+  std::array<char, 8> text{};
+  CHECK(::pread(got.fd->get(), text.data(), text.size(), 0) == 7);
+  CHECK(std::string{text.data()} == "weights");
+  holder->offer_device_weights("empty", {{}, memory()});
+  CHECK(fetch_memory("empty").first.has_value());
+  CHECK(fails(fetch(*fetcher, holder->endpoints(), "k"), errc::reroute)); // a region is something else
+  holder->withdraw_device_weights("k");
+  CHECK(fetch_memory("k").first.error().code == errc::reroute);
+  holder->offer_device_weights("k", {std::vector<std::byte>(gpu::max_note_bytes + 1), memory()});
+  CHECK(fetch_memory("k").first.error().code == errc::reroute); // nobody could read that
+}
+
 TEST_CASE("a holder that passes something else than those weights is found out") {
   auto holder = started({});
   auto fetcher = started({});

@@ -1,0 +1,162 @@
+#include "gpu/cuda_weights.hpp"
+#include "gpu/model/f16_range.hpp"
+#include "gpu/model/packed_model.hpp"
+#include <cstring>
+#include <fmt/format.h>
+#include <future>
+
+namespace hflex::gpu {
+namespace {
+
+hflex_cuda_element element_of(compute_type compute) {
+  switch (compute) {
+  case compute_type::f32:
+    return hflex_cuda_f32;
+  case compute_type::f16:
+    return hflex_cuda_f16;
+  case compute_type::bf16:
+    break;
+  }
+  return hflex_cuda_bf16;
+}
+
+/// A neighbour that answers at all does so at once: it passes a descriptor.
+constexpr std::chrono::seconds device_weights_patience{1};
+
+} // namespace
+
+device_sharing sharing_over(const std::shared_ptr<transport>& transport, endpoint_list neighbours) {
+  using memory = std::optional<shared_device_memory>;
+  device_sharing out;
+  if (!neighbours.empty())
+    out.fetch = [transport, neighbours = std::move(neighbours)](const std::string& key) -> memory {
+      auto came = std::make_shared<std::promise<memory>>();
+      auto answer = came->get_future();
+      transport->fetch_device_weights(neighbours, key, device_weights_patience,
+          [came](const result<shared_device_memory>& r) { came->set_value(r ? memory{*r} : std::nullopt); });
+      if (answer.wait_for(2 * device_weights_patience) != std::future_status::ready) return std::nullopt; // it ends
+      return answer.get();
+    };
+  out.offer = [transport](const std::string& key, shared_device_memory m) {
+    transport->offer_device_weights(key, std::move(m));
+  };
+  // Weights may be dropped after the transport has ended, and must not be what ends it.
+  out.withdraw = [weak = std::weak_ptr{transport}](const std::string& key) {
+    if (const auto t = weak.lock()) t->withdraw_device_weights(key);
+  };
+  return out;
+}
+
+std::string_view name_of(weights_way way) {
+  constexpr std::array<std::string_view, 3> names{"host memory", "another device", "this device"};
+  return names[static_cast<std::size_t>(way)];
+}
+
+placed_weights::~placed_weights() {
+  if (withdraw_) withdraw_(key_); // an offer's descriptor would keep the memory
+  cuda_.drop_weights(handle_);
+}
+
+std::uint64_t placed_weights::bytes() const { return cuda_.weights_bytes(handle_); }
+
+result<std::shared_ptr<placed_weights>> cuda_weights::place(std::uint32_t device, const weight_region& region,
+    const cuda_model_source& source, compute_type compute, const device_sharing& sharing) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(placed_, [](const auto& entry) { return entry.second.expired(); });
+  const place_key where{device, compute, region.digest()};
+  if (const auto it = placed_.find(where); it != placed_.end())
+    if (auto there = it->second.lock()) return there;
+  search s{where, source, sharing, {}};
+  auto found = from_neighbours(s, true);
+  if (!found) found = from_own_devices(s);
+  if (!found) found = from_neighbours(s, false);
+  if (!found) {
+    auto loaded = from_host(s, region);
+    if (!loaded) return loaded;
+    found = std::move(*loaded);
+  }
+  found->refused_ = std::move(s.refused);
+  offer(*found, where, sharing);
+  placed_[where] = found;
+  return found;
+}
+
+/// The ABI's version, because the note is its struct; the device, because who shares it has nothing to copy.
+std::string cuda_weights::sharing_key(const place_key& where, std::uint32_t device) const {
+  return fmt::format("cuda{}/{}/{}/{}", hflex_cuda_abi, where.digest, name_of(where.compute), uuids_[device]);
+}
+
+std::shared_ptr<placed_weights> cuda_weights::from_neighbours(search& s, bool same_device) const {
+  if (!s.sharing.fetch) return nullptr;
+  for (std::uint32_t d = 0; d < uuids_.size(); ++d) {
+    if ((d == s.where.device) != same_device) continue;
+    if (const auto memory = s.sharing.fetch(sharing_key(s.where, d)))
+      if (auto made = adopt(s, d, *memory)) return made;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<placed_weights> cuda_weights::from_own_devices(search& s) const {
+  for (const auto& [where, weights] : placed_) {
+    if (where.digest != s.where.digest || where.compute != s.where.compute) continue;
+    const auto there = weights.lock();
+    if (!there) continue;
+    if (const auto memory = share(*there, &s.refused))
+      if (auto made = adopt(s, where.device, *memory)) return made;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<placed_weights> cuda_weights::adopt(
+    search& s, std::uint32_t from, const shared_device_memory& memory) const {
+  hflex_cuda_share described{};
+  if (!memory.fd || memory.note.size() != sizeof described) {
+    s.refused = "a neighbour described its weights wrongly";
+    return nullptr;
+  }
+  std::memcpy(&described, memory.note.data(), sizeof described);
+  hflex_cuda_fault fault{};
+  auto* handle = cuda_.adopt_weights(&s.source.model, static_cast<int>(s.where.device), element_of(s.where.compute),
+      &described, memory.fd->get(), &fault);
+  if (handle == nullptr) {
+    s.refused = fault.words;
+    return nullptr;
+  }
+  const auto way = from == s.where.device ? weights_way::mapped : weights_way::device;
+  return std::make_shared<placed_weights>(cuda_, handle, way);
+}
+
+result<std::shared_ptr<placed_weights>> cuda_weights::from_host(search& s, const weight_region& region) const {
+  const auto device = s.where.device;
+  if (s.where.compute == compute_type::f16)
+    if (auto fits = check_f16_range(region.data(), layout_region(s.source.config)->tensors); !fits)
+      return fail(fits.error().code, "weights on CUDA device {}: {}", device, fits.error().message);
+  hflex_cuda_fault fault{};
+  auto* handle = cuda_.make_weights(&s.source.model, static_cast<int>(device), element_of(s.where.compute), &fault);
+  if (handle == nullptr) return fail(errc::fatal, "weights on CUDA device {}: {}", device, fault.words);
+  return std::make_shared<placed_weights>(cuda_, handle, weights_way::host);
+}
+
+std::optional<shared_device_memory> cuda_weights::share(const placed_weights& weights, std::string* why) const {
+  hflex_cuda_share described{};
+  hflex_cuda_fault fault{};
+  const int fd = cuda_.share_weights(weights.handle(), &described, &fault);
+  if (fd < 0) {
+    if (why != nullptr) *why = fault.words;
+    return std::nullopt;
+  }
+  shared_device_memory out{std::vector<std::byte>(sizeof described), std::make_shared<unique_fd>(fd)};
+  std::memcpy(out.note.data(), &described, sizeof described);
+  return out;
+}
+
+void cuda_weights::offer(placed_weights& weights, const place_key& where, const device_sharing& sharing) const {
+  if (!sharing.offer) return;
+  auto memory = share(weights, nullptr);
+  if (!memory) return; // a device that cannot share: the host's region is there for the others
+  weights.key_ = sharing_key(where, where.device);
+  weights.withdraw_ = sharing.withdraw;
+  sharing.offer(weights.key_, std::move(*memory));
+}
+
+} // namespace hflex::gpu

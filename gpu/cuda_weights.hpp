@@ -1,0 +1,99 @@
+// Where a CUDA device gets a model's weights from: from the memory of another process on the same device (nothing
+// moves), from another device of this process or of a neighbour (device to device), or from the host's region. Whoever
+// has them offers them to the next one.
+#pragma once
+#include "gpu/compute_type.hpp"
+#include "gpu/cuda/model_source.hpp"
+#include "gpu/transport/transport.hpp"
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+namespace hflex::gpu {
+
+/// How weights on a device are shared with the other processes of a host. Any of them may be empty. Called on the
+/// thread that makes or drops a context.
+struct device_sharing {
+  /// What a neighbour offers under `key`; asks all of them, and blocks for a short time at most.
+  std::function<std::optional<shared_device_memory>(const std::string& key)> fetch;
+  std::function<void(const std::string& key, shared_device_memory)> offer;
+  std::function<void(const std::string& key)> withdraw;
+};
+
+/// Over a transport, whose other ends are the neighbours' endpoints. What it offers ends with the transport.
+device_sharing sharing_over(const std::shared_ptr<transport>& transport, endpoint_list neighbours);
+
+/// How weights came to a device.
+enum class weights_way : std::uint8_t { host, device, mapped };
+/// "host memory", "another device", "this device".
+std::string_view name_of(weights_way way);
+
+/// Weights on one device; dropped, and no longer offered, with the last context that runs them.
+class placed_weights {
+public:
+  placed_weights(const hflex_cuda_functions& cuda, hflex_cuda_weights* handle, weights_way way)
+      : cuda_(cuda), handle_(handle), way_(way) {}
+  placed_weights(const placed_weights&) = delete;
+  placed_weights& operator=(const placed_weights&) = delete;
+  ~placed_weights();
+  const hflex_cuda_weights* handle() const { return handle_; }
+  std::uint64_t bytes() const; ///< 0 for another process' memory
+  weights_way way() const { return way_; }
+  /// Why not by a cheaper way that was there; empty when there was none.
+  const std::string& refused() const { return refused_; }
+
+private:
+  friend class cuda_weights;
+  const hflex_cuda_functions& cuda_;
+  hflex_cuda_weights* handle_;
+  weights_way way_;
+  std::string refused_;
+  std::string key_;
+  std::function<void(const std::string& key)> withdraw_;
+};
+
+/// All weights that this process has on CUDA devices. Any thread.
+class cuda_weights {
+public:
+  /// `uuids`: of the devices, by index.
+  cuda_weights(const hflex_cuda_functions& cuda, std::vector<std::string> uuids)
+      : cuda_(cuda), uuids_(std::move(uuids)) {}
+
+  /// Blocks; a second caller for the same weights waits for the first. errc::reject: they do not fit the compute type;
+  /// errc::fatal: the device refuses.
+  result<std::shared_ptr<placed_weights>> place(std::uint32_t device, const weight_region& region,
+      const cuda_model_source& source, compute_type compute, const device_sharing& sharing);
+
+private:
+  struct place_key {
+    std::uint32_t device{};
+    compute_type compute{};
+    std::string digest;
+    friend auto operator<=>(const place_key&, const place_key&) = default;
+  };
+  /// A place that is being looked for a source.
+  struct search {
+    const place_key& where;
+    const cuda_model_source& source;
+    const device_sharing& sharing;
+    std::string refused;
+  };
+
+  std::shared_ptr<placed_weights> from_neighbours(search& s, bool same_device) const;
+  std::shared_ptr<placed_weights> from_own_devices(search& s) const;
+  std::shared_ptr<placed_weights> adopt(search& s, std::uint32_t from, const shared_device_memory& memory) const;
+  result<std::shared_ptr<placed_weights>> from_host(search& s, const weight_region& region) const;
+  std::optional<shared_device_memory> share(const placed_weights& weights, std::string* why) const;
+  void offer(placed_weights& weights, const place_key& where, const device_sharing& sharing) const;
+  std::string sharing_key(const place_key& where, std::uint32_t device) const;
+
+  const hflex_cuda_functions& cuda_;
+  const std::vector<std::string> uuids_;
+  std::mutex mutex_; ///< held while weights load
+  std::map<place_key, std::weak_ptr<placed_weights>> placed_;
+};
+
+} // namespace hflex::gpu
