@@ -224,6 +224,10 @@ public:
       std::shared_ptr<const weight_region> weights, const host_context_options& options,
       const device_sharing& sharing) override;
 
+  result<std::vector<std::byte>> give(const std::string& digest, const std::string& kind) override {
+    return weights_.give(digest, kind);
+  }
+
 private:
   const hflex_cuda_functions& cuda_;
   const std::vector<device_info> devices_;

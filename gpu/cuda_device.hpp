@@ -27,6 +27,9 @@ public:
   virtual result<std::shared_ptr<device_context>> make_context(std::uint32_t device,
       std::shared_ptr<const weight_region> weights, const host_context_options& options,
       const device_sharing& sharing = {}) = 0;
+
+  /// As cuda_weights::give. Blocks while weights load.
+  virtual result<std::vector<std::byte>> give(const std::string& digest, const std::string& kind) = 0;
 };
 
 } // namespace hflex::gpu

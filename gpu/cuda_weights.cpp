@@ -1,6 +1,9 @@
 #include "gpu/cuda_weights.hpp"
 #include "gpu/model/f16_range.hpp"
 #include "gpu/model/packed_model.hpp"
+#include "gpu/weights_arrival.hpp"
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <fmt/format.h>
 #include <future>
@@ -20,16 +23,31 @@ hflex_cuda_element element_of(compute_type compute) {
   return hflex_cuda_bf16;
 }
 
+/// The other side of a ticket is there at once or not at all; then the slowest network that is worth it.
+constexpr std::chrono::milliseconds meeting_patience{10'000};
+constexpr std::uint64_t slowest_bytes_per_ms = 200'000;
+constexpr std::size_t max_sends = 8;
+/// As long as a step on a CPU waits for weights of which nothing comes.
+constexpr std::chrono::seconds region_patience{30};
+
+hflex_cuda_patience patience_for(const hflex_cuda_ticket& ticket, const std::atomic<bool>* stopping) {
+  const auto ms = static_cast<std::uint64_t>(meeting_patience.count()) + ticket.bytes / slowest_bytes_per_ms;
+  const auto stopped = [](void* at) { return static_cast<const std::atomic<bool>*>(at)->load() ? 1 : 0; };
+  return {static_cast<std::uint32_t>(std::min<std::uint64_t>(ms, UINT32_MAX)), stopping != nullptr ? +stopped : nullptr,
+      const_cast<std::atomic<bool>*>(stopping)};
+}
+
 /// A neighbour that answers at all does so at once: it passes a descriptor.
 constexpr std::chrono::seconds device_weights_patience{1};
 
 } // namespace
 
-device_sharing sharing_over(const std::shared_ptr<transport>& transport, endpoint_list neighbours) {
+device_sharing sharing_over(const std::shared_ptr<transport>& transport, const device_sources& sources) {
   using memory = std::optional<shared_device_memory>;
   device_sharing out;
-  if (!neighbours.empty())
-    out.fetch = [transport, neighbours = std::move(neighbours)](const std::string& key) -> memory {
+  out.ticket = sources.ticket;
+  if (!sources.neighbours.empty())
+    out.fetch = [transport, neighbours = sources.neighbours](const std::string& key) -> memory {
       auto came = std::make_shared<std::promise<memory>>();
       auto answer = came->get_future();
       transport->fetch_device_weights(neighbours, key, device_weights_patience,
@@ -47,8 +65,15 @@ device_sharing sharing_over(const std::shared_ptr<transport>& transport, endpoin
   return out;
 }
 
+cuda_weights::cuda_weights(const hflex_cuda_functions& cuda, std::vector<std::string> uuids)
+    : cuda_(cuda), uuids_(std::move(uuids)), sends_(max_sends) {}
+
+/// With the ABI's version, because notes and tickets are its structs.
+std::string device_kind(compute_type compute) { return fmt::format("cuda{}/{}", hflex_cuda_abi, name_of(compute)); }
+
 std::string_view name_of(weights_way way) {
-  constexpr std::array<std::string_view, 3> names{"host memory", "another device", "this device"};
+  constexpr std::array<std::string_view, 4> names{
+      "host memory", "another host's device", "another device", "this device"};
   return names[static_cast<std::size_t>(way)];
 }
 
@@ -70,6 +95,7 @@ result<std::shared_ptr<placed_weights>> cuda_weights::place(std::uint32_t device
   auto found = from_neighbours(s, true);
   if (!found) found = from_own_devices(s);
   if (!found) found = from_neighbours(s, false);
+  if (!found) found = from_another_host(s);
   if (!found) {
     auto loaded = from_host(s, region);
     if (!loaded) return loaded;
@@ -81,9 +107,9 @@ result<std::shared_ptr<placed_weights>> cuda_weights::place(std::uint32_t device
   return found;
 }
 
-/// The ABI's version, because the note is its struct; the device, because who shares it has nothing to copy.
+/// With the device, because who shares it has nothing to copy.
 std::string cuda_weights::sharing_key(const place_key& where, std::uint32_t device) const {
-  return fmt::format("cuda{}/{}/{}/{}", hflex_cuda_abi, where.digest, name_of(where.compute), uuids_[device]);
+  return fmt::format("{}/{}/{}", device_kind(where.compute), where.digest, uuids_[device]);
 }
 
 std::shared_ptr<placed_weights> cuda_weights::from_neighbours(search& s, bool same_device) const {
@@ -126,8 +152,60 @@ std::shared_ptr<placed_weights> cuda_weights::adopt(
   return std::make_shared<placed_weights>(cuda_, handle, way);
 }
 
+std::shared_ptr<placed_weights> cuda_weights::from_another_host(search& s) const {
+  hflex_cuda_ticket ticket{};
+  if (s.sharing.ticket.empty()) return nullptr;
+  if (s.sharing.ticket.size() != sizeof ticket) {
+    s.refused = "the ticket of another host is of another version";
+    return nullptr;
+  }
+  std::memcpy(&ticket, s.sharing.ticket.data(), sizeof ticket);
+  const auto patience = patience_for(ticket, nullptr);
+  hflex_cuda_fault fault{};
+  auto* handle = cuda_.receive_weights(
+      &s.source.model, static_cast<int>(s.where.device), element_of(s.where.compute), &ticket, &patience, &fault);
+  if (handle == nullptr) {
+    s.refused = fault.words;
+    return nullptr;
+  }
+  return std::make_shared<placed_weights>(cuda_, handle, weights_way::network);
+}
+
+result<std::vector<std::byte>> cuda_weights::give(const std::string& digest, const std::string& kind) {
+  std::shared_ptr<placed_weights> weights;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [where, there] : placed_)
+      if (where.digest == digest && device_kind(where.compute) == kind && !weights) weights = there.lock();
+  }
+  if (!weights) return fail(errc::reroute, "weights {} are on no device here", digest);
+  hflex_cuda_ticket ticket{};
+  hflex_cuda_fault fault{};
+  if (cuda_.make_ticket(weights->handle(), &ticket, &fault) != hflex_cuda_ok)
+    return fail(errc::reroute, "weights to another host: {}", fault.words);
+  const bool runs = sends_.run([&cuda = cuda_, weights, ticket](const std::atomic<bool>& stopping) {
+    const auto patience = patience_for(ticket, &stopping);
+    hflex_cuda_fault f{};
+    cuda.send_weights(weights->handle(), &ticket, &patience, &f); // who receives sees that it failed
+  });
+  if (!runs) return fail(errc::reroute, "{} receivers are given weights already", max_sends);
+  std::vector<std::byte> out(sizeof ticket);
+  std::memcpy(out.data(), &ticket, sizeof ticket);
+  return out;
+}
+
+/// All of the region, where it is still arriving.
+result<void> cuda_weights::wait_for_region(const search& s, const weight_region& region) {
+  const auto arrival = region.arrival();
+  if (!arrival || arrival->whole()) return {};
+  const std::atomic<bool> never{false};
+  return arrival->wait({0, layout_region(s.source.config)->chunks()}, region_patience, never);
+}
+
 result<std::shared_ptr<placed_weights>> cuda_weights::from_host(search& s, const weight_region& region) const {
   const auto device = s.where.device;
+  if (auto here = wait_for_region(s, region); !here)
+    return fail(here.error().code, "weights on CUDA device {}: {}", device, here.error().message);
   if (s.where.compute == compute_type::f16)
     if (auto fits = check_f16_range(region.data(), layout_region(s.source.config)->tensors); !fits)
       return fail(fits.error().code, "weights on CUDA device {}: {}", device, fits.error().message);

@@ -1,9 +1,10 @@
 // Where a CUDA device gets a model's weights from: from the memory of another process on the same device (nothing
-// moves), from another device of this process or of a neighbour (device to device), or from the host's region. Whoever
-// has them offers them to the next one.
+// moves), from another device of this process or of a neighbour (device to device), from a device of another host
+// (NCCL), or from the host's region. Whoever has them offers them to the next one.
 #pragma once
 #include "gpu/compute_type.hpp"
 #include "gpu/cuda/model_source.hpp"
+#include "gpu/task_crew.hpp"
 #include "gpu/transport/transport.hpp"
 #include <functional>
 #include <map>
@@ -21,14 +22,18 @@ struct device_sharing {
   std::function<std::optional<shared_device_memory>(const std::string& key)> fetch;
   std::function<void(const std::string& key, shared_device_memory)> offer;
   std::function<void(const std::string& key)> withdraw;
+  std::vector<std::byte> ticket{}; ///< of a holder on another host (give); empty: none
 };
 
 /// Over a transport, whose other ends are the neighbours' endpoints. What it offers ends with the transport.
-device_sharing sharing_over(const std::shared_ptr<transport>& transport, endpoint_list neighbours);
+device_sharing sharing_over(const std::shared_ptr<transport>& transport, const device_sources& sources);
+
+/// What weights are on a device, in a word that is equal where they can be exchanged.
+std::string device_kind(compute_type compute);
 
 /// How weights came to a device.
-enum class weights_way : std::uint8_t { host, device, mapped };
-/// "host memory", "another device", "this device".
+enum class weights_way : std::uint8_t { host, network, device, mapped };
+/// "host memory", "another host's device", "another device", "this device".
 std::string_view name_of(weights_way way);
 
 /// Weights on one device; dropped, and no longer offered, with the last context that runs them.
@@ -59,13 +64,17 @@ private:
 class cuda_weights {
 public:
   /// `uuids`: of the devices, by index.
-  cuda_weights(const hflex_cuda_functions& cuda, std::vector<std::string> uuids)
-      : cuda_(cuda), uuids_(std::move(uuids)) {}
+  cuda_weights(const hflex_cuda_functions& cuda, std::vector<std::string> uuids);
 
   /// Blocks; a second caller for the same weights waits for the first. errc::reject: they do not fit the compute type;
   /// errc::fatal: the device refuses.
+  /// A region that is still arriving is waited for, where it is needed at all.
   result<std::shared_ptr<placed_weights>> place(std::uint32_t device, const weight_region& region,
       const cuda_model_source& source, compute_type compute, const device_sharing& sharing);
+  /// A ticket for weights of that device_kind, to be sent to a process of another host; who shows it to place() there
+  /// gets them from a thread of this object. Waits while such weights load. errc::reroute: they are on no device here,
+  /// NCCL is not there, or too many are being given.
+  result<std::vector<std::byte>> give(const std::string& digest, const std::string& kind);
 
 private:
   struct place_key {
@@ -84,7 +93,9 @@ private:
 
   std::shared_ptr<placed_weights> from_neighbours(search& s, bool same_device) const;
   std::shared_ptr<placed_weights> from_own_devices(search& s) const;
+  std::shared_ptr<placed_weights> from_another_host(search& s) const;
   std::shared_ptr<placed_weights> adopt(search& s, std::uint32_t from, const shared_device_memory& memory) const;
+  static result<void> wait_for_region(const search& s, const weight_region& region);
   result<std::shared_ptr<placed_weights>> from_host(search& s, const weight_region& region) const;
   std::optional<shared_device_memory> share(const placed_weights& weights, std::string* why) const;
   void offer(placed_weights& weights, const place_key& where, const device_sharing& sharing) const;
@@ -94,6 +105,7 @@ private:
   const std::vector<std::string> uuids_;
   std::mutex mutex_; ///< held while weights load
   std::map<place_key, std::weak_ptr<placed_weights>> placed_;
+  task_crew sends_; ///< goes first: what it runs uses the rest
 };
 
 } // namespace hflex::gpu

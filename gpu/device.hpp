@@ -77,6 +77,12 @@ struct step_result {
 };
 using step_callback = std::function<void(step_result)>;
 
+/// Where a device with memory of its own may find weights that another process has on a device.
+struct device_sources {
+  std::vector<std::string> neighbours; ///< transport endpoints of processes of this host that hold these weights
+  std::vector<std::byte> ticket;       ///< of a process on another host, which waits to send them; empty: none
+};
+
 /// One model's weights and KV pool on one device. Belongs to the node agent, not to the actor that uses it: an actor of
 /// another role takes it over without moving a byte. At most one step runs at a time; submit is for one owner at a
 /// time.

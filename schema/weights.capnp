@@ -12,6 +12,8 @@ struct WeightsNeeded {           # node agent -> coordinator
   digest @4 :Text;               # empty: not known before the directory was read
   stamp @5 :Text;                # of the directory's files: equal as long as they are unchanged; empty: not known
   endpoints @6 :List(Text);      # of the node's transport: how others reach what it has while it still loads
+  deviceKind @7 :Text;           # what they are to be on a device that can take them from a device of another host: its
+                                 # kind and compute type; empty: no such device
 }
 
 struct WeightsNotNeeded { instance @0 :UInt32; } # node agent -> coordinator: stopped before it was loaded
@@ -41,6 +43,15 @@ struct GrantWeights {            # coordinator -> node agent: who shows the key 
   digest @0 :Text;               # which weights
   key @1 :UInt64;                # random
   leaseMs @2 :UInt32;            # for so long
+  instance @3 :UInt32;           # whose they are to be
+  attempt @4 :UInt32;            # of its load
+  deviceKind @5 :Text;           # as in WeightsNeeded: who has them on such a device answers with a DeviceTicket
+}
+
+struct DeviceTicket {            # holder's node agent -> coordinator -> newcomer's node agent: they wait to be fetched
+  instance @0 :UInt32;           # as in GrantWeights
+  attempt @1 :UInt32;
+  ticket @2 :Data;               # what the two devices' libraries need to meet; at most 1 KiB
 }
 
 struct StopLoad {                # coordinator -> node agent: that attempt stalled, or its source died

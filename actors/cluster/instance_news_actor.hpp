@@ -40,11 +40,12 @@ inline instance_news announcement(wire::schema::InstanceReady::Reader in) {
       in.getDrainUs()};
 }
 
-/// Whose bytes the instance computes with: a device's, where they came from one.
+/// How its weights came, to the host and to a device that has others' weights from a device.
 inline std::string weights_transport(wire::schema::InstanceReady::Reader in) {
   const auto device = wire::read(in.getDeviceWeights());
-  if (!device.empty() && device.rfind("host memory", 0) != 0) return "cuda";
-  return in.getWeightsPath() == "network" ? "tcp" : "shm";
+  const bool from_device = !device.empty() && device.rfind("host memory", 0) != 0;
+  if (in.getWeightsPath() == "network") return from_device ? "tcp, nccl" : "tcp"; // the host's copy comes all the same
+  return from_device ? "cuda" : "shm";
 }
 
 } // namespace hflex::cluster

@@ -21,11 +21,18 @@ struct backend {
       load_weights;
   /// As gpu::checkpoint_stamp. Looks at the directory, opens no file.
   std::function<std::string(const std::string& dir)> stamp_of;
-  /// Allocates KV memory and work space on device `index`. `neighbours`: endpoints of other processes of this host that
-  /// hold the same weights, perhaps on a device that takes them from there. Called where `run_blocking` runs things.
+  /// Allocates KV memory and work space on device `index`; brings the weights there where it has memory of its own.
+  /// Called where `run_blocking` runs things.
   std::function<result<std::shared_ptr<gpu::device_context>>(std::uint32_t index,
-      std::shared_ptr<const gpu::weight_region>, const wire::instance_options&, const gpu::endpoint_list& neighbours)>
+      std::shared_ptr<const gpu::weight_region>, const wire::instance_options&, const gpu::device_sources&)>
       make_context;
+  /// What weights on a device of another host must be to be taken from there; empty: device `index` takes none, as
+  /// none does when this is empty.
+  std::function<std::string(std::uint32_t index, const wire::instance_options&)> device_kind;
+  /// A ticket for weights of that kind that are on a device here. Called where `run_blocking` runs things; may be
+  /// empty.
+  std::function<result<std::vector<std::byte>>(const std::string& digest, const std::string& device_kind)>
+      give_device_weights;
   /// One step, so that the first request does not pay for what is done for the first time. Called where `run_blocking`
   /// runs things, after make_context; may be empty.
   std::function<result<void>(gpu::device_context&, const wire::instance_options&)> warm_up;

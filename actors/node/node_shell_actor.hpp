@@ -67,6 +67,7 @@ public:
   void stop_load(s::StopLoad::Reader in);
 
   void grant(s::GrantWeights::Reader in);
+  void device_ticket(s::DeviceTicket::Reader in);
 
   /// How much time the requests of an instance here can spare.
   void slack(s::SourceSlack::Reader in);
@@ -85,7 +86,8 @@ public:
   }
 
   void give_up(s::WeightsGiveUp::Reader in) {
-    feed(weights_failed{instance_id{in.getInstance()}, wire::read(in.getReason())});
+    const instance_id id{in.getInstance()};
+    if (!has_them_on_device(id)) feed(weights_failed{id, wire::read(in.getReason())});
   }
 
   // ---- contexts and instances ----
@@ -305,9 +307,11 @@ private:
     std::uint32_t device{};
     context_id context{};
     load_entry load;
-    region_ptr arriving;           ///< what its context is, or will be, made on before all of it is here
-    std::string stamp;             ///< of the checkpoint's directory when weights were asked for
-    gpu::endpoint_list neighbours; ///< other processes of this host with the same weights
+    region_ptr arriving;         ///< what its context is, or will be, made on before all of it is here
+    std::string stamp;           ///< of the checkpoint's directory when weights were asked for
+    gpu::device_sources sources; ///< of what its device may take from other devices
+    region_ptr head;             ///< weights under way to a device that may have them sooner, with a ticket
+    bool by_ticket{false};       ///< its device takes them so, and needs no host memory once it has them
     time_point ordered;
     time_point retire_since; ///< of the latest actor that was told to retire ...
     duration drained{};      ///< ... and how long its residents took to go
@@ -391,6 +395,9 @@ private:
 
   void limit_giving() { set_.machine.transport->limit_weights(giving_.value()); }
 
+  std::string device_kind_of(const instance_entry& entry) const;
+  bool has_them_on_device(instance_id id) const;
+  void begin_by_ticket(instance_id id);
   std::function<void(region_ptr)> arriving_to(instance_id id, std::uint32_t attempt);
 
   gpu::progress_callback progress_to(instance_id id, std::uint32_t attempt);
@@ -436,6 +443,8 @@ private:
   void report_ready(const report& e, const instance_entry& entry) {
     const auto& made = contexts_.at(entry.context);
     const auto& context = *made.context;
+    if (const auto from = context.weights_from(); !from.empty())
+      spdlog::info("node: {} has its weights on the device from {}", to_string(e.instance), from);
     auto message = msg<s::InstanceReady>::make([&](s::InstanceReady::Builder out) {
       out.setInstance(e.instance.value);
       out.setNode(core_.id().value);
@@ -459,7 +468,7 @@ private:
       const auto& endpoints = set_.machine.transport->endpoints();
       wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
       out.setDrainUs(static_cast<std::uint32_t>(std::min(to_s(entry.drained) * 1e6, 4e9)));
-      out.setWeightsComing(entry.arriving != nullptr);
+      out.setWeightsComing(entry.arriving != nullptr && !entry.by_ticket);
     });
     wire::tell(self_, cluster_, message, entry.actor);
   }

@@ -1,12 +1,17 @@
 #include "actors/node/node_shell_actor.hpp"
 
 namespace hflex::node {
+namespace {
+
+constexpr std::size_t max_ticket_bytes = 1024;
+
+} // namespace
 
 void shell::load(s::LoadFrom::Reader in) {
   instance_id id{in.getInstance()};
   auto found = instances_.find(id);
   if (found == instances_.end()) return; // cancelled since
-  if (found->second.arriving && in.getKind() != s::SourceKind::NETWORK) {
+  if (found->second.arriving && !found->second.by_ticket && in.getKind() != s::SourceKind::NETWORK) {
     // It may be in a step, in memory that only a pull goes on with.
     feed(weights_failed{id, "no host gives the rest of the weights that it has begun to serve with"});
     return;
@@ -17,7 +22,8 @@ void shell::load(s::LoadFrom::Reader in) {
   const auto planned = in.getAttempt() == 1 ? now - found->second.ordered : load.planned;
   const auto took = found->second.arriving ? load.took : duration{};
   load = {in.getAttempt(), in.getKind(), node_id{in.getFromNode()}, digest, now, 0, planned, took};
-  if (set_.from_neighbours) found->second.neighbours = wire::read(in.getNeighbours());
+  if (!found->second.by_ticket) found->second.sources.ticket.clear(); // of a holder that was left
+  if (set_.from_neighbours) found->second.sources.neighbours = wire::read(in.getNeighbours());
   switch (in.getKind()) {
   case s::SourceKind::SAME_PROCESS:
     if (auto held = regions_.find(digest); held != regions_.end())
@@ -36,7 +42,9 @@ void shell::load(s::LoadFrom::Reader in) {
     set_.machine.transport->pull_weights(wire::read(in.getEndpoints()), digest, in.getKey(),
         std::chrono::milliseconds{in.getLeaseMs()},
         {progress_to(id, load.attempt),
-            may_serve_while_loading(found->second) ? arriving_to(id, load.attempt) : nullptr,
+            may_serve_while_loading(found->second) || !device_kind_of(found->second).empty()
+                ? arriving_to(id, load.attempt)
+                : nullptr,
             loaded_by(id, load.attempt)});
     break;
   case s::SourceKind::DISK:
@@ -57,6 +65,52 @@ void shell::stop_load(s::StopLoad::Reader in) {
 void shell::grant(s::GrantWeights::Reader in) {
   set_.machine.transport->grant_weights(
       wire::read(in.getDigest()), in.getKey(), std::chrono::milliseconds{in.getLeaseMs()});
+  auto kind = wire::read(in.getDeviceKind());
+  if (kind.empty() || !set_.machine.give_device_weights) return;
+  set_.machine.run_blocking(
+      [give = set_.machine.give_device_weights, digest = wire::read(in.getDigest()), kind = std::move(kind),
+          id = in.getInstance(), attempt = in.getAttempt(), to = weights_] {
+        const auto ticket = give(digest, kind);
+        if (!ticket) return; // the newcomer gets them another way anyhow
+        wire::tell_from_outside(to, msg<s::DeviceTicket>::make([&](s::DeviceTicket::Builder out) {
+          out.setInstance(id);
+          out.setAttempt(attempt);
+          out.setTicket({reinterpret_cast<const capnp::byte*>(ticket->data()), ticket->size()});
+        }));
+      });
+}
+
+/// Whose weights wait on a device of another host.
+void shell::device_ticket(s::DeviceTicket::Reader in) {
+  const instance_id id{in.getInstance()};
+  const auto found = instances_.find(id);
+  const auto ticket = in.getTicket();
+  if (found == instances_.end() || found->second.load.attempt != in.getAttempt() || ticket.size() > max_ticket_bytes)
+    return;
+  const auto bytes = std::as_bytes(std::span{ticket.begin(), ticket.size()});
+  found->second.sources.ticket.assign(bytes.begin(), bytes.end());
+  begin_by_ticket(id);
+}
+
+/// With the weights' head, which says what model it is, and a ticket, a device need not wait for the host's copy.
+void shell::begin_by_ticket(instance_id id) {
+  auto& entry = instances_.at(id);
+  if (!entry.head || entry.sources.ticket.empty() || entry.arriving) return;
+  entry.by_ticket = true;
+  entry.arriving = std::move(entry.head);
+  entry.load.took = wire::now(self_) - entry.load.since;
+  feed(weights_arriving{id, entry.arriving->digest()});
+}
+
+bool shell::has_them_on_device(instance_id id) const {
+  const auto found = instances_.find(id);
+  if (found == instances_.end() || !found->second.by_ticket) return false;
+  const auto made = contexts_.find(found->second.context);
+  return made != contexts_.end() && made->second.context != nullptr;
+}
+
+std::string shell::device_kind_of(const instance_entry& entry) const {
+  return set_.machine.device_kind ? set_.machine.device_kind(entry.device, entry.options) : std::string{};
 }
 
 void shell::slack(s::SourceSlack::Reader in) {
@@ -82,7 +136,8 @@ void shell::tell_traffic(instance_id id, node_id from, std::uint64_t done, std::
   wire::tell(self_, cluster_, msg<s::WeightsTraffic>::make([&](s::WeightsTraffic::Builder out) {
     out.setInstance(id.value);
     out.setFromNode(from.value);
-    out.setTransport("tcp");
+    const auto to = instances_.find(id);
+    out.setTransport(to != instances_.end() && to->second.by_ticket ? "tcp, nccl" : "tcp");
     out.setBytesDone(done);
     out.setBytesExpected(total);
   }));
@@ -90,12 +145,14 @@ void shell::tell_traffic(instance_id id, node_id from, std::uint64_t done, std::
 
 void shell::perform(ask_weights& e) {
   auto stamp = set_.machine.stamp_of(e.model.directory);
-  if (auto found = instances_.find(e.instance); found != instances_.end()) found->second.stamp = stamp;
+  const auto found = instances_.find(e.instance);
+  if (found != instances_.end()) found->second.stamp = stamp;
   wire::tell(self_, weights_, msg<s::WeightsNeeded>::make([&](s::WeightsNeeded::Builder out) {
     out.setInstance(e.instance.value);
     out.setNode(core_.id().value);
     out.setHostId(set_.host_id);
     out.setModelDir(e.model.directory);
+    if (found != instances_.end()) out.setDeviceKind(device_kind_of(found->second));
     out.setDigest(e.model.digest.empty() ? digest_of(e.model.directory, stamp) : e.model.digest);
     out.setStamp(stamp);
     const auto& endpoints = set_.machine.transport->endpoints();
@@ -109,7 +166,7 @@ void shell::perform(cancel_weights& e) {
     if (load.kind == s::SourceKind::NETWORK && std::exchange(load.attempt, 0) != 0)
       set_.machine.transport->stop_pull(load.digest);
     load.attempt = 0;
-    found->second.arriving = nullptr;
+    found->second.arriving = found->second.head = nullptr;
   }
   wire::tell(self_, weights_,
       msg<s::WeightsNotNeeded>::make([&](s::WeightsNotNeeded::Builder out) { out.setInstance(e.instance.value); }));
@@ -125,14 +182,14 @@ void shell::perform(create_context& e) {
   auto region = held != regions_.end() ? held->second : user->second.arriving;
   HFLEX_CHECK(region);
   // A first step would hold up the first request until all weights are there.
-  const bool cold = user->second.arriving != nullptr;
+  const bool cold = user->second.arriving != nullptr && !user->second.by_ticket;
   set_.machine.run_blocking(
       [make = set_.machine.make_context, warm_up = cold ? nullptr : set_.machine.warm_up, device = e.device, region,
-          options = user->second.options, neighbours = user->second.neighbours, id = e.context, shop = shop_,
+          options = user->second.options, sources = user->second.sources, id = e.context, shop = shop_,
           to = wire::node_agent_actor{self_}] {
         using clock = std::chrono::steady_clock;
         const auto begun = clock::now();
-        auto made = make(device, region, options, neighbours);
+        auto made = make(device, region, options, sources);
         const auto allocated = clock::now();
         if (made && warm_up)
           if (auto warm = warm_up(**made, options); !warm) made = pass(warm.error());
@@ -211,6 +268,10 @@ void shell::region_arriving(s::WeightsArriving::Reader in) {
   if (!region || found == instances_.end() || found->second.load.attempt != in.getAttempt()) return;
   auto& entry = found->second;
   if (entry.arriving == region) return; // from another source
+  if (!may_serve_while_loading(entry)) {
+    entry.head = std::move(region);
+    return begin_by_ticket(id);
+  }
   if (entry.arriving) {
     feed(weights_failed{id, "what had come of its weights was let go"});
     return;
@@ -253,10 +314,11 @@ void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr&
   auto found = instances_.find(id);
   if (found == instances_.end() || found->second.load.attempt != attempt) return; // stopped, or another attempt runs
   const auto began_with = std::exchange(found->second.arriving, nullptr);
-  if (began_with && began_with != region) {
+  if (began_with && began_with != region && !found->second.by_ticket) {
     feed(weights_failed{id, "what had come of its weights was let go"});
     return;
   }
+  found->second.head = nullptr;
   auto& load = found->second.load;
   load.bytes = region->bytes();
   if (!began_with) load.took = wire::now(self_) - load.since;

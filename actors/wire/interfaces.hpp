@@ -53,8 +53,8 @@ using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "t
 /// One host's agent: owns device contexts, spawns and watches instances.
 using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<msg<s::StopInstance>>,
     tells<msg<s::ChangeRole>>, tells<msg<s::LoadFrom>>, tells<msg<s::StopLoad>>, tells<msg<s::WeightsGiveUp>>,
-    tells<msg<s::GrantWeights>>, tells<msg<s::SourceSlack>>, tells<msg<s::Rejoin>>, tells<msg<s::Retired>>,
-    tells<msg<s::NodeLeave>>, tells<msg<s::Tick>>,
+    tells<msg<s::GrantWeights>>, tells<msg<s::DeviceTicket>>, tells<msg<s::SourceSlack>>, tells<msg<s::Rejoin>>,
+    tells<msg<s::Retired>>, tells<msg<s::NodeLeave>>, tells<msg<s::Tick>>,
     // from its own loader and device threads
     tells<msg<s::WeightsProgress>>, tells<msg<s::WeightsLoaded>>, tells<msg<s::WeightsFailed>>,
     tells<msg<s::ContextReady>>, tells<msg<s::WeightsArriving>>>;
@@ -69,7 +69,7 @@ using scaler_actor = demand_actor::extend<tells<msg<s::NodeUp>, node_agent_actor
 using weights_actor = caf::typed_actor<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
     tells<msg<s::WeightsNeeded>>, tells<msg<s::WeightsNotNeeded>>, tells<msg<s::WeightsHeld>>,
     tells<msg<s::WeightsReleased>>, tells<msg<s::WeightsProgress>>, tells<msg<s::WeightsLoaded>>,
-    tells<msg<s::WeightsFailed>>, tells<msg<s::Tick>>>;
+    tells<msg<s::WeightsFailed>>, tells<msg<s::DeviceTicket>>, tells<msg<s::Tick>>>;
 
 /// The head's front door: membership and topology. Answers a hello with the handles of the other roles.
 using cluster_actor = caf::typed_actor<
@@ -181,5 +181,6 @@ HFLEX_MSG(SourceSlack)
 HFLEX_MSG(LinkAnswer)
 HFLEX_MSG(WeightsArriving)
 HFLEX_MSG(WeightsExpected)
+HFLEX_MSG(DeviceTicket)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

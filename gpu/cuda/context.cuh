@@ -242,7 +242,7 @@ std::unique_ptr<device_context> make_device_context(
 
 template <class T>
 context_maker maker_of() {
-  return {&load_device_weights<T>, &adopt_device_weights<T>, &make_device_context<T>};
+  return {&load_device_weights<T>, &adopt_device_weights<T>, &receive_device_weights<T>, &make_device_context<T>};
 }
 
 } // namespace hflex::cuda

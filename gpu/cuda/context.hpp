@@ -2,6 +2,8 @@
 // file for each element type makes them.
 #pragma once
 #include "gpu/cuda/plugin_abi.hpp"
+#include <cstddef>
+#include <functional>
 #include <memory>
 
 namespace hflex::cuda {
@@ -31,12 +33,17 @@ struct device_share {
   bool same_device{}; ///< as the one they are wanted on
 };
 
+/// Fills a slab on the current device from elsewhere.
+using receiver = std::function<void(std::byte* slab, std::size_t bytes)>;
+
 /// One set for each element type; null, and words in `faults`, when it fails. The device is the current one.
 struct context_maker {
   std::unique_ptr<device_weights> (*weights)(
       const hflex_cuda_model&, int device, hflex_cuda_element element, fault_box& faults);
   std::unique_ptr<device_weights> (*adopted)(
       const hflex_cuda_model&, int device, hflex_cuda_element element, const device_share& from, fault_box& faults);
+  std::unique_ptr<device_weights> (*received)(const hflex_cuda_model&, int device, hflex_cuda_element element,
+      const hflex_cuda_ticket& ticket, const receiver& receive, fault_box& faults);
   std::unique_ptr<device_context> (*context)(const device_weights&, const hflex_cuda_options&, fault_box& faults);
 };
 context_maker bf16_maker();

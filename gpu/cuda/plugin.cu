@@ -6,7 +6,7 @@
 #include <cuda_runtime.h>
 #include <exception>
 #if defined(HFLEX_WITH_NCCL)
-#include <nccl.h>
+#include "gpu/cuda/nccl_group.cuh"
 #endif
 
 struct hflex_cuda_weights {
@@ -131,6 +131,73 @@ hflex_cuda_weights* adopt_weights(const hflex_cuda_model* model, int device, hfl
   });
 }
 
+#if defined(HFLEX_WITH_NCCL)
+
+hflex_cuda_status make_ticket(const hflex_cuda_weights* weights, hflex_cuda_ticket* out, hflex_cuda_fault* fault) {
+  return guarded(fault, hflex_cuda_failed, [&] {
+    fault_box faults;
+    const auto& w = *weights->value;
+    ncclUniqueId id;
+    if (const auto r = ncclGetUniqueId(&id); r != ncclSuccess) faults.note("ncclGetUniqueId", ncclGetErrorString(r));
+    std::memcpy(out->id, &id, sizeof out->id);
+    out->bytes = w.memory->bytes();
+    if (faults.check(cudaSetDevice(w.device), "cudaSetDevice"))
+      out->checksum = hflex::cuda::checksum_of(*w.memory, faults);
+    *fault = faults.fault();
+    return faults.bad() ? hflex_cuda_failed : hflex_cuda_ok;
+  });
+}
+
+hflex_cuda_status send_weights(const hflex_cuda_weights* weights, const hflex_cuda_ticket* ticket,
+    const hflex_cuda_patience* patience, hflex_cuda_fault* fault) {
+  return guarded(fault, hflex_cuda_failed, [&] {
+    fault_box faults;
+    const auto& w = *weights->value;
+    if (faults.check(cudaSetDevice(w.device), "cudaSetDevice")) {
+      const hflex::cuda::wait_limit limit(*patience);
+      hflex::cuda::device_stream stream(faults);
+      hflex::cuda::nccl_group group(*ticket, 0, 2, limit, faults);
+      group.broadcast(w.memory->data(), w.memory->bytes(), stream);
+    }
+    *fault = faults.fault();
+    return faults.bad() ? hflex_cuda_failed : hflex_cuda_ok;
+  });
+}
+
+hflex_cuda_weights* receive_weights(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+    const hflex_cuda_ticket* ticket, const hflex_cuda_patience* patience, hflex_cuda_fault* fault) {
+  return weights_on(device, fault, [&](fault_box& faults) {
+    const auto receive = [&](std::byte* slab, std::size_t bytes) {
+      const hflex::cuda::wait_limit limit(*patience);
+      hflex::cuda::device_stream stream(faults);
+      hflex::cuda::nccl_group group(*ticket, 1, 2, limit, faults);
+      group.broadcast(slab, bytes, stream);
+    };
+    return maker_for(element).received(*model, device, element, *ticket, receive, faults);
+  });
+}
+
+#else
+
+constexpr const char* without_nccl = "this hflex was built without NCCL";
+
+hflex_cuda_status make_ticket(const hflex_cuda_weights*, hflex_cuda_ticket*, hflex_cuda_fault* fault) {
+  say(fault, without_nccl);
+  return hflex_cuda_rejected;
+}
+hflex_cuda_status send_weights(
+    const hflex_cuda_weights*, const hflex_cuda_ticket*, const hflex_cuda_patience*, hflex_cuda_fault* fault) {
+  say(fault, without_nccl);
+  return hflex_cuda_rejected;
+}
+hflex_cuda_weights* receive_weights(const hflex_cuda_model*, int, hflex_cuda_element, const hflex_cuda_ticket*,
+    const hflex_cuda_patience*, hflex_cuda_fault* fault) {
+  say(fault, without_nccl);
+  return nullptr;
+}
+
+#endif
+
 std::uint64_t weights_bytes(const hflex_cuda_weights* weights) { return weights->value->memory->own_bytes(); }
 
 void drop_weights(hflex_cuda_weights* weights) {
@@ -173,8 +240,8 @@ hflex_cuda_status write_kv(hflex_cuda_context* context, std::uint32_t layer, con
 }
 
 constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &share_weights, &adopt_weights,
-    &weights_bytes, &drop_weights, &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv,
-    &write_kv};
+    &make_ticket, &send_weights, &receive_weights, &weights_bytes, &drop_weights, &make_context, &context_bytes,
+    &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
 
 } // namespace
 

@@ -89,6 +89,20 @@ struct hflex_cuda_share {
   std::uint64_t checksum;
 };
 
+/// What a process on another host needs to receive weights: good for one receiver.
+struct hflex_cuda_ticket {
+  unsigned char id[128]; ///< NCCL's
+  std::uint64_t bytes;
+  std::uint64_t checksum;
+};
+
+/// How long a call may wait for the other side.
+struct hflex_cuda_patience {
+  std::uint32_t ms;
+  int (*stopped)(void* user); ///< asked now and then; not 0: it is to give up now. May be null
+  void* user;
+};
+
 struct hflex_cuda_fault {
   char words[256];
 };
@@ -122,6 +136,14 @@ struct hflex_cuda_functions {
   /// when it fails, and then nothing has changed.
   hflex_cuda_weights* (*adopt_weights)(const hflex_cuda_model* model, int device, hflex_cuda_element element,
       const hflex_cuda_share* from, int fd, hflex_cuda_fault* fault);
+  /// A ticket to receive these weights with. rejected: built without NCCL.
+  hflex_cuda_status (*make_ticket)(const hflex_cuda_weights*, hflex_cuda_ticket* out, hflex_cuda_fault* fault);
+  /// Sends weights to who receives with that ticket. Blocks until they are there, or the patience ends.
+  hflex_cuda_status (*send_weights)(const hflex_cuda_weights*, const hflex_cuda_ticket* ticket,
+      const hflex_cuda_patience* patience, hflex_cuda_fault* fault);
+  /// The other side, as adopt_weights otherwise.
+  hflex_cuda_weights* (*receive_weights)(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+      const hflex_cuda_ticket* ticket, const hflex_cuda_patience* patience, hflex_cuda_fault* fault);
   /// Memory of this process' own that they take; 0 when they are mapped.
   std::uint64_t (*weights_bytes)(const hflex_cuda_weights*);
   void (*drop_weights)(hflex_cuda_weights*);

@@ -103,6 +103,17 @@ inline std::uint64_t checksum_of(const device_memory& memory, fault_box& faults)
   return sum;
 }
 
+/// A slab that came from elsewhere becomes weights when it is right.
+template <class T>
+std::unique_ptr<device_weights> finish_weights(
+    const hflex_cuda_model& m, std::unique_ptr<typed_weights<T>> weights, std::uint64_t checksum, fault_box& faults) {
+  const auto sum = checksum_of(*weights->memory, faults);
+  if (!faults.bad() && sum != checksum) faults.note("weights of another process", "their checksum is wrong");
+  if (faults.bad()) return nullptr;
+  weights->values = place_model<T>(m, weights->memory->data());
+  return weights;
+}
+
 /// Weights from the memory that another process, or another device of this one, has them in: used where they are when
 /// they are on `device`, copied from device to device otherwise. `device` is current. Null when it fails: they come
 /// from the host then.
@@ -125,11 +136,23 @@ std::unique_ptr<device_weights> adopt_device_weights(
     stream.copy(out->memory->data(), theirs->data(), from.bytes);
     stream.wait();
   }
-  const auto sum = checksum_of(*out->memory, faults);
-  if (!faults.bad() && sum != from.checksum) faults.note("shared weights", "their checksum is wrong");
+  return finish_weights<T>(m, std::move(out), from.checksum, faults);
+}
+
+/// Weights that `receive` brings from another host. `device` is current. Null when it fails.
+template <class T>
+std::unique_ptr<device_weights> receive_device_weights(const hflex_cuda_model& m, int device,
+    hflex_cuda_element element, const hflex_cuda_ticket& ticket, const receiver& receive, fault_box& faults) {
+  auto out = describe_weights<T>(m, device, element);
+  if (ticket.bytes != slab_bytes<T>(m)) {
+    faults.note("received weights", "they are of another size");
+    return nullptr;
+  }
+  out->memory = device_memory::make(ticket.bytes, device, faults);
+  if (out->memory == nullptr) return nullptr;
+  receive(out->memory->data(), ticket.bytes);
   if (faults.bad()) return nullptr;
-  out->values = place_model<T>(m, out->memory->data());
-  return out;
+  return finish_weights<T>(m, std::move(out), ticket.checksum, faults);
 }
 
 } // namespace hflex::cuda

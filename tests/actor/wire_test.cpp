@@ -28,9 +28,9 @@ using all_schemas = schema_list<s::SubmitJob, s::SubmitAnswer, s::TokenChunk, s:
     s::LoadFrom, s::StopLoad, s::WeightsGiveUp, s::WeightsHeld, s::WeightsReleased, s::WeightsProgress,
     s::WeightsLoaded, s::WeightsFailed, s::Hello, s::Directory, s::NodeJoin, s::NodeAnswer, s::Rejoin, s::Heartbeat,
     s::NodeLeave, s::StartInstance, s::StopInstance, s::ChangeRole, s::Drain, s::InstanceState, s::InstanceReady,
-    s::NodeUp, s::NodeGone, s::LinkTraffic, s::WeightsTraffic, s::GrantWeights, s::SourceSlack, s::ContextReady,
-    s::WeightsArriving, s::Snapshot, s::Subscribe, s::Event, s::ExplainRequest, s::Explanation, s::DemandReport,
-    s::ScaleFleet, s::ScalingLog>;
+    s::NodeUp, s::NodeGone, s::LinkTraffic, s::WeightsTraffic, s::GrantWeights, s::DeviceTicket, s::SourceSlack,
+    s::ContextReady, s::WeightsArriving, s::Snapshot, s::Subscribe, s::Event, s::ExplainRequest, s::Explanation,
+    s::DemandReport, s::ScaleFleet, s::ScalingLog>;
 /// Structs that convert.hpp and its kin read.
 using converted_schemas = schema_list<s::RequestKey, s::Sampling, s::SloTargets, s::StepShape, s::SequenceSpec,
     s::InstanceOptions, s::Snapshot, s::Event, s::DemandReport, s::ScaleFleet>;

@@ -270,6 +270,34 @@ TEST_CASE("contexts of one model share its weights on a CUDA device") {
   CHECK(cuda->make_context(999, demo_weights(), options).error().code == errc::reject);
 }
 
+TEST_CASE("where there are two CUDA devices, weights go from one to the other, directly and by NCCL") {
+  const auto cuda = cuda_or_skip();
+  if (!cuda) return;
+  if (cuda->devices().size() < 2) {
+    WARN("one CUDA device: nothing to copy to");
+    return;
+  }
+  const auto options = engine_options(compute_type::f32);
+  const std::vector<step_item> prompt{item_of(prompt_of(40, 3), 0, block_range(0, 4))};
+  const auto expected = sampled_by(*on_cpu(options), prompt);
+  const auto first = on_cuda(*cuda, options);
+  const auto beside = cuda->make_context(1, demo_weights(), options);
+  if (!beside) FAIL(beside.error().message);
+  CHECK((*beside)->weights_from() == "another device");
+  CHECK(sampled_by(**beside, prompt) == expected);
+
+  const auto elsewhere = cuda_backend::load(HFLEX_CUDA_PLUGIN); // that knows of no weights: as on another host
+  REQUIRE(elsewhere);
+  device_sharing sharing;
+  const auto ticket = cuda->give(demo_weights()->digest(), device_kind(compute_type::f32));
+  if (!ticket) FAIL(ticket.error().message);
+  sharing.ticket = *ticket;
+  const auto far = (*elsewhere)->make_context(1, demo_weights(), options, sharing);
+  if (!far) FAIL(far.error().message);
+  CHECK((*far)->weights_from() == "another host's device");
+  CHECK(sampled_by(**far, prompt) == expected);
+}
+
 // Another process, started by the test below: has the weights on the GPU and lives until it is killed.
 TEST_CASE("a holder of weights", "[.holder]") {
   const auto cuda = cuda_or_skip();
@@ -297,7 +325,7 @@ TEST_CASE("a CUDA device takes weights from another process' memory, and keeps t
   const auto options = engine_options(compute_type::f32);
   const auto begun = std::chrono::steady_clock::now();
   const auto context =
-      (*own)->make_context(0, demo_weights(), options, sharing_over(t, {line.substr(std::strlen("holder at "))}));
+      (*own)->make_context(0, demo_weights(), options, sharing_over(t, {{line.substr(std::strlen("holder at "))}, {}}));
   if (!context) FAIL(context.error().message);
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begun;
   WARN("context on weights from " << (*context)->weights_from() << " in " << took.count() << " ms");
@@ -314,7 +342,7 @@ TEST_CASE("a CUDA device takes weights from another process' memory, and keeps t
   REQUIRE(third);
   REQUIRE(other);
   const std::shared_ptr<transport> from_third = std::move(*other);
-  const auto again = (*third)->make_context(0, demo_weights(), options, sharing_over(from_third, t->endpoints()));
+  const auto again = (*third)->make_context(0, demo_weights(), options, sharing_over(from_third, {t->endpoints(), {}}));
   REQUIRE(again);
   CHECK((*again)->weights_from() == "this device");
 }

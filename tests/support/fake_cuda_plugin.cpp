@@ -4,11 +4,15 @@
 #include "tests/support/fake_cuda_plugin.hpp"
 #include "gpu/cuda/plugin_abi.hpp"
 #include <atomic>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <poll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -98,6 +102,69 @@ hflex_cuda_weights* adopt_weights(const hflex_cuda_model* model, int device, hfl
   return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, ::dup(fd), !same};
 }
 
+/// A listening socket stands for NCCL's bootstrap: its name is the ticket.
+int socket_named(const unsigned char (&id)[128], sockaddr_un& address) {
+  address = {};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path + 1, id, 32); // abstract
+  return ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+constexpr socklen_t address_bytes = offsetof(sockaddr_un, sun_path) + 33;
+
+hflex_cuda_status make_ticket(const hflex_cuda_weights* w, hflex_cuda_ticket* out, hflex_cuda_fault* fault) {
+  static std::atomic<unsigned> tickets{0};
+  *out = {};
+  std::snprintf(reinterpret_cast<char*>(out->id), sizeof out->id, "hflex-fake-%d-%u", ::getpid(), ++tickets);
+  out->bytes = sizeof(std::uint64_t);
+  if (::pread(w->memory, &out->checksum, sizeof out->checksum, 0) != sizeof out->checksum) return hflex_cuda_failed;
+  sockaddr_un address{};
+  const int door = socket_named(out->id, address);
+  if (::bind(door, reinterpret_cast<const sockaddr*>(&address), address_bytes) != 0 || ::listen(door, 1) != 0) {
+    say(fault, "no socket");
+    ::close(door);
+    return hflex_cuda_failed;
+  }
+  std::memcpy(out->id + 64, &door, sizeof door); // for send_weights, in this process
+  return hflex_cuda_ok;
+}
+
+hflex_cuda_status send_weights(const hflex_cuda_weights* w, const hflex_cuda_ticket* ticket,
+    const hflex_cuda_patience* patience, hflex_cuda_fault* fault) {
+  int door = -1;
+  std::memcpy(&door, ticket->id + 64, sizeof door);
+  bool sent = false;
+  for (std::uint32_t ms = 0; ms < patience->ms && !sent && patience->stopped(patience->user) == 0; ms += 10) {
+    pollfd waiting{door, POLLIN, 0};
+    if (::poll(&waiting, 1, 10) != 1) continue;
+    const int peer = ::accept(door, nullptr, nullptr);
+    std::uint64_t number = 0;
+    sent = ::pread(w->memory, &number, sizeof number, 0) == sizeof number &&
+           ::write(peer, &number, sizeof number) == sizeof number;
+    ::close(peer);
+  }
+  ::close(door);
+  if (!sent) say(fault, "nobody came");
+  return sent ? hflex_cuda_ok : hflex_cuda_failed;
+}
+
+hflex_cuda_weights* receive_weights(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+    const hflex_cuda_ticket* ticket, const hflex_cuda_patience*, hflex_cuda_fault* fault) {
+  sockaddr_un address{};
+  const int line = socket_named(ticket->id, address);
+  std::uint64_t number = 0;
+  const bool came = ::connect(line, reinterpret_cast<const sockaddr*>(&address), address_bytes) == 0 &&
+                    ::read(line, &number, sizeof number) == sizeof number;
+  ::close(line);
+  if (!came || number != ticket->checksum || number != number_of(*model, element)) {
+    say(fault, "the other side did not come in time");
+    return nullptr;
+  }
+  const int memory = ::memfd_create("fake-weights", MFD_CLOEXEC);
+  if (::write(memory, &number, sizeof number) != sizeof number) say(fault, "no memory");
+  return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, memory, true};
+}
+
 std::uint64_t weights_bytes(const hflex_cuda_weights* w) { return w->own ? 1000 : 0; }
 void drop_weights(hflex_cuda_weights* w) {
   ::close(w->memory);
@@ -182,8 +249,8 @@ hflex_cuda_status write_kv(hflex_cuda_context* c, std::uint32_t layer, const std
 }
 
 constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &share_weights, &adopt_weights,
-    &weights_bytes, &drop_weights, &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv,
-    &write_kv};
+    &make_ticket, &send_weights, &receive_weights, &weights_bytes, &drop_weights, &make_context, &context_bytes,
+    &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
 
 } // namespace
 

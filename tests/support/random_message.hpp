@@ -51,6 +51,10 @@ void fill_value(capnp::Type type, dice& random, Set set, Init init) {
     return set(static_cast<double>(random() % 1000) / 8);
   case capnp::schema::Type::TEXT:
     return set(capnp::Text::Reader(std::string(random() % 20, 'x').c_str()));
+  case capnp::schema::Type::DATA: {
+    const std::string bytes(random() % 20, 'x');
+    return set(capnp::Data::Reader(reinterpret_cast<const capnp::byte*>(bytes.data()), bytes.size()));
+  }
   case capnp::schema::Type::ENUM:
     return set(capnp::DynamicEnum(type.asEnum(), static_cast<std::uint16_t>(random() % 2)));
   case capnp::schema::Type::STRUCT:

@@ -67,6 +67,14 @@ struct test_node {
   std::shared_ptr<int> contexts{std::make_shared<int>(0)}; ///< contexts made
 };
 
+/// Devices of all nodes that take weights from each other.
+struct scripted_devices {
+  std::string kind;                 ///< empty: they do not
+  bool give{true};                  ///< who has weights gives a ticket
+  std::vector<std::string> asked;   ///< for a ticket: digest and kind
+  std::vector<std::size_t> tickets; ///< bytes of the ticket that each context was made with
+};
+
 /// Stands between the agents and the head's front door, so that a test can cut the line or keep single messages back.
 struct line {
   std::set<std::string> deaf_to;  ///< names of nodes whose messages are lost on the way
@@ -225,6 +233,7 @@ public:
   std::shared_ptr<device_clock> clock{std::make_shared<device_clock>()};
   std::shared_ptr<fabric> net{std::make_shared<fabric>()};
   std::shared_ptr<line> wires{std::make_shared<line>()};
+  std::shared_ptr<scripted_devices> devices{std::make_shared<scripted_devices>()};
   cluster::head_settings settings; ///< to be changed before start_head
   bool serve_while_loading{false}; ///< of the agents that are started from now on
   cluster::head_actors head;
@@ -238,10 +247,18 @@ private:
       return std::make_shared<named_weights>();
     };
     machine.stamp_of = [](const std::string&) { return std::string{"unchanged"}; };
-    machine.make_context = [contexts = node.contexts, clock = clock](std::uint32_t,
+    machine.device_kind = [d = devices](std::uint32_t, const wire::instance_options&) { return d->kind; };
+    machine.give_device_weights = [d = devices](const std::string& digest,
+                                      const std::string& kind) -> result<std::vector<std::byte>> {
+      d->asked.push_back(digest + " " + kind);
+      if (!d->give) return fail(errc::reroute, "on no device here");
+      return std::vector<std::byte>(7);
+    };
+    machine.make_context = [contexts = node.contexts, clock = clock, d = devices](std::uint32_t,
                                const std::shared_ptr<const gpu::weight_region>&, const wire::instance_options&,
-                               const gpu::endpoint_list&) -> result<std::shared_ptr<gpu::device_context>> {
+                               const gpu::device_sources& sources) -> result<std::shared_ptr<gpu::device_context>> {
       ++*contexts;
+      d->tickets.push_back(sources.ticket.size());
       return std::make_shared<scripted_device>(clock, tokenizer()->vocab_size(), blocks, block_size);
     };
     // Later, as a loader thread would: what comes of it reaches the agent in a message of its own.

@@ -76,6 +76,36 @@ TEST_CASE("an instance in another process of the same GPU uses the weights where
   check_all_finished(c.submit(jobs), jobs.size());
 }
 
+TEST_CASE("a GPU of another host has its weights from a GPU, and serves before the host's copy is there") {
+  cluster_options o;
+  o.mode = "collocated";
+  o.compute = "bf16";
+  o.agents = {"a"};
+  o.hosts_apart = true;
+  o.devices = "cuda:0";
+  o.agent_words = {"--max-mib-per-s", "1"}; // the copy takes seconds
+  o.agent_environment = {"HFLEX_CUDA_PLUGIN=" HFLEX_FAKE_CUDA_PLUGIN};
+  cluster c{o};
+  c.start_agent("b");
+  REQUIRE(c.run({"scale", "--count", "2"}).code == 0);
+  c.until("an instance on b, on weights by NCCL", [](const json& now) {
+    return ready_instances(now) == 2 && std::any_of(now["links"].begin(), now["links"].end(), [](const json& l) {
+      return l["kind"] == "weights" && l["transport"] == "tcp, nccl";
+    });
+  });
+  const auto jobs = some_jobs(8, 20);
+  check_all_finished(c.submit(jobs), jobs.size());
+  const auto told = c.run({"topology", "--events", "-o", "json"});
+  std::vector<std::string> order;
+  for (const auto& e : records(told.out)) {
+    if (e["subject"] == "i2" && e["change"] == "actor_state") order.push_back(e["detail"]);
+    if (e["subject"] == "agent-n1 -> i2" && e["change"] == "weights_arrived") order.push_back("weights");
+  }
+  INFO(told.out);
+  CHECK(std::find(order.begin(), order.end(), "linking -> ready") != order.end());
+  CHECK(std::find(order.begin(), order.end(), "weights") == order.end());
+}
+
 TEST_CASE("a newcomer takes requests while its weights still come over TCP, and writes the same text") {
   cluster_options o;
   o.mode = "collocated";

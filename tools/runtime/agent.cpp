@@ -115,9 +115,17 @@ node::backend make_backend(
     return gpu::load_weights(dir, progress);
   };
   b.stamp_of = gpu::checkpoint_stamp;
+  if (machine.cuda) {
+    b.device_kind = [devices = machine.devices](std::uint32_t index, const wire::instance_options& o) {
+      return devices.at(index).cuda ? gpu::device_kind(gpu::compute_named(o.compute).value()) : std::string{};
+    };
+    b.give_device_weights = [cuda = machine.cuda](const std::string& digest, const std::string& kind) {
+      return cuda->give(digest, kind);
+    };
+  }
   b.make_context = [machine = std::move(machine), transport](std::uint32_t index,
                        std::shared_ptr<const gpu::weight_region> weights, const wire::instance_options& o,
-                       const gpu::endpoint_list& neighbours) {
+                       const gpu::device_sources& sources) {
     const device_plan& device = machine.devices.at(index);
     gpu::host_context_options h;
     h.threads = o.threads > 0 ? o.threads : device.threads;
@@ -128,7 +136,7 @@ node::backend make_backend(
     h.max_batched_tokens = o.max_batched_tokens;
     if (!device.cuda) h.isa = o.isa; // instruction sets are the CPU's
     if (!device.cuda) return gpu::make_host_context(std::move(weights), h);
-    return machine.cuda->make_context(*device.cuda, std::move(weights), h, gpu::sharing_over(transport, neighbours));
+    return machine.cuda->make_context(*device.cuda, std::move(weights), h, gpu::sharing_over(transport, sources));
   };
   b.warm_up = [](gpu::device_context& context, const wire::instance_options& o) {
     return warm_up(context, o.max_batched_tokens);

@@ -1,5 +1,7 @@
 // The program's side of the CUDA plug-in, with a plug-in that has no device.
 #include "gpu/cuda_device.hpp"
+#include "gpu/model/region_head.hpp"
+#include "gpu/weights_arrival.hpp"
 #include "tests/support/altered_region.hpp"
 #include "tests/support/fake_cuda_plugin.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
@@ -39,6 +41,23 @@ struct host_of_processes {
         [this, process](const std::string& key, shared_device_memory m) { offers[process][key] = std::move(m); },
         [this, process](const std::string& key) { offers[process].erase(key); }};
   }
+};
+
+/// The demo model, none of whose chunks are here until it has come.
+class coming_region final : public weight_region {
+public:
+  const std::string& digest() const override { return demo_weights()->digest(); }
+  std::uint64_t bytes() const override { return demo_weights()->bytes(); }
+  int fd() const override { return demo_weights()->fd(); }
+  std::span<const std::byte> data() const override { return demo_weights()->data(); }
+  std::shared_ptr<weights_arrival> arrival() const override { return arrival_; }
+  void come() {
+    for (std::uint32_t i = 0; i < chunks_; ++i) arrival_->put(i);
+  }
+
+private:
+  const std::uint32_t chunks_{read_region_head(demo_weights()->data())->layout.chunks()};
+  std::shared_ptr<weights_arrival> arrival_{std::make_shared<weights_arrival>(chunks_)};
 };
 
 step_result run(device_context& context, step_plan plan) {
@@ -155,7 +174,7 @@ TEST_CASE("weights go from device to device, and from process to process, rather
   CHECK(first->weights_from() == "host memory");
   CHECK(host.asked == 2); // about this device, then about the other
   REQUIRE(desk.size() == 1);
-  CHECK(contains(desk.begin()->first, demo_weights()->digest() + "/bf16/0100"));
+  CHECK(contains(desk.begin()->first, "/bf16/" + demo_weights()->digest() + "/0100"));
 
   SECTION("on the same device they are used where they lie, and take no memory") {
     const auto second = newcomer->make_context(0, demo_weights(), options, host.sharing(1)).value();
@@ -193,6 +212,50 @@ TEST_CASE("weights go from device to device, and from process to process, rather
       CHECK(second->weights_from() == "host memory (a neighbour described its weights wrongly)");
     }
     CHECK(newcomer->make_context(0, demo_weights(), options, {}).value()->weights_from() == "host memory");
+  }
+}
+
+TEST_CASE("a device of another host is given weights with a ticket, and the host's are the way out") {
+  const auto options = engine_options(compute_type::bf16);
+  const auto holder = fake_backend();
+  const auto newcomer = fake_backend();
+  CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::bf16)).error().code ==
+        errc::reroute); // none here
+  const auto first = holder->make_context(0, demo_weights(), options).value();
+  CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::f16)).error().code == errc::reroute);
+  device_sharing sharing;
+  sharing.ticket = holder->give(demo_weights()->digest(), device_kind(compute_type::bf16)).value();
+
+  SECTION("it comes by the network") {
+    const auto second = newcomer->make_context(0, demo_weights(), options, sharing).value();
+    CHECK(second->weights_from() == "another host's device");
+    CHECK(second->memory_used_bytes() == first->memory_used_bytes());
+    CHECK(run(*second, plan_of({item_of({5}, 0, {0})})).sampled == tokens{6});
+    CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::bf16)).has_value()); // and nobody comes
+  }
+  SECTION("a ticket is good once") {
+    newcomer->make_context(0, demo_weights(), options, sharing).value().reset();
+    const auto again = fake_backend()->make_context(0, demo_weights(), options, sharing).value();
+    CHECK(again->weights_from() == "host memory (the other side did not come in time)");
+  }
+  SECTION("a ticket of another build is none") {
+    sharing.ticket.pop_back();
+    const auto second = newcomer->make_context(0, demo_weights(), options, sharing).value();
+    CHECK(second->weights_from() == "host memory (the ticket of another host is of another version)");
+  }
+  SECTION("when it fails, a region that still comes is waited for") {
+    const auto coming = std::make_shared<coming_region>();
+    sharing.ticket.pop_back();
+    auto made = std::async(std::launch::async,
+        [&] { return newcomer->make_context(0, coming, options, sharing).value()->weights_from(); });
+    CHECK(made.wait_for(std::chrono::milliseconds{20}) == std::future_status::timeout);
+    coming->come();
+    CHECK(made.get() == "host memory (the ticket of another host is of another version)");
+  }
+  SECTION("only so many are given at a time") {
+    std::size_t given = 1;
+    while (given < 100 && holder->give(demo_weights()->digest(), device_kind(compute_type::bf16))) ++given;
+    CHECK(given == 8);
   }
 }
 
