@@ -50,7 +50,7 @@ struct GrantWeights {            # coordinator -> node agent: who shows the key 
 
 struct DeviceTicket {            # holder's node agent -> coordinator -> newcomer's node agent: they wait to be fetched
   instance @0 :UInt32;           # as in GrantWeights
-  attempt @1 :UInt32;
+  attempt @1 :UInt32;            # of its load
   ticket @2 :Data;               # what the two devices' libraries need to meet; at most 1 KiB
 }
 

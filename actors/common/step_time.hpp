@@ -5,6 +5,7 @@
 // it reads no clock.
 #pragma once
 #include "actors/common/time.hpp"
+#include <algorithm>
 #include <array>
 #include <cstdint>
 

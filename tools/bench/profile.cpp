@@ -32,7 +32,8 @@ std::vector<grid_point> points_of(const profile_grid& grid, const gpu::device_co
 } // namespace
 
 result<std::vector<measured_step>> measure_steps(gpu::device_context& context, const profile_grid& grid,
-    std::uint32_t max_batched_tokens, const std::function<void(std::size_t, std::size_t)>& on_step) {
+    std::uint32_t max_batched_tokens, busy_neighbours& neighbours,
+    const std::function<void(std::size_t, std::size_t)>& on_step) {
   if (auto ok = fill_kv(context); !ok) return pass(ok.error());
   const auto points = points_of(grid, context, max_batched_tokens);
   std::vector<measured_step> steps;
@@ -48,6 +49,7 @@ result<std::vector<measured_step>> measure_steps(gpu::device_context& context, c
       plan.items.push_back(make_item(context, i + 1, stride, point.context - 1, 1));
       measured.shape.add_decode(point.context);
     }
+    neighbours.measure(point.prefill > 0);
     std::vector<duration> times;
     for (std::uint32_t i = 0; i <= grid.repeats; ++i) {
       // As an instance sees it, from handing in to being told: threads that wake up are part of every step.
@@ -64,14 +66,18 @@ result<std::vector<measured_step>> measure_steps(gpu::device_context& context, c
   return steps;
 }
 
-busy_neighbours::busy_neighbours(std::vector<std::shared_ptr<gpu::device_context>> contexts) {
+busy_neighbours::busy_neighbours(std::vector<std::shared_ptr<gpu::device_context>> contexts, neighbour_work work)
+    : work_(work), prefill_(work != neighbour_work::decode) {
   constexpr std::uint32_t position = 256;
+  constexpr std::uint32_t chunk = 128; // of 300 tokens, and a step as prefill has them
   for (auto& c : contexts)
     threads_.emplace_back([this, context = std::move(c)] {
-      gpu::step_plan plan;
-      plan.items.push_back(make_item(*context, 0, 1, position, 1));
+      gpu::step_plan decode;
+      decode.items.push_back(make_item(*context, 0, 1, position, 1));
+      gpu::step_plan prefill;
+      prefill.items.push_back(make_item(*context, 0, 1, chunk, chunk));
       while (!stopped_)
-        if (!run_step(*context, plan)) return;
+        if (!run_step(*context, prefill_ ? prefill : decode)) return;
     });
 }
 

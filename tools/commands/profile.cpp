@@ -24,6 +24,7 @@ struct profile_flags {
   bench::profile_grid grid;
   std::uint32_t kv_memory_mib{512};
   std::uint32_t beside{0};
+  std::string beside_work{"decode"};
   output format{output::text};
 };
 
@@ -62,6 +63,11 @@ result<void> write_file(const std::string& path, const std::string& text) {
   return {};
 }
 
+bench::neighbour_work work_named(const std::string& word) {
+  if (word == "prefill") return bench::neighbour_work::prefill;
+  return word == "opposite" ? bench::neighbour_work::opposite : bench::neighbour_work::decode;
+}
+
 int run_profile(profile_flags& f) {
   f.device.compute = gpu::compute_named(f.compute).value();
   f.device.kv_memory_bytes = std::uint64_t{f.kv_memory_mib} << 20U;
@@ -75,10 +81,10 @@ int run_profile(profile_flags& f) {
     if (!other) return report(other.error());
     others.push_back(std::move(*other));
   }
-  const bench::busy_neighbours neighbours(std::move(others));
+  bench::busy_neighbours neighbours(std::move(others), work_named(f.beside_work));
   const auto terminal = cli::detect_terminal(2);
   cli::progress progress("measuring steps", terminal, now());
-  auto steps = bench::measure_steps(**context, f.grid, f.device.max_batched_tokens,
+  auto steps = bench::measure_steps(**context, f.grid, f.device.max_batched_tokens, neighbours,
       [&](std::size_t done, std::size_t all) { std::fputs(progress.update(done, all, "", now()).c_str(), stderr); });
   std::fputs(progress.finish(steps ? "done" : "failed", now()).c_str(), stderr);
   if (!steps) return report(steps.error());
@@ -114,8 +120,13 @@ runner add_profile(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--isa", f->device.isa, "Kernels to use instead of this CPU's best");
   app.add_option("--beside", f->beside,
-         "Measure beside so many instances that decode all the time, as on a host that runs more than one")
+         "Measure beside so many instances that compute all the time, as on a host that runs more than one")
       ->check(CLI::Range(0, 64))
+      ->capture_default_str();
+  app.add_option("--beside-work", f->beside_work,
+         "What they do: decode; prefill; opposite (decode beside prefill and the other way round, as on a host with a "
+         "prefill and a decode instance)")
+      ->check(CLI::IsMember({"decode", "prefill", "opposite"}))
       ->capture_default_str();
   app.add_option("--kv-memory-mib", f->kv_memory_mib, "KV pool; steps that do not fit it are left out")
       ->check(CLI::Range(1, 1 << 22))
@@ -135,6 +146,7 @@ runner add_profile(CLI::App& app) {
   add_output_option(app, f->format, "text (YAML) or json");
   add_examples(app, "  hflex profile --model DIR --out profile.yaml\n"
                     "  hflex profile --model DIR --threads 1 --beside 1 --out one-of-two.yaml\n"
+                    "  hflex profile --model DIR --threads 1 --beside 1 --beside-work opposite --out pd.yaml\n"
                     "  hflex profile --model DIR --threads 2 --prefill 0,64,256 --decode 0,1,8 -o json");
   return [f] { return run_profile(*f); };
 }
