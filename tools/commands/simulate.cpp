@@ -236,6 +236,7 @@ runner add_simulate(CLI::App& app) {
   app.add_option("--knob", f->knobs, "A policy's own setting, POLICY.NAME=NUMBER; may be repeated");
   app.add_option("--scaling-knob", f->scaling_knobs, "The same of a scaling policy; may be repeated");
   app.add_flag("--no-prefix-cache", f->no_prefix_cache, "Compute every prompt from its beginning");
+  app.add_flag("--bound", f->study.bound, "Say what no policy could exceed, even one that knows the future");
   app.add_option("--jobs", f->study.threads, "Runs at a time")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_option("--plot", f->plot, "Write charts (SVG) into this folder");
   app.add_option("--requests", f->requests_file, "Write one CSV line a request of every run into this file");

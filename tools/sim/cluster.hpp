@@ -42,6 +42,7 @@ struct start_costs {
 struct fleet_group {
   instance_role role{instance_role::mixed};
   std::uint32_t count{};
+  friend auto operator<=>(const fleet_group&, const fleet_group&) = default;
 };
 
 struct cluster {

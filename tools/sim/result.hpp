@@ -18,6 +18,13 @@ struct fleet_sample {
   std::uint32_t running{}; ///< placed and not ended
 };
 
+/// What no policy can exceed in the mean over the noise of step times (upper_bound.hpp). Shares of all requests.
+struct attainment_bound {
+  double attainment{};
+  double weighted_attainment{}; ///< by slo_targets::weight
+  double alone{};               ///< could attain if each were the only one
+};
+
 /// One policy over one workload.
 struct run_result {
   std::string policy;
@@ -25,6 +32,7 @@ struct run_result {
   std::string scaling;        ///< name of the scaling policy
   double rate_scale{1};       ///< of the workload's arrivals
   std::optional<double> load; ///< offered, as a share of what the fleet can do at most; when that was measured
+  std::optional<attainment_bound> bound; ///< for this workload and fleet; when it was asked for
   slo_report report;
   std::vector<request_record> records; ///< in the order of the workload
   std::vector<fleet_sample> fleet;     ///< at even distances

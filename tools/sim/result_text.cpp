@@ -58,12 +58,28 @@ std::vector<cell> with_figures(std::vector<cell> row, const slo_summary& s) {
   return row;
 }
 
+/// What no policy exceeds, once for runs side by side that have it in common.
+std::string bound_lines(std::span<const run_result> runs, const std::vector<std::string>& names) {
+  const auto same = [](const attainment_bound& a, const attainment_bound& b) { return a.attainment == b.attainment; };
+  std::string out;
+  for (std::size_t first = 0, last = 0; first < runs.size(); first = last) {
+    for (last = first + 1; last < runs.size() && runs[first].bound && runs[last].bound; ++last)
+      if (!same(*runs[first].bound, *runs[last].bound)) break;
+    if (!runs[first].bound) continue;
+    const auto& b = *runs[first].bound;
+    const bool all = last - first == runs.size();
+    out += fmt::format("{}: at most {} can attain under any policy ({} if each were the only one)\n",
+        all ? "bound" : "bound for " + names[first], cli::human_percent(b.attainment), cli::human_percent(b.alone));
+  }
+  return out;
+}
+
 std::string overall_table(
     std::span<const run_result> runs, const std::vector<std::string>& names, const cli::terminal& on) {
   cli::table all(with_figures({{"policy", align::left, true}}));
   for (std::size_t i = 0; i < runs.size(); ++i)
     all.add(with_figures({cell{names[i], cli::style::bold}}, runs[i].report.overall));
-  return all.render(on);
+  return all.render(on) + bound_lines(runs, names);
 }
 
 /// What the runs cost and did.
@@ -156,6 +172,9 @@ ordered_json to_json(const run_result& r) {
   j["starts_from"] = {
       {"neighbour", r.starts_from_neighbour}, {"host_cache", r.starts_from_cache}, {"disk", r.starts_from_disk}};
   j["load"] = r.load ? ordered_json(*r.load) : ordered_json(nullptr);
+  j["bound"] = r.bound ? ordered_json{{"attainment", r.bound->attainment},
+                             {"weighted_attainment", r.bound->weighted_attainment}, {"alone", r.bound->alone}}
+                       : ordered_json(nullptr);
   return j;
 }
 
@@ -173,7 +192,7 @@ std::string csv_cell(std::string text) {
   return out + "\"";
 }
 
-constexpr std::size_t run_columns = 12; ///< the last ones of the header
+constexpr std::size_t run_columns = 14; ///< the last ones of the header
 
 std::string csv_header() {
   std::string out =
@@ -182,7 +201,7 @@ std::string csv_header() {
   for (const char* figure : {"ttft", "tpot", "itl", "e2e"})
     for (const char* part : {"mean", "p50", "p90", "p99"}) out += fmt::format(",{}_ms_{}", figure, part);
   return out + ",cost_instance_s,cost_device_s,peak_instances,steps,preemptions,migrations,role_flips,scale_outs,"
-               "scale_ins,cached_prompt_tokens,kv_bytes_moved,simulated_s\n";
+               "scale_ins,cached_prompt_tokens,kv_bytes_moved,simulated_s,attainment_bound,weighted_attainment_bound\n";
 }
 
 std::string csv_line(const run_result& r, const slo_summary& s, bool whole_run) {
@@ -196,9 +215,10 @@ std::string csv_line(const run_result& r, const slo_summary& s, bool whole_run) 
     out += d->count == 0 ? ",,,," : fmt::format(",{}", fmt::join(figures, ","));
   }
   if (!whole_run) return out + std::string(run_columns, ',') + "\n";
-  return out + fmt::format(",{},{},{},{},{},{},{},{},{},{},{},{}\n", r.cost_instance_s, r.cost_device_s,
+  return out + fmt::format(",{},{},{},{},{},{},{},{},{},{},{},{},{}\n", r.cost_instance_s, r.cost_device_s,
                    r.peak_instances, r.steps, r.preemptions, r.migrations, r.role_flips, r.scale_outs, r.scale_ins,
-                   r.cached_prompt_tokens, r.kv_bytes_moved, to_s(r.simulated));
+                   r.cached_prompt_tokens, r.kv_bytes_moved, to_s(r.simulated),
+                   r.bound ? fmt::format("{},{}", r.bound->attainment, r.bound->weighted_attainment) : ",");
 }
 
 } // namespace

@@ -1,4 +1,5 @@
 #include "tools/sim/study.hpp"
+#include "tools/sim/upper_bound.hpp"
 #include <algorithm>
 #include <atomic>
 #include <map>
@@ -78,6 +79,23 @@ result<run_result> run_point(const study_options& o, const point& p, const workl
   return r;
 }
 
+/// Once for each mode and rate. A fleet that scales is taken for one that always stands, as large as it may become.
+void add_bounds(const study_options& o, const std::map<double, workload>& loads, std::vector<run_result>& runs) {
+  std::map<std::pair<std::vector<fleet_group>, double>, attainment_bound> known;
+  for (auto& r : runs) {
+    auto fleet = o.run.fleet;
+    if (fleet.empty()) fleet = r.mode == "disaggregated" ? o.hardware.disaggregated : o.hardware.collocated;
+    if (r.scaling != "fixed") {
+      std::uint32_t count = 0;
+      for (const auto& group : fleet) count += group.count;
+      fleet = {{instance_role::mixed, std::max(o.hardware.max_instances, count)}};
+    }
+    auto [at, fresh] = known.try_emplace({fleet, r.rate_scale});
+    if (fresh) at->second = upper_bound(o.hardware, loads.at(r.rate_scale), fleet, o.run.prefix_cache, o.run.noisy);
+    r.bound = at->second;
+  }
+}
+
 } // namespace
 
 result<double> saturation(const cluster& hardware, const workload& load, const run_options& options) {
@@ -145,6 +163,7 @@ result<std::vector<run_result>> study(const study_options& o) {
       all.push_back(std::move(*r));
     else if (r.error().message != "not run")
       return pass(r.error());
+  if (o.bound) add_bounds(o, loads, all);
   return all;
 }
 

@@ -18,6 +18,7 @@ struct study_options {
   std::vector<double> rate_scales{1};
   /// ... or, when there are any, as shares of the fleet's saturation(), which is measured first for each mode.
   std::vector<double> loads;
+  bool bound{false}; ///< also say what no policy can exceed
   std::uint32_t threads{1};
   /// Called now and then from any thread, one at a time: requests ended and wanted over all runs. false stops.
   std::function<bool(std::uint64_t done, std::uint64_t total, std::string_view what)> on_progress;
