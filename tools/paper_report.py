@@ -5,6 +5,7 @@ import datetime
 VLLM_LIKE = ("round_robin", "least_loaded")
 NOT_PUBLISHED = ("hyperflexis", "oracle")
 OURS = "hyperflexis"
+BOUND = "bound"
 FIGURES = ("attainment", "weighted_attainment", "strict_attainment", "goodput_rps", "ttft_ms_mean", "ttft_ms_p50",
            "ttft_ms_p99", "tpot_ms_mean", "tpot_ms_p50", "tpot_ms_p99", "e2e_ms_mean", "e2e_ms_p99", "cost_instance_s",
            "cost_device_s", "shed", "preemptions", "migrations")
@@ -20,8 +21,13 @@ class results:
 
     def __init__(self, finished):
         self.at = {}
+        self.bound = {}  # (cluster, workload, mode) -> load -> attainment that no policy exceeds
         for s in finished:
             whole = next(row for row in s["rows"] if row["class"] == "(all)")
+            if s["policy"] == BOUND:
+                case = (s["cluster"], s["workload"], s["mode"])
+                self.bound.setdefault(case, {})[s["load"]] = float(whole["attainment_bound"])
+                continue
             figures = {name: float(whole[name] or "nan") for name in FIGURES}
             figures["requests"] = int(whole["requests"])
             case = (s["cluster"], s["workload"], s["mode"])
@@ -36,7 +42,10 @@ class results:
 
     def capacity(self, case, policy, wanted=0.9):
         """(load, exact?): up to which the policy attains `wanted`, between measured loads linearly."""
-        known = sorted((load, of[policy]["attainment"]) for load, of in self.at[case].items() if policy in of)
+        if policy == BOUND:
+            known = sorted(self.bound.get(case, {}).items())
+        else:
+            known = sorted((load, of[policy]["attainment"]) for load, of in self.at[case].items() if policy in of)
         if not known or known[0][1] < wanted:
             return (known[0][0] if known else 0.0, "<")
         for (l0, a0), (l1, a1) in zip(known, known[1:]):
@@ -161,6 +170,41 @@ def versus_oracle(r):
     return lines
 
 
+def versus_bound(r):
+    shares = [(of[OURS]["attainment"] / r.bound[case][load], where(case, load)) for case, load, of in r.points()
+              if r.bound.get(case, {}).get(load, 0) > 0]
+    if not shares:
+        return []
+    least = min(shares)
+    lines = [f"**Against what no policy can exceed** (`hflex simulate --bound`: it knows the future and shares time without "
+             f"loss; proven, not attainable): hyperflexis attains {percent(sum(x for x, _ in shares) / len(shares))} of it in "
+             f"the mean over {len(shares)} points; least {percent(least[0])} ({least[1]}).", ""]
+    rows, impossible, count = [], 0, 0
+    for case in sorted(r.bound):
+        published = [(r.capacity(case, p), p) for p in {p for of in r.at.get(case, {}).values() for p in of}
+                     if p not in NOT_PUBLISHED and p not in VLLM_LIKE]
+        if not published:
+            continue
+        (load, sign), best = max(published, key=lambda x: x[0][0] if x[0][1] != "<" else 0)
+        most, most_sign = r.capacity(case, BOUND)
+        if most_sign == "<":
+            ratio = "no policy"
+        elif most_sign == ">=":
+            ratio = "-"
+        else:
+            ratio = f"<= {most / load:.2f}" if not sign else "-"
+        if most_sign == "<" or (not sign and not most_sign):
+            count += 1
+            impossible += most_sign == "<" or most / load < 1.2
+        cells = " / ".join(f"{100 * r.bound[case][at]:.1f}" for at in sorted(r.bound[case]))
+        rows.append(f"| {where(case)} | {cells} | {most_sign} {most:.2f} | {best} {sign} {load:.2f} | {ratio} |")
+    if rows:
+        lines += [f"Where it is known, 1.2 times the best published policy's capacity is out of reach in {impossible} of {count} "
+                  "cases.", "", "| where | at most attained by load, % | 90 % at most up to load | best published | ratio |",
+                  "|---|---|---|---|---|", *rows]
+    return lines
+
+
 def tables(r, policies):
     lines = []
     for case in sorted(r.at):
@@ -240,7 +284,7 @@ def write_report(folder, finished, wanted, workloads, rates, policies, commit, q
         lines += [f"**Made up, because the traces are not here: {', '.join(made_up)}.** They have the traces' length quantiles and "
                   "bursty arrivals, but are not the traces.", ""]
     lines += ["## Targets", ""]
-    for section in (versus_all, versus_round_robin, capacities, versus_oracle):
+    for section in (versus_all, versus_round_robin, capacities, versus_oracle, versus_bound):
         lines += [*section(r), ""]
     # Comparisons of scaling policies and of weight movement get a section of their own here.
     lines += ["## Workloads", "", "| workload | what | rate scale at load 1 |", "|---|---|---|"]

@@ -58,28 +58,25 @@ std::vector<cell> with_figures(std::vector<cell> row, const slo_summary& s) {
   return row;
 }
 
-/// What no policy exceeds, once for runs side by side that have it in common.
-std::string bound_lines(std::span<const run_result> runs, const std::vector<std::string>& names) {
-  const auto same = [](const attainment_bound& a, const attainment_bound& b) { return a.attainment == b.attainment; };
-  std::string out;
-  for (std::size_t first = 0, last = 0; first < runs.size(); first = last) {
-    for (last = first + 1; last < runs.size() && runs[first].bound && runs[last].bound; ++last)
-      if (!same(*runs[first].bound, *runs[last].bound)) break;
-    if (!runs[first].bound) continue;
-    const auto& b = *runs[first].bound;
-    const bool all = last - first == runs.size();
-    out += fmt::format("{}: at most {} can attain under any policy ({} if each were the only one)\n",
-        all ? "bound" : "bound for " + names[first], cli::human_percent(b.attainment), cli::human_percent(b.alone));
-  }
-  return out;
+/// Whether the same bound holds for both: the same workload and fleet.
+bool same_bound(const run_result& a, const run_result& b) {
+  return b.bound && a.bound->attainment == b.bound->attainment && a.mode == b.mode && a.rate_scale == b.rate_scale;
 }
 
+/// After the runs side by side that have a bound in common, that bound.
 std::string overall_table(
     std::span<const run_result> runs, const std::vector<std::string>& names, const cli::terminal& on) {
-  cli::table all(with_figures({{"policy", align::left, true}}));
-  for (std::size_t i = 0; i < runs.size(); ++i)
+  const auto columns = with_figures({{"policy", align::left, true}});
+  cli::table all(columns);
+  for (std::size_t i = 0; i < runs.size(); ++i) {
     all.add(with_figures({cell{names[i], cli::style::bold}}, runs[i].report.overall));
-  return all.render(on) + bound_lines(runs, names);
+    if (!runs[i].bound || (i + 1 < runs.size() && same_bound(runs[i], runs[i + 1]))) continue;
+    std::vector<cell> row{"any policy" + names[i].substr(runs[i].policy.size()),
+        fmt::format("{}", runs[i].report.overall.requests), "<= " + cli::human_percent(runs[i].bound->attainment)};
+    row.resize(columns.size(), "-");
+    all.add(std::move(row));
+  }
+  return all.render(on);
 }
 
 /// What the runs cost and did.

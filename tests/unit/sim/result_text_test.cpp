@@ -87,6 +87,25 @@ TEST_CASE("figures of nothing are not shown as zero") {
   CHECK(csv.at(*column_of(header, "ttft_ms_p99")).empty());
 }
 
+TEST_CASE("a bound stands once below the runs that it holds for, and in every run's JSON and CSV") {
+  std::vector<run_result> runs{run("hyperflexis", 0.9), run("oracle", 0.8), run("hyperflexis", 0.7)};
+  runs[0].bound = runs[1].bound = attainment_bound{0.953, 0.9, 0.99};
+  runs[2].bound = attainment_bound{0.851, 0.8, 0.99};
+  runs[2].rate_scale = 2;
+  const auto lines = lines_of(result_table(runs, {}));
+  CHECK(says(lines.at(3), "any policy x 1"));
+  CHECK(says(lines.at(3), "<= 95.3 %"));
+  CHECK(says(lines.at(5), "any policy x 2"));
+  CHECK(says(lines.at(5), "<= 85.1 %"));
+  CHECK(result_json(runs)[1]["bound"].dump() == R"({"attainment":0.953,"weighted_attainment":0.9,"alone":0.99})");
+  CHECK(result_json(std::vector<run_result>{run("oracle", 0.8)})[0]["bound"].is_null());
+  std::vector<std::string_view> header, cells;
+  const auto csv_lines = lines_of(result_csv(runs));
+  split_cells(csv_lines.at(0), header);
+  split_cells(csv_lines.at(7), cells);
+  CHECK(cells.at(*column_of(header, "attainment_bound")) == "0.851");
+}
+
 TEST_CASE("JSON has the keys that scripts rely on") {
   const std::vector<run_result> runs{run("hyperflexis", 0.973)};
   const auto j = result_json(runs);
