@@ -135,7 +135,9 @@ std::vector<fluid_job> jobs_of(const step_line& line, const need& n, double begi
       rate(per_prefill + pairs, line.alone(1, chunk) / chunk + pairs)});
   if (n.decode_steps > 0) {
     const double read = line.c3 + line.c4 * n.longest_context;
-    jobs.push_back({decode_pool, (begin_ms + std::min(n.prefill_alone, due_ms - begin_ms)) / 1e3, end_ms / 1e3,
+    // After the prefill; where that leaves no time, chance has to help, and when it would is not asked.
+    const double first_ms = begin_ms + n.prefill_alone / luck;
+    jobs.push_back({decode_pool, (first_ms < std::min(due_ms, end_ms) ? first_ms : begin_ms) / 1e3, end_ms / 1e3,
         (per_decode * n.decode_steps + n.decode_context) / 1e3, rate(per_decode + read, line.alone(1, 1) + read)});
   }
   return jobs;
@@ -161,7 +163,8 @@ std::vector<candidate> candidates_of(
     candidate c;
     c.needs = need_of(line, hardware.device, hardware.block_size, r, prefix_cache ? shared.cached(i) : 0);
     // One message brings the request to its instance, one brings each token back.
-    const double answer = to_ms(slo.tpot) * c.needs.decode_steps;
+    // A mean is cut to whole nanoseconds before it is judged.
+    const double answer = to_ms(slo.tpot + duration{1}) * c.needs.decode_steps;
     c.begin_ms = to_ms(r.arrival) + message;
     c.due_ms = to_ms(r.arrival + slo.ttft) - message;
     c.end_ms = c.due_ms + answer;

@@ -135,6 +135,18 @@ TEST_CASE("noise gives those a chance that just miss their target, and those alo
   CHECK(bound(c, all_at_once(1, 1000, 1, 111, 50), false, true).attainment == Approx(1.0));
 }
 
+TEST_CASE("an end-to-end deadline leaves less time, down to none") {
+  // 100 tokens take 20 ms, four decodes alone 40.4 ms.
+  auto c = simple_cluster(1);
+  c.device.step_noise = 0.03;
+  auto load = all_at_once(1, 100, 5, 1000, 50);
+  for (const auto& [e2e_ms, expected] : {std::pair{62.0, 1.0}, {55.0, 0.0}, {20.0, 0.0}, {0.0, 0.0}}) {
+    load.classes[0].targets.e2e = from_ms(e2e_ms);
+    CAPTURE(e2e_ms);
+    CHECK(bound(c, load, false, true).attainment == Approx(expected).margin(0.01));
+  }
+}
+
 TEST_CASE("weights make another bound than counts") {
   auto load = all_at_once(4, 1000, 1, 220, 50);
   load.classes.push_back(make_class("heavy", 220, 50, 9));
