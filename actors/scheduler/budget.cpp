@@ -63,10 +63,11 @@ duration fastest_prefill(const instance_load& at, std::uint32_t tokens) {
 
 duration fastest_prefill(const step_time_model& model, std::uint32_t max_batched_tokens, std::uint32_t tokens) {
   const auto cap = max_batched_tokens;
-  const auto steps = static_cast<std::int64_t>((tokens + cap - 1) / cap);
   step_shape whole;
   whole.add_prefill(std::min(tokens, cap), tokens > cap ? (tokens - cap) / 2 : 0);
-  return model.predict(whole) * steps * tokens / (steps * std::min(tokens, cap));
+  if (tokens <= cap) return model.predict(whole);
+  const auto steps = static_cast<std::int64_t>((tokens + cap - 1) / cap);
+  return model.predict(whole) * steps * tokens / (steps * cap);
 }
 
 double prefill_rate(const instance_load& at, const prefill_budget& budget) {

@@ -3,6 +3,10 @@
 
 namespace hflex::scheduler {
 
+namespace {
+constexpr std::size_t usual_happenings = 4; // arrived, dispatched, first token, ended
+}
+
 std::string_view to_string(happening_kind k) {
   switch (k) {
   case happening_kind::arrived:
@@ -48,6 +52,7 @@ void decision_log::arrive(
     story.arrival = arrival;
     story.slo = slo;
     story.happenings.clear(); // its memory serves the next request
+    story.happenings.reserve(usual_happenings);
     story.omitted = 0;
   }
   add(key, happening_kind::arrived, now, std::move(why));

@@ -1,28 +1,10 @@
 #include "actors/scheduler/view.hpp"
-#include <algorithm>
 
 namespace hflex::scheduler {
 
 instance_load::instance_load(const instance_ready& ready, const options& opts, time_point now)
     : is(ready), corrector(ready.model.value_or(opts.unmeasured_model), opts.corrector),
       measured(ready.model.has_value() || opts.is_measured), last_heard(now) {}
-
-std::uint32_t instance_load::free_blocks() const {
-  const auto taken = std::uint64_t{reserved_blocks} + overshoot_blocks;
-  return taken >= is.kv_blocks ? 0 : static_cast<std::uint32_t>(is.kv_blocks - taken);
-}
-
-step_shape instance_load::decode_shape() const {
-  step_shape shape;
-  shape.decode_seqs = sequences();
-  shape.decode_context = static_cast<double>(decode_context);
-  return shape;
-}
-
-std::optional<duration> instance_load::tightest_tpot() const {
-  if (tiers.empty()) return std::nullopt;
-  return tiers.begin()->first;
-}
 
 std::optional<duration> instance_load::slack(double lost_after) const {
   std::optional<duration> least;
@@ -67,11 +49,6 @@ std::uint64_t tokens_at_most(const request_arrived& r) {
   return std::uint64_t{r.prompt_tokens} + std::max(r.max_output_tokens, r.produced + 1);
 }
 
-std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens) {
-  const auto blocks = (tokens + at.is.block_size - 1) / at.is.block_size;
-  return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, std::numeric_limits<std::uint32_t>::max()));
-}
-
 std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r) {
   return blocks_for(at, tokens_at_most(r));
 }
@@ -79,8 +56,6 @@ std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r) 
 std::uint64_t context_of(const instance_load& decode, const placed_request& p) {
   return p.request.tokens + (p.decodes ? decode.decode_steps - p.steps_before : 0);
 }
-
-bool has_room(const view& v, const instance_load& at) { return at.outstanding < v.opts->max_outstanding; }
 
 bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable) {
   if (now_placeable && (p.closed() || d.closed())) return false;

@@ -6,6 +6,7 @@
 #include "actors/scheduler/request_table.hpp"
 #include "actors/scheduler/scheduler.hpp"
 #include "actors/scheduler/tpot_tiers.hpp"
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <limits>
@@ -99,6 +100,23 @@ struct instance_load {
   std::optional<duration> slack(double lost_after) const;
 };
 
+inline std::uint32_t instance_load::free_blocks() const {
+  const auto taken = std::uint64_t{reserved_blocks} + overshoot_blocks;
+  return taken >= is.kv_blocks ? 0 : static_cast<std::uint32_t>(is.kv_blocks - taken);
+}
+
+inline step_shape instance_load::decode_shape() const {
+  step_shape shape;
+  shape.decode_seqs = sequences();
+  shape.decode_context = static_cast<double>(decode_context);
+  return shape;
+}
+
+inline std::optional<duration> instance_load::tightest_tpot() const {
+  if (tiers.empty()) return std::nullopt;
+  return tiers.begin()->first;
+}
+
 /// What the fleet can serve at all, as its roles and pools stand. Kept by the ledger at every change of the fleet.
 struct fleet_abilities {
   std::uint32_t mixed{}; ///< instances that take new requests, by role
@@ -135,13 +153,16 @@ std::uint32_t prefill_work(const waiting_request& w, instance_id at);
 /// The same where it would be least.
 std::uint32_t least_prefill_work(const waiting_request& w);
 /// KV blocks of `tokens` tokens on that instance.
-std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens);
+inline std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens) {
+  const auto blocks = (tokens + at.is.block_size - 1) / at.is.block_size;
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, std::numeric_limits<std::uint32_t>::max()));
+}
 /// KV blocks of the request at its end.
 std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r);
 /// Tokens of a placed request that its decode instance holds by now.
 std::uint64_t context_of(const instance_load& decode, const placed_request& p);
 /// Whether one more request may be given to it at all.
-bool has_room(const view& v, const instance_load& at);
+inline bool has_room(const view& v, const instance_load& at) { return at.outstanding < v.opts->max_outstanding; }
 /// Whether `p` and `d` may serve a request together: both roles fit, p == d only when mixed, mixed only with itself for
 /// its own prefills, and both pools could ever hold it. One that is closed counts as unfit when `now_placeable`.
 bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable);

@@ -6,6 +6,7 @@
 #include "actors/scheduler/policies/hyperflexis_queue.hpp"
 #include "actors/scheduler/policy.hpp"
 #include <cmath>
+#include <span>
 #include <tuple>
 
 namespace hflex::scheduler {
@@ -36,6 +37,15 @@ constexpr band_words aged{"waited longest: due in {:.0f} ms", "waited longest: d
 constexpr band_words planned{
     "earliest deadline: due in {:.0f} ms", "earliest deadline: due in {:.0f} ms, planned in {:.0f} ms"};
 constexpr band_words spare{"best effort: due in {:.0f} ms", "best effort: due in {:.0f} ms, planned in {:.0f} ms"};
+
+/// Where a request could decode.
+struct decode_choice {
+  const instance_load* at{};
+  duration step;                 ///< of its decodes with the request
+  bool over{false};              ///< which would break a target
+  bool open{false};              ///< not kept for somebody else, and its pool can hold the request
+  std::optional<double> cost_ms; ///< its own time to the end, and the time that its neighbours lose by it
+};
 
 /// A way to serve a request, and how good it is: the smallest score wins.
 struct candidate {
@@ -260,20 +270,11 @@ private:
 
   const prefill_budget& budget_of(const instance_load& at) { return fleet_.budget_of(at); }
 
-  // Prefill there that goes before a request: an instance works by deadline, so a tight newcomer overtakes the rest,
-  // and what is late for certain comes last.
-  static std::uint64_t ahead_of(
-      const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
+  // Prefill there that goes before a request.
+  std::uint64_t ahead_of(const instance_load& p, const waiting_request& w, time_point now, claim how) {
     if (how == claim::left_over) return p.pending_prefill;
     const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
-    std::uint64_t tokens = 0;
-    for (auto key : p.prefilling) {
-      const auto& other = v.placed.at(key);
-      const auto& r = other.request;
-      if (how == claim::within_budget && goes_last(p, other, now)) continue;
-      if (r.produced > 0 || token_deadline(r.arrival, r.slo, 0) <= due) tokens += other.prefill_left;
-    }
-    return tokens;
+    return fleet_.ahead_of(p, due, now, how == claim::by_right);
   }
 
   // Late binding: an instance has in hand what fills its next steps and no more, so that the rest can still go
@@ -287,7 +288,7 @@ private:
     if (step == 0) return how == claim::by_right && p.pending_prefill == 0;
     if (how == claim::left_over)
       return (!p.weights_at || v.fleet.all_load()) && static_cast<double>(p.pending_prefill) <= nearly_done * step;
-    return static_cast<double>(ahead_of(v, p, w, now, how) + std::min(prefill_work(w, p.is.instance), step)) <=
+    return static_cast<double>(ahead_of(p, w, now, how) + std::min(prefill_work(w, p.is.instance), step)) <=
            steps_ahead(p, w) * step;
   }
 
@@ -323,6 +324,7 @@ private:
       const view& v, const waiting_request& w, time_point now, claim how, const band_words& why, decisions& d) {
     std::optional<candidate> in_time, soonest;
     bool all_busy = true;
+    bool hopeful = true;
     const auto due = token_deadline(w.request.arrival, w.request.slo, w.request.produced);
     decode_choices_.clear();
     chosen_decodes_ = false;
@@ -330,6 +332,8 @@ private:
     const auto look = [&](const instance_load& p) {
       if (!p.may_prefill() || !has_room(v, p) || !takes_now(v, p, w, now, how)) return true;
       all_busy = false;
+      // Wherever else its prefill could run, nobody would decode it either.
+      if (v.fleet.mixed == 0 && fleet_.orders_are_fresh() && decodes_for(v, w, how).empty()) return hopeful = false;
       const auto c = best_with(v, p, w, now, how);
       if (!c) return true;
       const bool meets = c->finish < duration::max() && now + c->finish <= due;
@@ -341,11 +345,11 @@ private:
       return found < choices || hyperflexis_fleet::is_small(v);
     };
     const double output = w.output_to_come;
-    if (!hyperflexis_fleet::is_small(v)) look_where_cached(v, w, look);
+    if (!hyperflexis_fleet::is_small(v)) fleet_.walk_where_cached(v, w, choices, look);
     fleet_.walk_prefill(v, output, how != claim::within_budget, due, look);
     // Late on all that are cheap: then the soonest.
-    if (how == claim::within_budget && !in_time && !hyperflexis_fleet::is_small(v))
-      fleet_.walk_prefill(v, output, true, due, look);
+    if (how == claim::within_budget && !in_time && hopeful && !hyperflexis_fleet::is_small(v))
+      fleet_.walk_prefill_again(v, output, due, look);
     // Late everywhere by the safe estimate, but not beyond hope: the soonest, rather than to let time go by.
     const auto& chosen = in_time && how == claim::within_budget ? in_time : soonest;
     if (!chosen) return all_busy ? attempt::all_busy : attempt::no_space;
@@ -353,36 +357,14 @@ private:
     return attempt::served;
   }
 
-  // The index of a large fleet ranks for requests in general: those that have most of this one's text come first.
-  template <class Look>
-  static void look_where_cached(const view& v, const waiting_request& w, Look look) {
-    auto hits = w.cached;
-    const auto first = std::min<std::size_t>(hits.size(), choices);
-    std::partial_sort(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(first), hits.end(),
-        [](const auto& a, const auto& b) { return std::tie(b.tokens, a.instance) < std::tie(a.tokens, b.instance); });
-    for (std::size_t i = 0; i < first; ++i)
-      if (const auto at = v.instances.find(hits[i].instance); at != v.instances.end()) look(at->second);
-  }
-
   std::optional<candidate> best_with(
       const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
-    std::optional<candidate> best;
-    const auto consider = [&](const instance_load& d) {
-      if (held_for_right_ == d.is.instance || !can_serve(p, d, w.request, true) || !has_space(v, d, w)) return;
-      if (&p != &d && blocks_for(p, w.request.tokens) > p.free_blocks()) return;
-      const auto step = step_with(d, w);
-      const auto limit = step_limit(d, w, how);
-      const bool over = limit && step > *limit;
-      if (over && how != claim::by_right) return;
-      auto c = scored(v, p, d, w, now, how, step);
-      if (over) std::get<0>(c.score) += 1000; // by right, but only when nobody has room
-      if (!best || c.score < best->score) best = c;
-    };
-    if (p.is.role == instance_role::mixed)
-      consider(p);
-    else
-      for (const auto* d : decodes_for(v, w, how)) consider(*d);
-    return best;
+    if (p.is.role == instance_role::mixed) {
+      auto itself = as_decode(v, p, w, how);
+      return itself ? best_of({&*itself, 1}, p, w, now, how) : std::nullopt;
+    }
+    if (blocks_for(p, w.request.tokens) > p.free_blocks()) return std::nullopt;
+    return best_of(decodes_for(v, w, how), p, w, now, how);
   }
 
   /// Why it is not there: the checks of serve() and best_with() once more, in words.
@@ -392,7 +374,7 @@ private:
     chosen_decodes_ = false;
     if (!takes_now(v, p, w, now, how))
       return fmt::format("has {} prefill tokens that go before it, and a step of {}: it binds late",
-          ahead_of(v, p, w, now, how), std::max(budget_of(p).next_step, budget_of(p).steady_step));
+          ahead_of(p, w, now, how), std::max(budget_of(p).next_step, budget_of(p).steady_step));
     if (best_with(v, p, w, now, how)) return "could take it: others go first";
     if (p.is.role == instance_role::prefill) return "no decode instance has room within everybody's targets";
     if (!has_space(v, p, w))
@@ -405,17 +387,34 @@ private:
 
   // Where it could decode: in a small fleet anywhere, in a large one the cheapest few that have the space. Worked out
   // once for each request that is tried.
-  const std::vector<const instance_load*>& decodes_for(const view& v, const waiting_request& w, claim how) {
+  std::vector<decode_choice>& decodes_for(const view& v, const waiting_request& w, claim how) {
     if (std::exchange(chosen_decodes_, true)) return decode_choices_;
     const bool all = hyperflexis_fleet::is_small(v);
     fleet_.walk_decode(v, w.output_to_come, [&](const instance_load& d) {
-      if (!d.may_decode() || d.is.role != instance_role::decode || !has_space(v, d, w)) return true;
-      const auto limit = step_limit(d, w, how);
-      if (how != claim::by_right && limit && step_with(d, w) > *limit) return true;
-      decode_choices_.push_back(&d);
+      if (d.is.role != instance_role::decode) return true;
+      if (const auto c = as_decode(v, d, w, how)) decode_choices_.push_back(*c);
       return all || decode_choices_.size() < choices;
     });
     return decode_choices_;
+  }
+
+  // Nothing when it has no room for the request.
+  std::optional<decode_choice> as_decode(const view& v, const instance_load& d, const waiting_request& w, claim how) {
+    if (!d.may_decode() || !has_space(v, d, w)) return std::nullopt;
+    const auto step = step_with(d, w);
+    const auto limit = step_limit(d, w, how);
+    const bool over = limit && step > *limit;
+    if (over && how != claim::by_right) return std::nullopt;
+    const bool open = held_for_right_ != d.is.instance && blocks_at_most(d, w.request) <= d.is.kv_blocks;
+    return decode_choice{&d, step, over, open, {}};
+  }
+
+  double cost_of(decode_choice& d, const waiting_request& w) {
+    if (d.cost_ms) return *d.cost_ms;
+    const double own = w.output_to_come * to_ms(d.step);
+    const double slower = to_ms(d.step - fleet_.decode_step_of(*d.at));
+    const double others = d.at->sequences() * slower * w.output_to_come;
+    return d.cost_ms.emplace(own + others);
   }
 
   // The step under way ends before anything new begins. Its tokens count as pending until it is reported, so that a
@@ -427,25 +426,28 @@ private:
     return std::max(loads, at.last_heard + fleet_.running_step_of(at) - now);
   }
 
-  // What it costs to serve it there, in ms: its own time to the end, and the time that its neighbours lose by it.
-  candidate scored(const view& v, const instance_load& p, const instance_load& d, const waiting_request& w,
-      time_point now, claim how, duration step) {
-    candidate c{&p, &d, duration::max(), {}};
+  // Which of them costs least beside that prefill, in ms.
+  std::optional<candidate> best_of(
+      std::span<decode_choice> decodes, const instance_load& p, const waiting_request& w, time_point now, claim how) {
+    if (std::none_of(decodes.begin(), decodes.end(), [](const auto& d) { return d.open; })) return std::nullopt;
     const auto work = prefill_work(w, p.is.instance);
     const auto cached = w.request.tokens - work;
-    if (const auto alone = work_time(p, budget_of(p), ahead_of(v, p, w, now, how) + work, cached + work / 2)) {
-      c.finish = *alone + rest_of_step(p, now);
-    }
-    const double own = w.output_to_come * to_ms(step);
-    const double slower = to_ms(step - fleet_.decode_step_of(d));
-    const double others = d.sequences() * slower * w.output_to_come;
-    const double wait = c.finish < duration::max() ? to_ms(c.finish) : 1e9;
-    const double far = p.is.node == d.is.node ? 0.0 : 0.5;
+    auto finish = duration::max();
+    if (const auto alone = work_time(p, budget_of(p), ahead_of(p, w, now, how) + work, cached + work / 2))
+      finish = *alone + rest_of_step(p, now);
+    const double wait = finish < duration::max() ? to_ms(finish) : 1e9;
     // What need not be computed holds nobody up; the request itself gains by its planned time.
     const double spared =
         cached > 0 ? to_ms(fastest_prefill(p, w.request.tokens) - fastest_prefill(p, work)) * p.sequences() : 0.0;
-    c.score = {0, own + others + wait + far - spared, c.finish, d.is.instance};
-    return c;
+    std::optional<candidate> best;
+    for (auto& d : decodes) {
+      if (!d.open) continue;
+      const double far = p.is.node == d.at->is.node ? 0.0 : 0.5;
+      const int last = d.over ? 1 : 0; // by right, but only when nobody has room
+      const candidate c{&p, d.at, finish, {last, cost_of(d, w) + wait + far - spared, finish, d.at->is.instance}};
+      if (!best || c.score < best->score) best = c;
+    }
+    return best;
   }
 
   void place(
@@ -479,10 +481,10 @@ private:
   hyperflexis_queue queue_;
   hyperflexis_fleet fleet_;
   deadline_backlog backlog_;
-  std::vector<const instance_load*> decode_choices_; ///< for the request that is tried
-  bool chosen_decodes_{false};                       ///< they are
-  std::optional<instance_id> held_for_right_;        ///< in this plan
-  bool newcomer_placed_{false};                      ///< by this event
+  std::vector<decode_choice> decode_choices_; ///< for the request that is tried
+  bool chosen_decodes_{false};                ///< they are
+  std::optional<instance_id> held_for_right_; ///< in this plan
+  bool newcomer_placed_{false};               ///< by this event
   time_point next_replan_{time_point::min()};
   time_point replan_allowed_{time_point::min()}; ///< before that changes of the queue do not bring a new one about
   double aged_credit_{};                         ///< prefill tokens that the aged may claim

@@ -13,16 +13,13 @@ constexpr double never_ms = 1e9;
 double as_number(time_point t) { return static_cast<double>(t.time_since_epoch().count()); }
 
 // Before which due time a newcomer has less than `room` tokens before it there: the rest it overtakes.
-time_point overtakes_before(const view& v, const instance_load& at, double room) {
+time_point overtakes_before(const std::vector<prefill_in_hand>& in_hand, double room) {
   std::array<std::pair<time_point, std::uint32_t>, 16> parts;
   std::size_t count = 0;
-  for (auto key : at.prefilling) {
-    const auto& p = v.placed.at(key);
-    if (p.prefill_left == 0 || p.best_effort) continue;
-    const auto& r = p.request;
-    const auto due = r.produced > 0 ? time_point::min() : token_deadline(r.arrival, r.slo, 0);
+  for (const auto& p : in_hand) {
+    if (p.tokens == 0 || p.best_effort) continue;
     if (count == parts.size()) return time_point::min(); // so much work that nobody fits
-    parts[count++] = {due, p.prefill_left};
+    parts[count++] = {p.due, p.tokens};
   }
   std::sort(parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(count));
   double before = 0;
@@ -32,13 +29,12 @@ time_point overtakes_before(const view& v, const instance_load& at, double room)
 }
 
 // Where all prefill is late for certain, the batcher keeps steps brief: how long they may take.
-std::optional<duration> brief_step_of(const view& v, const instance_load& at, step_shape decodes, time_point now) {
-  if (at.is.role == instance_role::mixed || at.prefilling.empty()) return std::nullopt;
+std::optional<duration> brief_step_of(
+    const instance_load& at, const std::vector<prefill_in_hand>& in_hand, step_shape decodes, time_point now) {
   auto promised = duration::max();
-  for (auto key : at.prefilling) {
-    const auto& p = v.placed.at(key);
-    if (p.prefill_left > 0 && !goes_last(at, p, now)) return std::nullopt;
-    promised = std::min(promised, p.request.slo.ttft);
+  for (const auto& p : in_hand) {
+    if (p.tokens > 0 && now <= p.goes_last_after) return std::nullopt;
+    promised = std::min(promised, p.promised);
   }
   if (decodes.decode_seqs == 0) decodes.add_decode(1);
   return brief_step(at.model().predict(decodes), promised);
@@ -57,6 +53,7 @@ void hyperflexis_fleet::changed(const view& v, const instance_load& at) {
   view_ = &v;
   o.at = &at;
   if (std::exchange(o.dirty, true)) return;
+  ++stale_;
   dirty_.push_back(at.slot);
 }
 
@@ -66,6 +63,7 @@ void hyperflexis_fleet::gone(const instance_load& at) {
   for (auto* order : {&by_wait_, &prefill_by_wait_, &overtake_, &quiet_, &roomy_, &rates_}) order->drop(at.slot);
   auto& o = outlooks_[at.slot];
   count(o, 0, 0);
+  stale_ -= o.dirty ? 1 : 0;
   o = {};
   best_case_until_ = time_point::min();
 }
@@ -88,14 +86,39 @@ hyperflexis_fleet::outlook& hyperflexis_fleet::fresh(const instance_load& at) {
   return o;
 }
 
+const std::vector<prefill_in_hand>& hyperflexis_fleet::in_hand_of(outlook& o) const {
+  if (std::exchange(o.knows_in_hand, true)) return o.in_hand;
+  o.in_hand.clear();
+  for (auto key : o.at->prefilling) {
+    const auto& p = view_->placed.at(key);
+    const auto& r = p.request;
+    o.in_hand.push_back({r.produced > 0 ? time_point::min() : token_deadline(r.arrival, r.slo, 0),
+        goes_last_after(*o.at, p), r.slo.ttft, p.prefill_left, p.best_effort});
+  }
+  return o.in_hand;
+}
+
+std::uint64_t hyperflexis_fleet::ahead_of(const instance_load& at, time_point due, time_point now, bool late_too) {
+  std::uint64_t tokens = 0;
+  for (const auto& p : in_hand_of(fresh(at)))
+    if (p.due <= due && (late_too || now <= p.goes_last_after)) tokens += p.tokens;
+  return tokens;
+}
+
 void hyperflexis_fleet::update(outlook& o) {
   const auto& at = *o.at;
-  o.dirty = false;
+  stale_ -= std::exchange(o.dirty, false) ? 1 : 0;
+  ++updates_;
+  o.knows_in_hand = false;
   o.silent = at.is_silent(now_, opts_->report_timeout);
-  o.budget = estimate_prefill(at, opts_->lost_after);
+  // Nobody asks how much prefill one would take that does none.
+  const bool can = can_prefill(at.is.role);
+  o.budget = can ? estimate_prefill(at, opts_->lost_after) : prefill_budget{};
   auto shape = at.decode_shape();
   o.decode_step = at.model().plan_ahead(shape);
-  const auto brief = brief_step_of(*view_, at, shape, now_);
+  std::optional<duration> brief;
+  if (at.is.role != instance_role::mixed && !at.prefilling.empty())
+    brief = brief_step_of(at, in_hand_of(o), shape, now_);
   shape.add_prefill(
       static_cast<std::uint32_t>(std::min<std::uint64_t>(at.pending_prefill, o.budget.next_step)), typical_tokens / 2);
   o.running_step = std::min(at.model().predict(shape), brief.value_or(duration::max()));
@@ -107,9 +130,15 @@ void hyperflexis_fleet::update(outlook& o) {
   else
     rates_.drop(at.slot);
   rank_roomy(at);
+  rank(o, can ? typical_wait_ms(o) : never_ms);
+}
+
+// Until a typical prefill would be done.
+double hyperflexis_fleet::typical_wait_ms(const outlook& o) const {
+  const auto& at = *o.at;
   const auto first = work_time(at, o.budget, at.pending_prefill + typical_tokens, typical_tokens / 2);
   const auto rest = std::max(at.pending_prefill > 0 ? o.running_step / 2 : duration{0}, at.until_weights(now_));
-  rank(o, first ? to_ms(*first + rest) : never_ms);
+  return first ? to_ms(*first + rest) : never_ms;
 }
 
 void hyperflexis_fleet::rank_roomy(const instance_load& at) {
@@ -119,7 +148,7 @@ void hyperflexis_fleet::rank_roomy(const instance_load& at) {
     roomy_.drop(at.slot);
 }
 
-void hyperflexis_fleet::rank(const outlook& o, double wait_ms) {
+void hyperflexis_fleet::rank(outlook& o, double wait_ms) {
   const auto& at = *o.at;
   const auto id = at.is.instance;
   const bool has_hands = at.outstanding < opts_->max_outstanding;
@@ -139,12 +168,12 @@ void hyperflexis_fleet::rank(const outlook& o, double wait_ms) {
   keep(prefill_by_wait_, takes && !is_mixed, wait_ms);
   const bool full = prefills && !takes;
   keep(quiet_, full && !at.weights_at, as_number(at.last_heard));
-  keep(overtake_, full && step > 0, full ? -as_number(overtakes_before(*view_, at, least_steps_ahead * step)) : 0.0);
+  keep(overtake_, full && step > 0, full ? -as_number(overtakes_before(in_hand_of(o), least_steps_ahead * step)) : 0.0);
 
   const bool decodes = at.may_decode() && has_hands && at.sequences() < at.is.max_sequences && at.free_blocks() > 0;
   const double alone_ms = to_ms(o.decode_step);
   const double per_context = at.model().c4_ms * at.model().safety;
-  const double first_ms = to_ms(decode_step_with(at, typical_tokens));
+  const double first_ms = decodes ? to_ms(decode_step_with(at, typical_tokens)) : 0.0;
   for (std::size_t i = 0; i < typical_outputs.size(); ++i) {
     const double output = typical_outputs[i];
     const double step_ms = first_ms + per_context * output * 0.5;

@@ -8,8 +8,18 @@
 #pragma once
 #include "actors/scheduler/budget.hpp"
 #include "actors/scheduler/policies/ranking.hpp"
+#include <tuple>
 
 namespace hflex::scheduler {
+
+/// A request whose prefill an instance has in hand.
+struct prefill_in_hand {
+  time_point due; ///< its first token; min(): had that already
+  time_point goes_last_after;
+  duration promised{}; ///< its time to the first token
+  std::uint32_t tokens{};
+  bool best_effort{false};
+};
 
 class hyperflexis_fleet {
 public:
@@ -32,12 +42,26 @@ public:
   duration decode_step_of(const instance_load& at) { return fresh(at).decode_step; }
   /// The expected time of a step with its decodes and as much of the pending prefill as goes into one.
   duration running_step_of(const instance_load& at) { return fresh(at).running_step; }
+  /// Prefill there that goes before a request due at `due`: an instance works by deadline, so a tight newcomer
+  /// overtakes the rest. What is late for certain comes last: it counts only if `late_too`.
+  std::uint64_t ahead_of(const instance_load& at, time_point due, time_point now, bool late_too);
 
+  /// The orders are for requests in general: calls look(instance) for those that have most of this one's text, `most`
+  /// at most, whatever it returns.
+  template <class Look>
+  static void walk_where_cached(const view& v, const waiting_request& w, std::uint32_t most, Look look);
   /// Calls look(instance) for instances that may prefill, until it returns false: of those with room for prefill first
   /// the cheapest by `output` tokens (or, `soonest`, those with the least to do), then those where a request due at
   /// `due` may overtake.
   template <class Look>
   void walk_prefill(const view& v, double output, bool soonest, time_point due, Look look);
+  /// After a walk by cost whose looks were all true: the walk by the least to do, without what would be the same looks
+  /// again.
+  template <class Look>
+  void walk_prefill_again(const view& v, double output, time_point due, Look look);
+  /// Whether the orders show every change: where they do not, looking at an instance brings its place up to date, and
+  /// who looks at fewer changes the walks that follow.
+  bool orders_are_fresh() const { return stale_ == 0; }
   /// The same for instances with the role decode: the cheapest by `output` tokens first.
   template <class Look>
   void walk_decode(const view& v, double output, Look look);
@@ -70,12 +94,15 @@ public:
 
 private:
   static constexpr std::array<double, 3> typical_outputs{32, 128, 512};
+  static constexpr std::uint32_t most_prefills = 16; ///< looks at one order
 
   /// What was worked out from an instance's accounts.
   struct outlook {
     const instance_load* at{}; ///< none: that slot is free
     bool dirty{false};
-    bool silent{false}; ///< heard of too long ago: believed to be done
+    bool silent{false};                   ///< heard of too long ago: believed to be done
+    bool knows_in_hand{false};            ///< the next one is up to date: it is worked out when somebody asks
+    std::vector<prefill_in_hand> in_hand; ///< in dispatch order
     prefill_budget budget;
     duration decode_step{};
     duration running_step{};
@@ -85,8 +112,10 @@ private:
 
   static std::size_t typical_of(double output);
   outlook& fresh(const instance_load& at);
+  const std::vector<prefill_in_hand>& in_hand_of(outlook& o) const;
   void update(outlook& o);
-  void rank(const outlook& o, double wait_ms);
+  double typical_wait_ms(const outlook& o) const;
+  void rank(outlook& o, double wait_ms);
   void rank_roomy(const instance_load& at);
   void count(outlook& o, std::uint64_t pending, std::int64_t rate);
   template <class Look>
@@ -94,8 +123,11 @@ private:
 
   const options* opts_;
   const view* view_{};
-  std::vector<outlook> outlooks_;    ///< by slot
-  std::vector<std::uint32_t> dirty_; ///< slots
+  std::vector<outlook> outlooks_;       ///< by slot
+  std::vector<std::uint32_t> dirty_;    ///< slots
+  std::size_t stale_{};                 ///< outlooks that are dirty
+  std::uint64_t updates_{};             ///< of outlooks so far
+  std::uint64_t updates_before_walk_{}; ///< when the last walk_prefill began
   time_point now_{};
   // Of those that may take a request now:
   std::array<ranking, 3> mixed_by_cost_;  ///< by typical output
@@ -125,6 +157,16 @@ bool hyperflexis_fleet::walk(const ranking& order, std::uint32_t most, Look& loo
 }
 
 template <class Look>
+void hyperflexis_fleet::walk_where_cached(const view& v, const waiting_request& w, std::uint32_t most, Look look) {
+  auto hits = w.cached;
+  const auto first = std::min<std::size_t>(hits.size(), most);
+  std::partial_sort(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(first), hits.end(),
+      [](const auto& a, const auto& b) { return std::tie(b.tokens, a.instance) < std::tie(a.tokens, b.instance); });
+  for (std::size_t i = 0; i < first; ++i)
+    if (const auto at = v.instances.find(hits[i].instance); at != v.instances.end()) look(at->second);
+}
+
+template <class Look>
 void hyperflexis_fleet::walk_prefill(const view& v, double output, bool soonest, time_point due, Look look) {
   if (is_small(v)) {
     for (const auto& [id, at] : v.instances) {
@@ -133,14 +175,23 @@ void hyperflexis_fleet::walk_prefill(const view& v, double output, bool soonest,
     }
     return;
   }
-  constexpr std::uint32_t most = 16;
-  if (!soonest && !walk(mixed_by_cost_[typical_of(output)], most, look)) return;
-  if (!walk(soonest ? by_wait_ : prefill_by_wait_, most, look)) return;
+  updates_before_walk_ = updates_;
+  if (!soonest && !walk(mixed_by_cost_[typical_of(output)], most_prefills, look)) return;
+  if (!walk(soonest ? by_wait_ : prefill_by_wait_, most_prefills, look)) return;
   auto before = [&](const instance_load& at) {
+    if (!overtake_.contains(at.slot)) return true; // an earlier look has taken it out
     return !at.prefilling.empty() &&
            -overtake_.number_of(at.slot) > static_cast<double>(due.time_since_epoch().count()) && look(at);
   };
-  walk(overtake_, most / 2, before);
+  walk(overtake_, most_prefills / 2, before);
+}
+
+template <class Look>
+void hyperflexis_fleet::walk_prefill_again(const view& v, double output, time_point due, Look look) {
+  if (updates_ != updates_before_walk_)
+    walk_prefill(v, output, true, due, look); // what it found out has changed the orders
+  else if (by_wait_.size() > prefill_by_wait_.size())
+    walk(by_wait_, most_prefills, look); // some are mixed: in another order
 }
 
 template <class Look>

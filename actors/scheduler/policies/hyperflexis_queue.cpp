@@ -17,11 +17,11 @@ void hyperflexis_queue::add(const waiting_request& w, time_point last_start, con
   e.weight = std::max(r.slo.weight, 1e-6);
   e.is_resumed = r.produced > 0;
   if (e.is_resumed) {
-    resumed_.insert(e.due);
+    e.in_band = resumed_.insert(e.due).first;
     resumed_tokens_ += e.tokens;
   } else {
-    planned_.insert(e.due);
-    hopeful_.insert(e.due);
+    e.in_band = planned_.insert(e.due).first;
+    e.in_hopeful = hopeful_.insert(e.due).first;
     starts_.push_back({last_start, w.order, r.key});
     std::push_heap(starts_.begin(), starts_.end(), later);
     forget_old_starts();
@@ -32,14 +32,14 @@ void hyperflexis_queue::add(const waiting_request& w, time_point last_start, con
 void hyperflexis_queue::remove(const waiting_request& w) {
   auto& e = entries_.at(w.request.key);
   if (e.is_resumed) {
-    resumed_.erase(e.due);
+    resumed_.erase(e.in_band);
     resumed_tokens_ -= e.tokens;
   } else {
     if (e.is_demoted)
       leave_spare(e);
     else
-      planned_.erase(e.due);
-    if (!e.is_lost) hopeful_.erase(e.due);
+      planned_.erase(e.in_band);
+    if (!e.is_lost) hopeful_.erase(e.in_hopeful);
   }
   entries_.remove(w.request.key);
   ++changes_;
@@ -58,7 +58,7 @@ void hyperflexis_queue::forget_old_starts() {
 void hyperflexis_queue::give_up(entry& e) {
   e.is_lost = true;
   set_demoted(e, true);
-  hopeful_.erase(e.due);
+  hopeful_.erase(e.in_hopeful);
   ++changes_;
 }
 
@@ -66,28 +66,28 @@ void hyperflexis_queue::set_demoted(entry& e, bool demoted) {
   if (e.is_demoted == demoted) return;
   e.is_demoted = demoted;
   if (demoted) {
-    planned_.erase(e.due);
-    spare_.insert(e.ages);
-    spare_by_size_.insert({e.tokens, e.ages.order, e.ages.key});
+    planned_.erase(e.in_band);
+    e.in_band = spare_.insert(e.ages).first;
+    e.in_sizes = spare_by_size_.insert({e.tokens, e.ages.order, e.ages.key}).first;
   } else {
     leave_spare(e);
-    planned_.insert(e.due);
+    e.in_band = planned_.insert(e.due).first;
   }
 }
 
 void hyperflexis_queue::leave_spare(const entry& e) {
-  spare_.erase(e.ages);
-  spare_by_size_.erase({e.tokens, e.ages.order, e.ages.key});
+  spare_.erase(e.in_band);
+  spare_by_size_.erase(e.in_sizes);
 }
 
 // A small queue is planned anew at every change; a long one after an eighth of it has changed, which keeps the cost per
 // event constant on average.
 bool hyperflexis_queue::stale() const { return changes_ > hopeful_.size() / 8; }
 
-bool goes_last(const instance_load& at, const placed_request& p, time_point now) {
-  if (p.request.produced > 0) return false;
-  const auto due = token_deadline(p.request.arrival, p.request.slo, 0);
-  return p.best_effort || now + fastest_prefill(at, std::max(p.prefill_left, 1U)) > due;
+time_point goes_last_after(const instance_load& at, const placed_request& p) {
+  if (p.request.produced > 0) return time_point::max();
+  if (p.best_effort) return time_point::min();
+  return token_deadline(p.request.arrival, p.request.slo, 0) - fastest_prefill(at, std::max(p.prefill_left, 1U));
 }
 
 void hyperflexis_queue::capacity::add(
@@ -97,7 +97,7 @@ void hyperflexis_queue::capacity::add(
   for (auto key : at.prefilling) {
     const auto& p = v.placed.at(key);
     const auto due = token_deadline(p.request.arrival, p.request.slo, p.request.produced);
-    if (p.prefill_left > 0 && !goes_last(at, p, now)) backlog.push_back({due, p.prefill_left, lanes.size()});
+    if (p.prefill_left > 0 && now <= goes_last_after(at, p)) backlog.push_back({due, p.prefill_left, lanes.size()});
   }
   lanes.push_back({rate, to_s(rest)});
 }

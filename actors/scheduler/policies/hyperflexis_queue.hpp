@@ -14,9 +14,9 @@
 
 namespace hflex::scheduler {
 
-/// Whether an instance puts a request that it was given behind all those whose first token can come in time: its own
-/// cannot.
-bool goes_last(const instance_load& at, const placed_request& p, time_point now);
+/// From then on an instance puts a request that it was given behind all those whose first token can come in time: its
+/// own cannot. max(): never.
+time_point goes_last_after(const instance_load& at, const placed_request& p);
 
 class hyperflexis_queue {
 public:
@@ -40,6 +40,8 @@ public:
     }
   };
 
+  using by_size = std::pmr::set<sized>;
+
   hyperflexis_queue() = default;
   hyperflexis_queue(const hyperflexis_queue&) = delete; // slots point at entries
   hyperflexis_queue& operator=(const hyperflexis_queue&) = delete;
@@ -51,7 +53,7 @@ public:
   const band& resumed() const { return resumed_; }
   const band& planned() const { return planned_; }
   const band& spare() const { return spare_; } ///< by age
-  const std::pmr::set<sized>& spare_by_size() const { return spare_by_size_; }
+  const by_size& spare_by_size() const { return spare_by_size_; }
 
   /// Moves those whose last start is over to `spare` for good. Calls `lost(key)` for each.
   template <class OnLost>
@@ -122,6 +124,10 @@ public:
     bool is_demoted{false};
     bool was_demoted{false}; ///< when the replan() under way began
     std::size_t lane{};      ///< where the last replan() had it
+    // Its places in the bands that it is in: looking for one in a long band costs more than leaving it.
+    band::iterator in_band; ///< resumed, planned or spare
+    band::iterator in_hopeful;
+    by_size::iterator in_sizes;
   };
 
 private:
@@ -141,9 +147,9 @@ private:
   band resumed_{&memory_};
   band planned_{&memory_};
   band spare_{&memory_};
-  std::pmr::set<sized> spare_by_size_{&memory_}; ///< the same requests
-  band hopeful_{&memory_};                       ///< planned and demoted, by deadline
-  std::vector<start> starts_;                    ///< a heap of theirs, earliest on top; of some that have left, too
+  by_size spare_by_size_{&memory_}; ///< the same requests
+  band hopeful_{&memory_};          ///< planned and demoted, by deadline
+  std::vector<start> starts_;       ///< a heap of theirs, earliest on top; of some that have left, too
   double resumed_tokens_{};
   std::size_t changes_{}; ///< since the last replan
   std::vector<demotion> demotions_;

@@ -1,11 +1,12 @@
 // Instances in the order of a number that changes often, best first: a heap in which everybody's place is known.
-// Setting one costs O(log n); looking at the k best costs k^2 small steps, whatever n is. Used by policies that must
-// not walk the fleet at every event. The order is total (number, then id), so it does not depend on history.
+// Setting one costs O(log n); looking at the k best costs k log k small steps, whatever n is. Used by policies that
+// must not walk the fleet at every event. The order is total (number, then id), so it does not depend on history.
 #pragma once
 #include "actors/common/ids.hpp"
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace hflex::scheduler {
@@ -23,6 +24,7 @@ public:
 
   /// Adds it, or changes its number. `slot`: instance_load::slot.
   void set(std::uint32_t slot, double number, instance_id id) {
+    ++changes_;
     if (slot >= places_.size()) places_.resize(slot + 1, nowhere);
     auto at = places_[slot];
     if (at == nowhere) {
@@ -42,6 +44,7 @@ public:
   }
   void drop(std::uint32_t slot) {
     if (!contains(slot)) return;
+    ++changes_;
     const auto at = places_[slot];
     places_[slot] = nowhere;
     const auto last = heap_.back();
@@ -53,22 +56,27 @@ public:
     sink(places_[last.slot]);
   }
 
-  /// Calls `look(slot)` for the best, the second, ... until it returns false; for at most `most` of them.
+  /// Calls `look(slot)` for the best, the second, ... until it returns false; for at most `most` of them. `look` may
+  /// set numbers here: it goes on with the best of the places that were next.
   template <class Look>
   void walk(std::uint32_t most, Look look) const {
-    std::array<std::uint32_t, most_looks + 1> open; // whose parents were looked at; unsorted
+    std::array<std::uint32_t, most_looks + 1> open; // whose parents were looked at; a heap, too
     std::uint32_t count = 0;
-    if (!heap_.empty()) open[count++] = 0;
+    const auto worse = [this](std::uint32_t a, std::uint32_t b) { return heap_[b] < heap_[a]; };
+    const auto add = [&](std::uint32_t at) {
+      if (at >= heap_.size()) return;
+      open[count++] = at;
+      std::push_heap(open.begin(), open.begin() + count, worse);
+    };
+    add(0);
+    auto as_of = changes_;
     for (std::uint32_t looks = 0; looks < std::min(most, most_looks) && count > 0; ++looks) {
-      std::uint32_t best = 0;
-      for (std::uint32_t i = 1; i < count; ++i)
-        if (heap_[open[i]] < heap_[open[best]]) best = i;
-      const auto at = open[best];
+      if (std::exchange(as_of, changes_) != changes_) std::make_heap(open.begin(), open.begin() + count, worse);
+      std::pop_heap(open.begin(), open.begin() + count, worse);
+      const auto at = open[--count];
       const auto slot = heap_[at].slot;
-      open[best] = open[--count];
-      const auto child = 2 * at + 1;
-      if (child < heap_.size()) open[count++] = child;
-      if (child + 1 < heap_.size()) open[count++] = child + 1;
+      add(2 * at + 1);
+      add(2 * at + 2);
       if (!look(slot)) return;
     }
   }
@@ -107,6 +115,7 @@ private:
 
   std::vector<entry> heap_;
   std::vector<std::uint32_t> places_; ///< by slot
+  std::uint64_t changes_{};           ///< so far: a walk notices them
 };
 
 } // namespace hflex::scheduler
