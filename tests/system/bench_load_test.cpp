@@ -24,6 +24,15 @@ void check_run(const json& run, const std::string& policy, unsigned requests) {
 
 } // namespace
 
+TEST_CASE("bench load finds a faulty cluster file before it measures anything") {
+  const auto answer = run_hflex(
+      {"bench", "load", "--trace", trace, "--policy", "least_loaded", "--compare-simulation", "nowhere.yaml"});
+  CHECK(answer.code == 2);
+  CHECK(answer.out.empty());
+  CHECK(answer.err.find("nowhere.yaml: expected a file that can be read") != std::string::npos);
+  CHECK(answer.err.find("joins") == std::string::npos); // no agent was started
+}
+
 TEST_CASE("bench load runs a trace under two policies, each on a cluster of its own, and compares them") {
   temp_dir dir;
   const auto file = dir.file("result.json");

@@ -206,8 +206,8 @@ result<bench::load_run> run_policy(load_flags& f, const prepared& p, const std::
   return offer(f, p, cluster->head, policy);
 }
 
-/// The same workload in virtual time, on hardware that is described like the cluster that was measured.
-result<sim::run_result> simulate(const load_flags& f, const prepared& p, const std::string& policy) {
+/// Hardware that is described like the cluster that is measured.
+result<sim::cluster> simulated_hardware(const load_flags& f, const prepared& p) {
   auto hardware = sim::load_cluster(f.simulate);
   if (!hardware) return pass(config::to_error(hardware.error()));
   auto& device = hardware->device;
@@ -227,6 +227,12 @@ result<sim::run_result> simulate(const load_flags& f, const prepared& p, const s
   device.kv_tokens =
       i.kv_blocks > 0 ? std::uint64_t{i.kv_blocks} * i.block_size : (std::uint64_t{i.kv_memory_mib} << 20U) / bytes;
   hardware->block_size = i.block_size;
+  return std::move(*hardware);
+}
+
+/// The same workload in virtual time.
+result<sim::run_result> simulate(
+    const load_flags& f, const prepared& p, const sim::cluster& hardware, const std::string& policy) {
   sim::run_options o;
   o.scheduler.policy = policy;
   o.disaggregated = p.config.mode == config::serving_mode::disaggregated;
@@ -236,7 +242,7 @@ result<sim::run_result> simulate(const load_flags& f, const prepared& p, const s
     o.fleet = {{instance_role::mixed, f.instances}};
   o.seed = f.workload.seed;
   o.exact_answers = true;
-  return sim::run(*hardware, p.load, o);
+  return sim::run(hardware, p.load, o);
 }
 
 void describe(const load_flags& f, const prepared& p) {
@@ -308,11 +314,17 @@ result<std::vector<bench::load_run>> run_all(load_flags& f, const prepared& p) {
     runs.push_back(std::move(*run));
     return runs;
   }
+  std::optional<sim::cluster> hardware; // before anything is measured: what is wrong with it costs nothing then
+  if (!f.simulate.empty()) {
+    auto described = simulated_hardware(f, p);
+    if (!described) return pass(described.error());
+    hardware = std::move(*described);
+  }
   for (const auto& policy : f.policies) {
     auto run = run_policy(f, p, policy);
     if (!run) return pass(run.error());
-    if (!f.simulate.empty()) {
-      auto simulated = simulate(f, p, policy);
+    if (hardware) {
+      auto simulated = simulate(f, p, *hardware, policy);
       if (!simulated) return pass(simulated.error());
       run->simulated = std::move(*simulated);
     }

@@ -57,7 +57,7 @@ public:
   }
 
   /// Calls `look(slot)` for the best, the second, ... until it returns false; for at most `most` of them. `look` may
-  /// set numbers here: it goes on with the best of the places that were next.
+  /// set numbers here and drop slots: it goes on with the best of the places that were next.
   template <class Look>
   void walk(std::uint32_t most, Look look) const {
     std::array<std::uint32_t, most_looks + 1> open; // whose parents were looked at; a heap, too
@@ -71,7 +71,13 @@ public:
     add(0);
     auto as_of = changes_;
     for (std::uint32_t looks = 0; looks < std::min(most, most_looks) && count > 0; ++looks) {
-      if (std::exchange(as_of, changes_) != changes_) std::make_heap(open.begin(), open.begin() + count, worse);
+      if (std::exchange(as_of, changes_) != changes_) { // places may be others', or nobody's any more
+        const auto end =
+            std::remove_if(open.begin(), open.begin() + count, [this](std::uint32_t at) { return at >= heap_.size(); });
+        count = static_cast<std::uint32_t>(end - open.begin());
+        if (count == 0) return;
+        std::make_heap(open.begin(), end, worse);
+      }
       std::pop_heap(open.begin(), open.begin() + count, worse);
       const auto at = open[--count];
       const auto slot = heap_[at].slot;

@@ -134,6 +134,22 @@ TEST_CASE("a ranking is walked in the order of its numbers, equal ones by id") {
   }
 }
 
+TEST_CASE("a walk through a ranking looks at nobody whom it has dropped") {
+  for (std::uint32_t dropped = 1; dropped < 8; ++dropped) {
+    ranking r;
+    for (std::uint32_t slot = 0; slot < 8; ++slot) r.set(slot, slot, {slot + 1});
+    std::set<std::uint32_t> seen;
+    r.walk(8, [&](std::uint32_t slot) {
+      CHECK(r.contains(slot));
+      CHECK(seen.insert(slot).second);
+      if (slot == 0) // the last places of the heap go, some of which come next
+        for (std::uint32_t gone = 8 - dropped; gone < 8; ++gone) r.drop(gone);
+      return true;
+    });
+    CHECK(seen.size() == 8 - dropped);
+  }
+}
+
 TEST_CASE("the anchors of a TPOT tier stay sorted, and a tier goes with its last member") {
   tpot_tiers tiers;
   const auto at = [](int ms) { return time_point{std::chrono::milliseconds{ms}}; };
