@@ -18,12 +18,6 @@ struct newcomer_elsewhere : small_cluster {
     advance(std::chrono::milliseconds{100});
     REQUIRE(net->waiting_pulls.size() == 1);
   }
-  void end_pull(result<void> outcome) {
-    auto pulls = std::exchange(net->waiting_pulls, {});
-    REQUIRE(pulls.size() == 1);
-    pulls[0](std::move(outcome));
-    run();
-  }
   test_node* b{};
 };
 

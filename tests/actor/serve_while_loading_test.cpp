@@ -29,14 +29,6 @@ struct loading_newcomer : small_cluster {
     until_ready(2);
     REQUIRE(net->waiting_pulls.size() == 1);
   }
-
-  /// Ends the pull that waits.
-  void end_pull(result<void> outcome) {
-    auto pulls = std::exchange(net->waiting_pulls, {});
-    REQUIRE(pulls.size() == 1);
-    pulls[0](std::move(outcome));
-    run();
-  }
   std::map<std::uint64_t, std::string> submit_some(const test_client& client, int count) {
     std::map<std::uint64_t, std::string> jobs;
     for (int i = 0; i < count; ++i) {

@@ -230,6 +230,14 @@ public:
     return *loaded;
   }
 
+  /// Ends the one pull of weights that waits (net->pulls_wait).
+  void end_pull(result<void> outcome) {
+    auto pulls = std::exchange(net->waiting_pulls, {});
+    REQUIRE(pulls.size() == 1);
+    pulls[0](std::move(outcome));
+    run();
+  }
+
   std::shared_ptr<device_clock> clock{std::make_shared<device_clock>()};
   std::shared_ptr<fabric> net{std::make_shared<fabric>()};
   std::shared_ptr<line> wires{std::make_shared<line>()};
