@@ -14,7 +14,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::size_t max_guests = 64;
+constexpr std::size_t max_takers = 64;
 constexpr std::size_t max_grants = 4096;
 constexpr auto grant_time = 5s;                 // a taker may be here before its grant, which comes another way
 constexpr std::uint64_t turn_bytes = 1U << 20U; // then other guests get theirs
@@ -280,7 +280,7 @@ void weights_giver::accept() {
     });
     return;
   }
-  if (guests_.size() >= max_guests) return;
+  if (guests_.size() >= max_takers) return;
   set_no_delay(socket.get());
   const auto id = next_guest_++;
   auto g = std::make_shared<guest>(*this, id);

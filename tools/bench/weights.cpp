@@ -55,9 +55,10 @@ private:
     if (!cluster) return pass(cluster.error());
     auto& c = **cluster;
     const auto threads = o_.threads > 0 ? o_.threads : std::max(1U, std::thread::hardware_concurrency());
+    const auto devices = o_.device == "cpu" ? fmt::format("cpu:{}", threads) : o_.device;
     std::vector<std::size_t> agents;
     if (s.seed) {
-      auto first = c.add_agent({"seed", threads, s.link_mib_s, false});
+      auto first = c.add_agent({"seed", devices, s.link_mib_s, false});
       if (!first) return pass(first.error());
       if (auto started = c.start_instances({*first}, {}); !started) return pass(started.error());
       c.retire_running();
@@ -65,7 +66,7 @@ private:
     }
     while (agents.size() < newcomers) {
       auto agent = c.add_agent(
-          {s.same_host ? "seed" : fmt::format("host-{}", agents.size()), threads, s.link_mib_s, s.while_loading});
+          {s.same_host ? "seed" : fmt::format("host-{}", agents.size()), devices, s.link_mib_s, s.while_loading});
       if (!agent) return pass(agent.error());
       agents.push_back(*agent);
     }

@@ -15,7 +15,8 @@ struct weights_options {
   std::string shape{"smollm2-135m"}; ///< see shape_names()
   std::string tokenizer_from;        ///< directory whose tokenizer a made checkpoint gets
   std::vector<std::uint32_t> newcomers{1, 2, 4, 8};
-  std::uint32_t threads{0};         ///< compute threads of each agent, 0 = all cores
+  std::string device{"cpu"};        ///< of every agent: cpu, or cuda:I
+  std::uint32_t threads{0};         ///< compute threads of each agent on a CPU, 0 = all cores
   std::uint32_t link_mib_s{128};    ///< the bounded link between hosts that chains are measured on, too
   std::uint32_t repeats{3};         ///< of each point; the fastest counts: others use this machine, too
   std::uint32_t prompt_tokens{512}; ///< of the long prompt that serving while loading is measured with

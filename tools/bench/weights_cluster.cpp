@@ -62,6 +62,7 @@ public:
     e.parts.warm_up = p.getWarmUpMs();
     e.parts.link = p.getLinkMs();
     e.parts.path = wire::read(in.getWeightsPath());
+    e.parts.device = wire::read(in.getDeviceWeights());
     changed_.notify_all();
   }
 
@@ -165,8 +166,8 @@ weights_cluster::~weights_cluster() {
 result<std::size_t> weights_cluster::add_agent(const agent_process& agent) {
   const auto index = processes_.size();
   const std::vector<std::string> words{"agent", "--join", head_, "--name", fmt::format("agent-{}", index), "--host-id",
-      agent.host, "--devices", fmt::format("cpu:{}", agent.threads), "--max-mib-per-s",
-      std::to_string(agent.max_mib_per_s), "--log-level", "error"};
+      agent.host, "--devices", agent.devices, "--max-mib-per-s", std::to_string(agent.max_mib_per_s), "--log-level",
+      "error"};
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(silence).count();
   const auto pid = runtime::start_self(words, nowhere_.get(), // what it says of itself is not the bench's
       {fmt::format("HFLEX_MEMBERSHIP_LOST_AFTER_MS={}", ms),

@@ -31,11 +31,12 @@ struct start_parts {
   double ready{};       ///< all of it
   double first_token{}; ///< from the order here to the first token of a request that waited for it
   std::string path;     ///< where the weights came from
+  std::string device;   ///< and from where onto a device with memory of its own
 };
 
 struct agent_process {
   std::string host;
-  std::uint32_t threads{1};
+  std::string devices; ///< as of `hflex agent --devices`
   std::uint32_t max_mib_per_s{0};
   bool serves_while_loading{false};
 };

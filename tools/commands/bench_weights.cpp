@@ -33,6 +33,7 @@ std::optional<double> ratio_to_one(const bench::weights_report& r, const bench::
 nlohmann::ordered_json parts_json(const bench::start_parts& s) {
   nlohmann::ordered_json j;
   j["weights_path"] = s.path;
+  if (!s.device.empty()) j["device_weights"] = s.device;
   j["messages_ms"] = s.messages;
   j["plan_ms"] = s.plan;
   j["weights_ms"] = s.weights;
@@ -124,7 +125,8 @@ void show_weights(const bench::weights_report& r) {
     if (!p.fault.empty()) continue;
     const auto& s = p.starts.back();
     const auto ratio = ratio_to_one(r, p);
-    starts.add({p.path, std::to_string(p.newcomers), ms(s.messages), ms(s.plan), ms(s.weights), ms(s.allocate),
+    const auto path = s.device.empty() ? p.path : fmt::format("{}; device: {}", p.path, s.device);
+    starts.add({path, std::to_string(p.newcomers), ms(s.messages), ms(s.plan), ms(s.weights), ms(s.allocate),
         ms(s.warm_up), ms(s.spawn), ms(s.link), ms(p.all_weights_ms), ratio ? fmt::format("{:.2f}", *ratio) : "-",
         ms(p.all_ready_ms), ms(p.first_token_ms)});
   }
@@ -169,7 +171,13 @@ runner add_bench_weights(CLI::App& app) {
       ->delimiter(',')
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  app.add_option("--threads", f->options.threads, "Compute threads of an agent, 0 = all cores")->capture_default_str();
+  app.add_option("--device", f->options.device, "Device of every agent: cpu, or cuda:I, which all of them share")
+      ->check([](const std::string& word) {
+        return word == "cpu" || word.rfind("cuda:", 0) == 0 ? std::string{} : "expected cpu or cuda:I, found " + word;
+      })
+      ->capture_default_str();
+  app.add_option("--threads", f->options.threads, "Compute threads of an agent on a CPU, 0 = all cores")
+      ->capture_default_str();
   app.add_option("--link-mib-s", f->options.link_mib_s, "Bounded links between hosts that are measured, too")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
@@ -185,6 +193,7 @@ runner add_bench_weights(CLI::App& app) {
   add_output_option(app, f->format);
   add_examples(app, "  hflex bench weights\n  hflex bench weights --shape llama-3.2-1b --newcomers 1,4 -o json\n"
                     "  hflex bench weights --serving-only --prompt-tokens 1024\n"
+                    "  hflex bench weights --device cuda:0 --shape llama-3.2-1b\n"
                     "  hflex bench weights --model DIR --newcomers 1,2,4,8 --link-mib-s 256");
   return [f] { return run_weights(*f); };
 }
