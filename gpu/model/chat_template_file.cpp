@@ -10,7 +10,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t max_template_bytes = 256U << 10U;
-constexpr std::uint64_t max_config_bytes = 16U << 20U;
+constexpr std::uint64_t max_tokenizer_config_bytes = 16U << 20U;
 constexpr std::uint64_t max_tokenizer_bytes = 256U << 20U;
 
 /// `chat_template`: a string, or a list of named ones.
@@ -42,7 +42,7 @@ json added_tokens_of(const std::string& dir) {
 std::optional<std::string> chat_template_of_model(const std::string& dir) {
   if (auto inside = gguf_chat_template(dir)) return inside;
   if (auto own = read_file(dir + "/chat_template.jinja", max_template_bytes)) return std::move(*own);
-  const auto config = load_json(dir + "/tokenizer_config.json", max_config_bytes);
+  const auto config = load_json(dir + "/tokenizer_config.json", max_tokenizer_config_bytes);
   if (!config || !config->is_object()) return std::nullopt;
   const auto found = config->find("chat_template");
   return found == config->end() ? std::nullopt : default_template(*found);

@@ -55,7 +55,7 @@ std::size_t fixed_bytes(gguf_type type) {
 }
 
 template <class T>
-T load(const std::byte* at) {
+T load_number(const std::byte* at) {
   T value;
   std::memcpy(&value, at, sizeof value);
   return value;
@@ -65,27 +65,27 @@ T load(const std::byte* at) {
 gguf_value load_fixed(gguf_type type, const std::byte* at) {
   switch (type) {
   case gguf_type::u8:
-    return std::uint64_t{load<std::uint8_t>(at)};
+    return std::uint64_t{load_number<std::uint8_t>(at)};
   case gguf_type::i8:
-    return std::int64_t{load<std::int8_t>(at)};
+    return std::int64_t{load_number<std::int8_t>(at)};
   case gguf_type::u16:
-    return std::uint64_t{load<std::uint16_t>(at)};
+    return std::uint64_t{load_number<std::uint16_t>(at)};
   case gguf_type::i16:
-    return std::int64_t{load<std::int16_t>(at)};
+    return std::int64_t{load_number<std::int16_t>(at)};
   case gguf_type::u32:
-    return std::uint64_t{load<std::uint32_t>(at)};
+    return std::uint64_t{load_number<std::uint32_t>(at)};
   case gguf_type::i32:
-    return std::int64_t{load<std::int32_t>(at)};
+    return std::int64_t{load_number<std::int32_t>(at)};
   case gguf_type::f32:
-    return double{load<float>(at)};
+    return double{load_number<float>(at)};
   case gguf_type::boolean:
-    return load<std::uint8_t>(at) != 0;
+    return load_number<std::uint8_t>(at) != 0;
   case gguf_type::u64:
-    return load<std::uint64_t>(at);
+    return load_number<std::uint64_t>(at);
   case gguf_type::i64:
-    return load<std::int64_t>(at);
+    return load_number<std::int64_t>(at);
   default:
-    return load<double>(at);
+    return load_number<double>(at);
   }
 }
 
@@ -105,7 +105,7 @@ public:
   template <class T>
   std::optional<T> number() {
     const auto bytes = take(sizeof(T));
-    return bytes ? std::optional(load<T>(bytes->data())) : std::nullopt;
+    return bytes ? std::optional(load_number<T>(bytes->data())) : std::nullopt;
   }
   std::optional<std::string_view> string() {
     const auto before = rest_;
@@ -129,9 +129,9 @@ struct listed_tensor {
   std::uint64_t offset{}; ///< from the start of the data
 };
 
-class parser {
+class file_parser {
 public:
-  parser(std::span<const std::byte> file, const std::string& source, std::vector<std::string>& faults)
+  file_parser(std::span<const std::byte> file, const std::string& source, std::vector<std::string>& faults)
       : file_(file), in_(file), faults_(source, faults) {}
 
   gguf_content run() {
@@ -241,7 +241,8 @@ private:
       const auto type = in_.number<std::uint32_t>();
       const auto offset = in_.number<std::uint64_t>();
       if (!sizes || !type || !offset) return ends_early("tensor " + printable(t.name));
-      for (std::uint32_t d = *dimensions; d-- > 0;) t.shape.push_back(load<std::uint64_t>(sizes->data() + d * 8));
+      for (std::uint32_t d = *dimensions; d-- > 0;)
+        t.shape.push_back(load_number<std::uint64_t>(sizes->data() + d * 8));
       t.type = *type;
       t.offset = *offset;
       list_.push_back(std::move(t));
@@ -384,7 +385,7 @@ const gguf_value* gguf_content::find(std::string_view key) const {
 }
 
 gguf_content parse_gguf(std::span<const std::byte> file, const std::string& source, std::vector<std::string>& faults) {
-  return parser(file, source, faults).run();
+  return file_parser(file, source, faults).run();
 }
 
 result<gguf_file> open_gguf(const std::string& path) {

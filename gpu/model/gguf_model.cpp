@@ -12,13 +12,13 @@ using nlohmann::json;
 
 /// Models whose tensors have the names below. llama.cpp's converter stores query and key rows of the first kind so that
 /// the halves that rotary embedding pairs lie side by side.
-struct family {
+struct gguf_family {
   std::string_view gguf;        ///< general.architecture
   std::string_view huggingface; ///< architectures[0] of config.json
   bool paired_rows{};
 };
-constexpr std::array families{family{"llama", "LlamaForCausalLM", true}, family{"qwen2", "Qwen2ForCausalLM", false},
-    family{"qwen3", "Qwen3ForCausalLM", false}};
+constexpr std::array gguf_families{gguf_family{"llama", "LlamaForCausalLM", true},
+    gguf_family{"qwen2", "Qwen2ForCausalLM", false}, gguf_family{"qwen3", "Qwen3ForCausalLM", false}};
 
 struct name_pair {
   std::string_view gguf;
@@ -118,7 +118,7 @@ private:
     const auto* name = in_.find("general.architecture");
     if (name == nullptr) return fault("general.architecture", "is missing");
     std::vector<std::string_view> known;
-    for (const auto& f : families) {
+    for (const auto& f : gguf_families) {
       if (text_of(name) == f.gguf) family_ = &f;
       known.push_back(f.gguf);
     }
@@ -231,7 +231,7 @@ private:
 
   const gguf_content& in_;
   const std::string& source_;
-  const family* family_{nullptr};
+  const gguf_family* family_{nullptr};
   json json_;
   config_report report_;
 };
@@ -250,7 +250,7 @@ config_report inspect_gguf_config(const std::string& path) {
 
 tensor_map huggingface_tensors(const gguf_content& content, const model_config& config) {
   bool paired = false;
-  for (const auto& f : families) paired = paired || (f.huggingface == config.architecture && f.paired_rows);
+  for (const auto& f : gguf_families) paired = paired || (f.huggingface == config.architecture && f.paired_rows);
   tensor_map out;
   for (const auto& [name, tensor] : content.tensors) {
     if (name == rope_divisors && config.rope.type == rope_scaling::method::llama3) continue; // in the configuration

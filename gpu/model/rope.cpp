@@ -7,7 +7,7 @@ namespace {
 
 /// Llama 3.1's way to a longer context: long waves are stretched by the factor, short ones are left alone, and between
 /// the two bounds goes a ramp that is linear in the number of turns within the original context.
-float llama3(float frequency, const rope_scaling& r) {
+float llama3_scaled(float frequency, const rope_scaling& r) {
   const auto context = static_cast<float>(r.original_context);
   const float wave = 2.0F * std::numbers::pi_v<float> / frequency;
   if (wave > context / r.low_freq_factor) return frequency / r.factor;
@@ -23,7 +23,7 @@ float scaled(float frequency, const rope_scaling& r) {
   case rope_scaling::method::linear:
     return frequency / r.factor;
   case rope_scaling::method::llama3:
-    return llama3(frequency, r);
+    return llama3_scaled(frequency, r);
   }
   return frequency;
 }

@@ -13,7 +13,7 @@ using nlohmann::json;
 
 constexpr std::uint64_t max_header_bytes = 100'000'000; // the bound of the format's own reader
 constexpr std::uint64_t max_index_bytes = 64U << 20U;
-constexpr std::size_t max_dimensions = 8;
+constexpr std::size_t max_shape = 8;
 constexpr std::size_t max_shards = 4096;
 
 std::uint64_t read_little_endian(std::span<const std::byte> bytes) {
@@ -53,8 +53,8 @@ std::optional<tensor_view> parse_tensor(const json& entry, std::span<const std::
   const auto type = parse_dtype(entry["dtype"]);
   if (!type)
     return refuse(fmt::format("dtype: expected \"F32\", \"F16\" or \"BF16\", found {}", described(entry["dtype"])));
-  auto shape = parse_numbers(entry["shape"], max_dimensions);
-  if (!shape) return refuse(fmt::format("shape: expected a list of at most {} whole numbers", max_dimensions));
+  auto shape = parse_numbers(entry["shape"], max_shape);
+  if (!shape) return refuse(fmt::format("shape: expected a list of at most {} whole numbers", max_shape));
   const auto range = parse_numbers(entry["data_offsets"], 2);
   if (!range || range->size() != 2) return refuse("data_offsets: expected a list of two whole numbers");
   const auto [begin, end] = std::pair{range->front(), range->back()};

@@ -31,7 +31,7 @@ private:
   sigset_t before_{};
 };
 
-bool control(int epoll, int operation, int fd, std::uint32_t events, event_loop::token t) {
+bool epoll_control(int epoll, int operation, int fd, std::uint32_t events, event_loop::token t) {
   epoll_event e{};
   e.events = events;
   e.data.u64 = t;
@@ -43,7 +43,7 @@ bool control(int epoll, int operation, int fd, std::uint32_t events, event_loop:
 result<std::unique_ptr<event_loop>> event_loop::create() {
   unique_fd epoll{::epoll_create1(EPOLL_CLOEXEC)};
   unique_fd wake{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-  if (!epoll || !wake || !control(epoll.get(), EPOLL_CTL_ADD, wake.get(), EPOLLIN, wake_token))
+  if (!epoll || !wake || !epoll_control(epoll.get(), EPOLL_CTL_ADD, wake.get(), EPOLLIN, wake_token))
     return fail(errc::fatal, "no descriptors left for an I/O thread");
   return std::unique_ptr<event_loop>{new event_loop{std::move(epoll), std::move(wake)}};
 }
@@ -110,17 +110,18 @@ void event_loop::run_sync(const task& t) {
 
 result<event_loop::token> event_loop::watch(int fd, std::uint32_t epoll_events, ready_handler handler) {
   const token t = next_token_++;
-  if (!control(epoll_.get(), EPOLL_CTL_ADD, fd, epoll_events, t)) return fail(errc::fatal, "cannot watch a descriptor");
+  if (!epoll_control(epoll_.get(), EPOLL_CTL_ADD, fd, epoll_events, t))
+    return fail(errc::fatal, "cannot watch a descriptor");
   watches_.emplace(t, std::make_shared<ready_handler>(std::move(handler)));
   return t;
 }
 
 void event_loop::change(token watch, int fd, std::uint32_t epoll_events) {
-  HFLEX_CHECK(control(epoll_.get(), EPOLL_CTL_MOD, fd, epoll_events, watch));
+  HFLEX_CHECK(epoll_control(epoll_.get(), EPOLL_CTL_MOD, fd, epoll_events, watch));
 }
 
 void event_loop::unwatch(token watch, int fd) {
-  if (watches_.erase(watch) > 0) HFLEX_CHECK(control(epoll_.get(), EPOLL_CTL_DEL, fd, 0, watch));
+  if (watches_.erase(watch) > 0) HFLEX_CHECK(epoll_control(epoll_.get(), EPOLL_CTL_DEL, fd, 0, watch));
 }
 
 event_loop::token event_loop::after(std::chrono::nanoseconds delay, task t) {

@@ -13,7 +13,7 @@ namespace {
 
 /// One read: what stays in the second-level cache between the socket and the checksum.
 constexpr std::uint64_t read_bytes = 512U << 10U;
-constexpr int reads_per_turn = 8; // then others of this thread get theirs
+constexpr int most_reads = 8; // then others of this thread get theirs
 /// A head is believed so much at a time: nobody makes us reserve what he does not send.
 constexpr std::uint64_t head_step = 1U << 20U;
 
@@ -59,7 +59,7 @@ void weights_taker::on_ready(std::uint32_t epoll_events) {
       return finish(fail(errc::reroute, "cannot reach the holder: {}", std::strerror(code))); // NOLINT: glibc's is safe
   }
   if ((epoll_events & EPOLLOUT) != 0) flush();
-  for (int i = 0; i < reads_per_turn && socket_; ++i)
+  for (int i = 0; i < most_reads && socket_; ++i)
     if (!(frame_ ? read_payload() : read_header())) return;
 }
 

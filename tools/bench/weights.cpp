@@ -25,9 +25,9 @@ struct scenario {
   bool while_loading{false}; ///< they do not wait for the last of their weights
 };
 
-class runner {
+class start_runner {
 public:
-  runner(const weights_options& o, std::string dir) : o_(o), dir_(std::move(dir)) {}
+  start_runner(const weights_options& o, std::string dir) : o_(o), dir_(std::move(dir)) {}
 
   result<start_point> measure(const scenario& s, std::uint32_t newcomers) {
     std::optional<start_point> best;
@@ -93,7 +93,7 @@ private:
 
 void measure_starts(const weights_options& o, const std::string& dir, weights_report& report,
     const std::function<void(const std::string&)>& on_progress) {
-  runner run(o, dir);
+  start_runner run(o, dir);
   const auto add = [&](const scenario& s, std::uint32_t n) {
     on_progress(fmt::format("{} newcomers, {}", n, s.path));
     auto point = run.measure(s, n);
@@ -116,7 +116,7 @@ result<void> measure_serving(const weights_options& o, const std::string& dir, w
   if (!prompts) return pass(prompts.error());
   sim::request longer;
   longer.prompt_tokens = std::max(o.prompt_tokens, prompts->fewest_tokens());
-  runner run(o, dir);
+  start_runner run(o, dir);
   for (const auto mib_s : {std::uint32_t{0}, o.link_mib_s})
     for (const auto& prompt : {short_prompt, prompts->text(longer, 0, longer.prompt_tokens)}) {
       serving_point p;

@@ -3,12 +3,18 @@
 #pragma once
 #include "actors/common/time.hpp"
 #include "tools/cli/terminal.hpp"
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 
 namespace hflex::cli {
+
+/// The time that commands measure progress in: never set back.
+inline time_point steady_now() {
+  return time_point{std::chrono::duration_cast<duration>(std::chrono::steady_clock::now().time_since_epoch())};
+}
 
 class progress {
 public:

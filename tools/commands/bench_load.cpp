@@ -57,10 +57,6 @@ struct load_flags {
   double goodput_tpot_ms{0};
 };
 
-time_point now() {
-  return time_point{std::chrono::duration_cast<duration>(std::chrono::steady_clock::now().time_since_epoch())};
-}
-
 /// All that is made before a cluster is needed.
 struct prepared {
   config::cluster_config config;
@@ -179,20 +175,20 @@ result<bench::load_run> offer(load_flags& f, const prepared& p, const cli::endpo
   if (!view) return pass(view.error());
   const auto instances = static_cast<std::uint32_t>(
       std::count_if(view->actors.begin(), view->actors.end(), [](const auto& a) { return a.kind == "instance"; }));
-  const auto began = now();
+  const auto began = cli::steady_now();
   cli::progress bar(name, cli::detect_terminal(2), began);
   f.settings.longest_end = from_s(f.longest_s);
   f.settings.on_progress = [&](const bench::load_progress& done) {
     std::fputs(bar.update(done.ended, p.load.requests.size(),
-                      fmt::format("{} under way, {} tokens", done.sent - done.ended, done.tokens), now())
+                      fmt::format("{} under way, {} tokens", done.sent - done.ended, done.tokens), cli::steady_now())
                    .c_str(),
         stderr);
     const auto signal = runtime::next_signal(duration{0});
     return signal != SIGINT && signal != SIGTERM;
   };
   auto seen = bench::offer_load(**client, offered(f, p), f.settings);
-  const auto wall = now() - began;
-  std::fputs(bar.finish(seen ? "done" : "stopped", now()).c_str(), stderr);
+  const auto wall = cli::steady_now() - began;
+  std::fputs(bar.finish(seen ? "done" : "stopped", cli::steady_now()).c_str(), stderr);
   if (!seen) return pass(seen.error());
   const auto* mode = p.config.mode == config::serving_mode::disaggregated ? "disaggregated" : "collocated";
   auto result = bench::summed_up(*seen, name, mode, instances, p.load.length(), wall);

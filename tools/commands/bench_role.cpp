@@ -22,10 +22,6 @@ struct role_flags {
   output format{output::text};
 };
 
-time_point now() {
-  return time_point{std::chrono::duration_cast<duration>(std::chrono::steady_clock::now().time_since_epoch())};
-}
-
 /// Values at a rank of a sample, by the nearest one.
 struct spread {
   explicit spread(std::vector<double> sample) : sorted(std::move(sample)) { std::sort(sorted.begin(), sorted.end()); }
@@ -116,7 +112,7 @@ result<bench::role_report> measure(role_flags& f) {
     own.emplace(std::move(*started));
     f.options.head = own->head;
   }
-  cli::progress bar("flips", cli::detect_terminal(2), now());
+  cli::progress bar("flips", cli::detect_terminal(2), cli::steady_now());
   f.options.stopped = [] {
     const auto signal = runtime::next_signal(duration{0});
     return signal == SIGINT || signal == SIGTERM;
@@ -125,9 +121,9 @@ result<bench::role_report> measure(role_flags& f) {
   auto report = bench::measure_roles(f.options, [&](const bench::role_flip& flip) {
     const auto what = fmt::format("{} {} -> {}: {:.1f} ms beyond a drain of {:.0f} ms", to_string(flip.instance),
         to_string(flip.from), to_string(flip.to), flip.beyond_ms(), flip.drain_ms);
-    std::fputs(bar.update(++done, f.options.flips, what, now()).c_str(), stderr);
+    std::fputs(bar.update(++done, f.options.flips, what, cli::steady_now()).c_str(), stderr);
   });
-  std::fputs(bar.finish(report ? "done" : "failed", now()).c_str(), stderr);
+  std::fputs(bar.finish(report ? "done" : "failed", cli::steady_now()).c_str(), stderr);
   return report;
 }
 

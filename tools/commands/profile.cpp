@@ -28,10 +28,6 @@ struct profile_flags {
   output format{output::text};
 };
 
-time_point now() {
-  return time_point{std::chrono::duration_cast<duration>(std::chrono::steady_clock::now().time_since_epoch())};
-}
-
 nlohmann::ordered_json to_json(const config::step_profile& p, const step_time_fit& fit) {
   nlohmann::ordered_json j;
   j["device"] = p.device;
@@ -83,10 +79,12 @@ int run_profile(profile_flags& f) {
   }
   bench::busy_neighbours neighbours(std::move(others), work_named(f.beside_work));
   const auto terminal = cli::detect_terminal(2);
-  cli::progress progress("measuring steps", terminal, now());
-  auto steps = bench::measure_steps(**context, f.grid, f.device.max_batched_tokens, neighbours,
-      [&](std::size_t done, std::size_t all) { std::fputs(progress.update(done, all, "", now()).c_str(), stderr); });
-  std::fputs(progress.finish(steps ? "done" : "failed", now()).c_str(), stderr);
+  cli::progress progress("measuring steps", terminal, cli::steady_now());
+  auto steps = bench::measure_steps(
+      **context, f.grid, f.device.max_batched_tokens, neighbours, [&](std::size_t done, std::size_t all) {
+        std::fputs(progress.update(done, all, "", cli::steady_now()).c_str(), stderr);
+      });
+  std::fputs(progress.finish(steps ? "done" : "failed", cli::steady_now()).c_str(), stderr);
   if (!steps) return report(steps.error());
   auto fit = fit_step_time(*steps);
   if (!fit) return report(fit.error());

@@ -25,7 +25,7 @@ constexpr std::array file_keys{string_view{"from"}, string_view{"duration"}, str
     string_view{"block"}, string_view{"max_tokens"}};
 
 /// Independent streams of random numbers; the sources' own lie above.
-enum class stream : std::uint64_t { class_of_row = 100, sessions = 200 };
+enum class draw : std::uint64_t { class_of_row = 100, sessions = 200 };
 
 struct source {
   std::string where; ///< FILE, or "synthetic:DESCRIPTION" without its settings
@@ -87,7 +87,7 @@ result<trace> overlay_sessions(
     if (is_new) sessions.emplace_back();
     sessions[at->second].push_back(&r);
   }
-  random_source random(seed, static_cast<std::uint64_t>(stream::sessions) + from.number);
+  random_source random(seed, static_cast<std::uint64_t>(draw::sessions) + from.number);
   constexpr duration no_end = std::chrono::hours{24 * 365 * 30};
   const auto starts = poisson_arrivals(rate, length.value_or(no_end), length ? max_requests : sessions.size(), random);
   trace out;
@@ -189,7 +189,7 @@ public:
     if (!mix_.empty()) {
       // By the row's own number, so that what else is in the workload changes nothing.
       random_source random(
-          mix_bits(options_.seed) + number, static_cast<std::uint64_t>(stream::class_of_row) + from.number);
+          mix_bits(options_.seed) + number, static_cast<std::uint64_t>(draw::class_of_row) + from.number);
       const double u = random.uniform() * mix_.back().up_to;
       return std::find_if(mix_.begin(), mix_.end() - 1, [&](const part& p) { return u < p.up_to; })->slo_class;
     }

@@ -13,10 +13,8 @@ namespace {
 
 constexpr std::uint32_t samples_of_fleet = 400;
 constexpr std::uint64_t events_between_progress = 20'000;
-constexpr std::uint32_t no_limit = 1U << 24U;
 constexpr client_id everybody{1};
 constexpr std::uint32_t vocabulary = 1U << 16U;
-constexpr token_id end_of_text = 0;
 
 bool shares_prefixes(const workload& load) {
   return std::any_of(

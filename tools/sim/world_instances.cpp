@@ -8,9 +8,6 @@ namespace hflex::sim {
 
 namespace {
 
-constexpr std::uint32_t no_limit = 1U << 24U;
-constexpr token_id end_of_text = 0;
-
 /// A time around `expected` with that relative standard deviation: log-normal, of mean 1.
 duration noisy(duration expected, double deviation, random_source& random) {
   const double variance = std::log1p(deviation * deviation);

@@ -15,6 +15,9 @@
 
 namespace hflex::sim {
 
+inline constexpr std::uint32_t no_limit = 1U << 24U; ///< of queues: everything is counted here
+inline constexpr token_id end_of_text = 0;
+
 class world {
 public:
   world(const cluster& hardware, const workload& load, const run_options& options, scheduler::core scheduler,

@@ -22,7 +22,7 @@ namespace hflex::scheduler {
 namespace {
 
 constexpr knob reject{"scorpio.reject", 1, 0, 1, "1: turn requests away whose TTFT is lost; 0: serve them late"};
-constexpr std::uint32_t typical_context = 512; // where a chunk starts
+constexpr std::uint32_t assumed_context = 512; // where a chunk starts
 
 class scorpio final : public policy {
 public:
@@ -96,11 +96,11 @@ private:
     if (tightest && p.sequences() > 0)
       shape = shape_of(virtual_batch(p, *tightest), static_cast<double>(p.decode_context) / p.sequences());
     const auto cap = p.is.max_batched_tokens - std::min(p.is.max_batched_tokens - 1, shape.decode_seqs);
-    const auto step = tightest ? max_prefill_tokens(p.model(), *tightest, shape, typical_context, cap) : cap;
+    const auto step = tightest ? max_prefill_tokens(p.model(), *tightest, shape, assumed_context, cap) : cap;
     if (p.pending_prefill > 0 && static_cast<double>(p.pending_prefill) > window_ * step) return std::nullopt;
     const auto work = p.pending_prefill + tokens;
     const auto each = std::min<std::uint64_t>(work, std::max(step, 1U));
-    shape.add_prefill(static_cast<std::uint32_t>(each), typical_context);
+    shape.add_prefill(static_cast<std::uint32_t>(each), assumed_context);
     return p.model().plan_ahead(shape) * static_cast<std::int64_t>((work + each - 1) / each);
   }
 
