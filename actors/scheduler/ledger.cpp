@@ -44,6 +44,7 @@ void ledger::take_in(const request_arrived& r, time_point now) {
   slo.ttft = std::clamp(slo.ttft, duration{0}, longest_ttft);
   slo.tpot = std::clamp(slo.tpot, duration{1}, longest_tpot);
   has_newcomer_ = true;
+  policy_->arrived(view_, w);
 }
 
 void ledger::queue_newcomer() {
@@ -285,7 +286,10 @@ bool ledger::end(request_key key, std::optional<std::uint32_t> output_tokens) {
   auto* found = view_.placed.get(key);
   if (!found) return false;
   auto& p = *found;
-  if (output_tokens) lengths_.observe(p.length_class, *output_tokens);
+  if (output_tokens) {
+    lengths_.observe(p.length_class, *output_tokens);
+    policy_->finished(view_, p, *output_tokens);
+  }
   if (auto* at = find(p.prefill); at && !p.decodes) {
     leave_prefill(p, key, *at);
     changed(*at);
@@ -410,6 +414,7 @@ void ledger::report(const step_reported& r, time_point now) {
   if (r.shape.decode_seqs > 0) {
     at->decode_steps += r.steps;
     at->decode_context += std::uint64_t{at->decoding} * r.steps;
+    view_.decoded += std::uint64_t{at->decoding} * r.steps;
   }
   const auto used = at->is.kv_blocks - std::min(r.kv_blocks_free, at->is.kv_blocks);
   // An idle instance has nothing that could outgrow its promise; what it still holds (a prefix cache) it can give up.

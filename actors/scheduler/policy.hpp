@@ -51,6 +51,10 @@ public:
   /// Called after every event, when requests wait. Deterministic: a function of the view, `now` and what it was told
   /// before.
   virtual void plan(const view& v, time_point now, decisions& d) = 0;
+  /// That request has come, for the first time or again, and will be placed or queued; it has finished well, with so
+  /// many output tokens: for policies that learn what requests are like.
+  virtual void arrived(const view&, const waiting_request&) {}
+  virtual void finished(const view&, const placed_request&, std::uint32_t) {}
   /// Whether its plans reckon with instance_load::weights_at. For one that does not, an instance whose weights are
   /// under way takes no request until they are there.
   virtual bool reckons_with_weights() const { return false; }

@@ -60,8 +60,7 @@ std::uint64_t context_of(const instance_load& decode, const placed_request& p) {
 bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable) {
   if (now_placeable && (p.closed() || d.closed())) return false;
   const bool together = p.is.instance == d.is.instance;
-  const bool roles_fit =
-      together ? p.is.role == instance_role::mixed : p.is.role == instance_role::prefill && can_decode(d.is.role);
+  const bool roles_fit = together ? p.is.role == instance_role::mixed : can_prefill(p.is.role) && can_decode(d.is.role);
   return roles_fit && blocks_at_most(d, r) <= d.is.kv_blocks && blocks_for(p, r.tokens) <= p.is.kv_blocks;
 }
 

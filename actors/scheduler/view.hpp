@@ -144,6 +144,7 @@ struct view {
   request_table<waiting_request> waiting;
   arrival_line first_come; ///< waiting ones by `order`
   request_table<placed_request> placed;
+  std::uint64_t decoded{}; ///< output tokens after the first ones that the fleet has made so far, as reported
 };
 
 /// Tokens of the request at its end: the whole prompt and all the output that it may produce.
@@ -163,8 +164,8 @@ std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r);
 std::uint64_t context_of(const instance_load& decode, const placed_request& p);
 /// Whether one more request may be given to it at all.
 inline bool has_room(const view& v, const instance_load& at) { return at.outstanding < v.opts->max_outstanding; }
-/// Whether `p` and `d` may serve a request together: both roles fit, p == d only when mixed, mixed only with itself for
-/// its own prefills, and both pools could ever hold it. One that is closed counts as unfit when `now_placeable`.
+/// Whether `p` and `d` may serve a request together: both roles fit, p == d only when mixed, and both pools could ever
+/// hold it. One that is closed counts as unfit when `now_placeable`.
 bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable);
 
 } // namespace hflex::scheduler

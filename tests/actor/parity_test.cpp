@@ -185,20 +185,27 @@ struct parity : small_cluster {
     return fates;
   }
 
-  /// `must_wait`: some requests find no place at once, so that their order is the policy's.
-  void check_equal(std::size_t count, double mean_gap_ms, std::uint64_t seed, bool must_wait = false) {
+  /// What was decided live, which is what was decided simulated.
+  std::vector<fate> equal_fates(std::size_t count, double mean_gap_ms, std::uint64_t seed) {
     REQUIRE(!name.empty());
     const auto load = make_load(count, mean_gap_ms, seed);
     const auto there = simulated(load);
     const auto here = live(load);
     CAPTURE(name, seed);
-    std::size_t delayed = 0;
-    std::map<std::uint32_t, std::size_t> decoded; // by instance
     for (std::size_t i = 0; i < count; ++i) {
       INFO("request " << i + 1 << "\n  live:      " << shown(here[i]) << "\n  simulated: " << shown(there[i]));
       REQUIRE(here[i] == there[i]);
-      delayed += here[i].placed > duration{0} ? 1 : 0;
-      ++decoded[here[i].decode];
+    }
+    return here;
+  }
+
+  /// `must_wait`: some requests find no place at once, so that their order is the policy's.
+  void check_equal(std::size_t count, double mean_gap_ms, std::uint64_t seed, bool must_wait = false) {
+    std::size_t delayed = 0;
+    std::map<std::uint32_t, std::size_t> decoded; // by instance
+    for (const auto& f : equal_fates(count, mean_gap_ms, seed)) {
+      delayed += f.placed > duration{0} ? 1 : 0;
+      ++decoded[f.decode];
     }
     CHECK(decoded.size() == 2); // both took part, or this proves little
     for (const auto& [instance, requests] : decoded) CHECK(requests > count / 4);
@@ -231,6 +238,11 @@ struct parity : small_cluster {
 
 struct parity_pd : parity {
   parity_pd() : parity({{instance_role::prefill, 1}, {instance_role::decode, 2}}) {}
+};
+
+/// Gathers decodes on some of its mixed instances, as larger models make it worth while.
+struct parity_divided : parity {
+  parity_divided() : parity({{instance_role::mixed, 3}}) { settings.scheduler.knobs["hyperflexis.divide_gain"] = 0.5; }
 };
 
 } // namespace
@@ -269,6 +281,15 @@ TEST_CASE_METHOD(parity_pd, "with P/D, hyperflexis places the same and gives the
 TEST_CASE_METHOD(parity_pd, "with P/D and more to do than there is time, hyperflexis decides the same") {
   use("hyperflexis");
   check_equal(80, 40, 7, true);
+}
+
+TEST_CASE_METHOD(parity_divided, "mixed instances of which some gather the decodes do the same live and simulated") {
+  use("hyperflexis");
+  const auto fates = equal_fates(80, 45, 8);
+  const auto handed_over =
+      std::count_if(fates.begin(), fates.end(), [](const fate& f) { return f.prefill != f.decode; });
+  CHECK(handed_over > 40);
+  CHECK(handed_over < 80); // the first ones came before anything was known of them
 }
 
 } // namespace hflex::test::parity_test

@@ -82,11 +82,15 @@ public:
     fleet_.gone(at);
     backlog_.gone(at);
   }
+  void arrived(const view& v, const waiting_request& w) override { fleet_.arrived(v, w); }
+  void finished(const view& v, const placed_request& p, std::uint32_t output_tokens) override {
+    fleet_.finished(v, p, output_tokens);
+  }
   bool reckons_with_weights() const override { return true; }
   std::uint64_t looks() const override { return fleet_.looks(); }
 
   void place_newcomer(const view& v, const waiting_request& w, time_point now, decisions& d) override {
-    fleet_.refresh(now);
+    fleet_.review(v, now);
     if (w.request.produced > 0 || !surely_in_time(v, w, now)) return;
     held_for_right_.reset();
     if (serve(v, w, now, claim::within_budget, planned, d) != attempt::served) return;
@@ -100,7 +104,7 @@ public:
   }
 
   void plan(const view& v, time_point now, decisions& d) override {
-    fleet_.refresh(now);
+    fleet_.review(v, now);
     if (!hyperflexis_fleet::is_small(v)) backlog_.bring_up_to_date(v); // bit by bit, so that no replan has it all to do
     turn_away_the_late(v, now, d);
     held_for_right_.reset();
@@ -195,10 +199,10 @@ private:
     next_replan_ = now + opts_.replan_every;
     replan_allowed_ = now + (hyperflexis_fleet::is_small(v) ? duration{0} : replans_apart);
     hyperflexis_queue::capacity fleet;
-    fleet.beside_decodes = v.fleet.mixed > 0;
+    fleet.beside_decodes = fleet_.some_do_both(v);
     if (hyperflexis_fleet::is_small(v)) {
       for (const auto& [id, at] : v.instances)
-        if (at.may_prefill()) fleet.add(v, at, prefill_rate(at, budget_of(at)), rest_of_step(at, now), now);
+        if (fleet_.prefills(at)) fleet.add(v, at, prefill_rate(at, budget_of(at)), rest_of_step(at, now), now);
     } else {
       fleet.lanes.push_back({fleet_.tokens_per_s()});
       fleet.best_tokens_per_s = fleet_.best_tokens_per_s();
@@ -294,7 +298,7 @@ private:
 
   // A quarter of the time that its first token has may go by on work that cannot be sent elsewhere any more.
   double steps_ahead(const instance_load& p, const waiting_request& w) {
-    if (p.is.role != instance_role::mixed) return hyperflexis_fleet::least_steps_ahead;
+    if (fleet_.duty_of(p) != instance_role::mixed) return hyperflexis_fleet::least_steps_ahead;
     const auto step = p.tightest_tpot().value_or(fleet_.running_step_of(p));
     return std::clamp(to_ms(w.request.slo.ttft) / 4 / std::max(to_ms(step), 1e-3), hyperflexis_fleet::least_steps_ahead,
         hyperflexis_fleet::most_steps_ahead);
@@ -330,10 +334,13 @@ private:
     chosen_decodes_ = false;
     std::uint32_t found = 0;
     const auto look = [&](const instance_load& p) {
-      if (!p.may_prefill() || !has_room(v, p) || !takes_now(v, p, w, now, how)) return true;
+      if (!fleet_.prefills(p) || !has_room(v, p) || !takes_now(v, p, w, now, how)) return true;
       all_busy = false;
       // Wherever else its prefill could run, nobody would decode it either.
-      if (v.fleet.mixed == 0 && fleet_.orders_are_fresh() && decodes_for(v, w, how).empty()) return hopeful = false;
+      if (!fleet_.some_do_both(v) && fleet_.orders_are_fresh() && decodes_for(v, w, how).empty()) {
+        fleet_.want_host();
+        return hopeful = false;
+      }
       const auto c = best_with(v, p, w, now, how);
       if (!c) return true;
       const bool meets = c->finish < duration::max() && now + c->finish <= due;
@@ -359,7 +366,7 @@ private:
 
   std::optional<candidate> best_with(
       const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
-    if (p.is.role == instance_role::mixed) {
+    if (fleet_.duty_of(p) == instance_role::mixed) {
       auto itself = as_decode(v, p, w, how);
       return itself ? best_of({&*itself, 1}, p, w, now, how) : std::nullopt;
     }
@@ -370,13 +377,15 @@ private:
   /// Why it is not there: the checks of serve() and best_with() once more, in words.
   std::string obstacle_at(const view& v, const instance_load& p, const waiting_request& w, time_point now, claim how) {
     if (const auto reason = closed(v, p)) return *reason;
+    if (p.is.role == instance_role::mixed && !fleet_.prefills(p))
+      return "decodes for the others for now: so the fleet serves more";
     decode_choices_.clear();
     chosen_decodes_ = false;
     if (!takes_now(v, p, w, now, how))
       return fmt::format("has {} prefill tokens that go before it, and a step of {}: it binds late",
           ahead_of(p, w, now, how), std::max(budget_of(p).next_step, budget_of(p).steady_step));
     if (best_with(v, p, w, now, how)) return "could take it: others go first";
-    if (p.is.role == instance_role::prefill) return "no decode instance has room within everybody's targets";
+    if (fleet_.duty_of(p) == instance_role::prefill) return "no decode instance has room within everybody's targets";
     if (!has_space(v, p, w))
       return fmt::format("has {} of the {} KV blocks that it needs, and decodes {} of at most {} sequences",
           p.free_blocks(), blocks_wanted(p, w), p.sequences(), p.is.max_sequences);
@@ -391,7 +400,7 @@ private:
     if (std::exchange(chosen_decodes_, true)) return decode_choices_;
     const bool all = hyperflexis_fleet::is_small(v);
     fleet_.walk_decode(v, w.output_to_come, [&](const instance_load& d) {
-      if (d.is.role != instance_role::decode) return true;
+      if (!fleet_.takes_decodes(d)) return true;
       if (const auto c = as_decode(v, d, w, how)) decode_choices_.push_back(*c);
       return all || decode_choices_.size() < choices;
     });
@@ -400,7 +409,7 @@ private:
 
   // Nothing when it has no room for the request.
   std::optional<decode_choice> as_decode(const view& v, const instance_load& d, const waiting_request& w, claim how) {
-    if (!d.may_decode() || !has_space(v, d, w)) return std::nullopt;
+    if (!fleet_.decodes(d) || !has_space(v, d, w)) return std::nullopt;
     const auto step = step_with(d, w);
     const auto limit = step_limit(d, w, how);
     const bool over = limit && step > *limit;
@@ -465,16 +474,19 @@ private:
     if (held_for_right_) return;
     const instance_load* roomiest = nullptr;
     fleet_.walk_roomy(v, [&](const instance_load& d) {
-      if ((!roomiest || d.free_blocks() > roomiest->free_blocks()) && somebody_prefills_for(v, d, w)) roomiest = &d;
+      if (fleet_.decodes(d) && (!roomiest || d.free_blocks() > roomiest->free_blocks()) &&
+          somebody_prefills_for(v, d, w))
+        roomiest = &d;
       return true;
     });
     if (roomiest && !has_space(v, *roomiest, w)) held_for_right_ = roomiest->is.instance;
   }
 
   bool somebody_prefills_for(const view& v, const instance_load& d, const waiting_request& w) {
-    if (d.is.role == instance_role::mixed) return can_serve(d, d, w.request, true);
-    return std::any_of(
-        v.instances.begin(), v.instances.end(), [&](const auto& p) { return can_serve(p.second, d, w.request, true); });
+    if (fleet_.duty_of(d) == instance_role::mixed) return can_serve(d, d, w.request, true);
+    return std::any_of(v.instances.begin(), v.instances.end(), [&](const auto& p) {
+      return &p.second != &d && fleet_.prefills(p.second) && can_serve(p.second, d, w.request, true);
+    });
   }
 
   options opts_;

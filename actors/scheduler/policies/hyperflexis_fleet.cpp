@@ -61,11 +61,17 @@ void hyperflexis_fleet::gone(const instance_load& at) {
   for (auto* orders : {&mixed_by_cost_, &decode_by_cost_})
     for (auto& order : *orders) order.drop(at.slot);
   for (auto* order : {&by_wait_, &prefill_by_wait_, &overtake_, &quiet_, &roomy_, &rates_}) order->drop(at.slot);
+  duties_.gone(at);
   auto& o = outlooks_[at.slot];
   count(o, 0, 0);
   stale_ -= o.dirty ? 1 : 0;
   o = {};
   best_case_until_ = time_point::min();
+}
+
+void hyperflexis_fleet::review(const view& v, time_point now) {
+  duties_.review(v, now, [&](const instance_load& at) { changed(v, at); });
+  refresh(now);
 }
 
 void hyperflexis_fleet::refresh(time_point now) {
@@ -112,20 +118,19 @@ void hyperflexis_fleet::update(outlook& o) {
   o.knows_in_hand = false;
   o.silent = at.is_silent(now_, opts_->report_timeout);
   // Nobody asks how much prefill one would take that does none.
-  const bool can = can_prefill(at.is.role);
+  const bool can = can_prefill(duty_of(at));
   o.budget = can ? estimate_prefill(at, opts_->lost_after) : prefill_budget{};
   auto shape = at.decode_shape();
   o.decode_step = at.model().plan_ahead(shape);
   std::optional<duration> brief;
-  if (at.is.role != instance_role::mixed && !at.prefilling.empty())
+  if (duty_of(at) != instance_role::mixed && !at.prefilling.empty())
     brief = brief_step_of(at, in_hand_of(o), shape, now_);
   shape.add_prefill(
       static_cast<std::uint32_t>(std::min<std::uint64_t>(at.pending_prefill, o.budget.next_step)), typical_tokens / 2);
   o.running_step = std::min(at.model().predict(shape), brief.value_or(duration::max()));
-  const bool prefills = at.may_prefill() && !at.weights_at;
-  count(o, prefills ? at.pending_prefill : 0,
-      prefills ? std::llround(prefill_rate(at, o.budget) * 1e3) : std::int64_t{0});
-  if (prefills)
+  const bool counts = prefills(at) && !at.weights_at;
+  count(o, counts ? at.pending_prefill : 0, counts ? std::llround(prefill_rate(at, o.budget) * 1e3) : std::int64_t{0});
+  if (counts)
     rates_.set(at.slot, -static_cast<double>(o.rate) * 1e-3, at.is.instance);
   else
     rates_.drop(at.slot);
@@ -142,7 +147,7 @@ double hyperflexis_fleet::typical_wait_ms(const outlook& o) const {
 }
 
 void hyperflexis_fleet::rank_roomy(const instance_load& at) {
-  if (at.may_decode())
+  if (decodes(at))
     roomy_.set(at.slot, -static_cast<double>(at.free_blocks()), at.is.instance);
   else
     roomy_.drop(at.slot);
@@ -153,11 +158,11 @@ void hyperflexis_fleet::rank(outlook& o, double wait_ms) {
   const auto id = at.is.instance;
   const bool has_hands = at.outstanding < opts_->max_outstanding;
   const double step = std::max(o.budget.next_step, o.budget.steady_step);
-  const bool is_mixed = at.is.role == instance_role::mixed;
-  const bool prefills = at.may_prefill() && has_hands;
+  const bool does_both = duty_of(at) == instance_role::mixed;
+  const bool may_prefill = prefills(at) && has_hands;
   const double room =
-      (is_mixed ? most_steps_ahead : least_steps_ahead) * step - static_cast<double>(at.pending_prefill);
-  const bool takes = prefills && (o.silent || room >= 1 || at.pending_prefill == 0);
+      (does_both ? most_steps_ahead : least_steps_ahead) * step - static_cast<double>(at.pending_prefill);
+  const bool takes = may_prefill && (o.silent || room >= 1 || at.pending_prefill == 0);
   const auto keep = [&](ranking& order, bool in, double number) {
     if (in)
       order.set(at.slot, number, id);
@@ -165,27 +170,29 @@ void hyperflexis_fleet::rank(outlook& o, double wait_ms) {
       order.drop(at.slot);
   };
   keep(by_wait_, takes, wait_ms);
-  keep(prefill_by_wait_, takes && !is_mixed, wait_ms);
-  const bool full = prefills && !takes;
+  keep(prefill_by_wait_, takes && !does_both, wait_ms);
+  const bool full = may_prefill && !takes;
   keep(quiet_, full && !at.weights_at, as_number(at.last_heard));
   keep(overtake_, full && step > 0, full ? -as_number(overtakes_before(in_hand_of(o), least_steps_ahead * step)) : 0.0);
 
-  const bool decodes = at.may_decode() && has_hands && at.sequences() < at.is.max_sequences && at.free_blocks() > 0;
+  const bool may_decode = decodes(at) && has_hands && at.sequences() < at.is.max_sequences && at.free_blocks() > 0;
   const double alone_ms = to_ms(o.decode_step);
   const double per_context = at.model().c4_ms * at.model().safety;
-  const double first_ms = decodes ? to_ms(decode_step_with(at, typical_tokens)) : 0.0;
+  const double first_ms = may_decode ? to_ms(decode_step_with(at, typical_tokens)) : 0.0;
   for (std::size_t i = 0; i < typical_outputs.size(); ++i) {
     const double output = typical_outputs[i];
     const double step_ms = first_ms + per_context * output * 0.5;
     const double cost = output * (step_ms + at.sequences() * (step_ms - alone_ms));
-    keep(mixed_by_cost_[i], is_mixed && takes && decodes, cost + wait_ms);
-    keep(decode_by_cost_[i], !is_mixed && decodes, cost);
+    keep(mixed_by_cost_[i], does_both && takes && may_decode, cost + wait_ms);
+    keep(decode_by_cost_[i], may_decode && duties_.takes_decodes(at), cost);
   }
 }
 
 const instance_load* hyperflexis_fleet::some_decode(const view& v) const {
   if (!mixed_by_cost_[1].empty()) return outlooks_[mixed_by_cost_[1].first()].at;
-  return v.fleet.decode > 0 && !decode_by_cost_[1].empty() ? outlooks_[decode_by_cost_[1].first()].at : nullptr;
+  return (v.fleet.decode > 0 || duties_.divided()) && !decode_by_cost_[1].empty()
+             ? outlooks_[decode_by_cost_[1].first()].at
+             : nullptr;
 }
 
 const hyperflexis_fleet::best& hyperflexis_fleet::best_case(const view& v, time_point now) {

@@ -7,6 +7,7 @@
 // there is judged for the request at hand.
 #pragma once
 #include "actors/scheduler/budget.hpp"
+#include "actors/scheduler/policies/hyperflexis_division.hpp"
 #include "actors/scheduler/policies/ranking.hpp"
 #include <tuple>
 
@@ -29,13 +30,32 @@ public:
   static constexpr double least_steps_ahead = 1.6;
   static constexpr double most_steps_ahead = 3.0;
 
-  explicit hyperflexis_fleet(const options& opts) : opts_(&opts) {}
+  explicit hyperflexis_fleet(const options& opts) : opts_(&opts), duties_(opts) {}
 
   void changed(const view& v, const instance_load& at);
   void gone(const instance_load& at);
   static bool is_small(const view& v) { return v.instances.size() <= v.opts->walk_all_up_to; }
+  void arrived(const view& v, const waiting_request& w) {
+    if (v.fleet.mixed >= 2) duties_.arrived(w);
+  }
+  void finished(const view& v, const placed_request& p, std::uint32_t output_tokens) {
+    if (v.fleet.mixed >= 2) duties_.finished(p, output_tokens);
+  }
   /// Brings what has changed up to date. Before anything below is asked.
   void refresh(time_point now);
+  /// Before a plan: settles what mixed instances are used for, now and then. Then as refresh().
+  void review(const view& v, time_point now);
+
+  instance_role duty_of(const instance_load& at) const { return duties_.of(at); }
+  bool prefills(const instance_load& at) const { return at.may_prefill() && can_prefill(duty_of(at)); }
+  bool decodes(const instance_load& at) const { return at.may_decode() && can_decode(duty_of(at)); }
+  /// Whether some instance does both.
+  bool some_do_both(const view& v) const { return v.fleet.mixed > 0 && !duties_.apart(); }
+  bool takes_decodes(const instance_load& at) const { return at.may_decode() && duties_.takes_decodes(at); }
+  /// A request finds no place to decode.
+  void want_host() {
+    if (duties_.divided()) duties_.want_host();
+  }
 
   const prefill_budget& budget_of(const instance_load& at) { return fresh(at).budget; }
   /// The planned time of its decode step as it is.
@@ -50,7 +70,7 @@ public:
   /// at most, whatever it returns.
   template <class Look>
   static void walk_where_cached(const view& v, const waiting_request& w, std::uint32_t most, Look look);
-  /// Calls look(instance) for instances that may prefill, until it returns false: of those with room for prefill first
+  /// Calls look(instance) for instances that prefill, until it returns false: of those with room for prefill first
   /// the cheapest by `output` tokens (or, `soonest`, those with the least to do), then those where a request due at
   /// `due` may overtake.
   template <class Look>
@@ -62,10 +82,10 @@ public:
   /// Whether the orders show every change: where they do not, looking at an instance brings its place up to date, and
   /// who looks at fewer changes the walks that follow.
   bool orders_are_fresh() const { return stale_ == 0; }
-  /// The same for instances with the role decode: the cheapest by `output` tokens first.
+  /// The same for instances that only decode: the cheapest by `output` tokens first.
   template <class Look>
   void walk_decode(const view& v, double output, Look look);
-  /// Instances that may decode, those with the most free blocks first.
+  /// Instances that decode, those with the most free blocks first.
   template <class Look>
   void walk_roomy(const view& v, Look look);
 
@@ -123,6 +143,7 @@ private:
 
   const options* opts_;
   const view* view_{};
+  mixed_duties duties_;
   std::vector<outlook> outlooks_;       ///< by slot
   std::vector<std::uint32_t> dirty_;    ///< slots
   std::size_t stale_{};                 ///< outlooks that are dirty
@@ -131,9 +152,9 @@ private:
   time_point now_{};
   // Of those that may take a request now:
   std::array<ranking, 3> mixed_by_cost_;  ///< by typical output
-  std::array<ranking, 3> decode_by_cost_; ///< role decode, likewise
+  std::array<ranking, 3> decode_by_cost_; ///< those that only decode, likewise
   ranking by_wait_;                       ///< all that prefill, by the time until a typical prefill would be done
-  ranking prefill_by_wait_;               ///< role prefill, likewise
+  ranking prefill_by_wait_;               ///< those that only prefill, likewise
   ranking overtake_; ///< without room for prefill; by the due time before which a newcomer would still be first, latest
                      ///< first
   ranking quiet_;    ///< those, by when they were last heard of

@@ -5,15 +5,15 @@ namespace hflex::scheduler {
 
 policy_factory make_aladdin, make_hyperflexis, make_least_loaded, make_llumnix, make_oracle, make_polyserve,
     make_power_of_two, make_qoserve, make_round_robin, make_scorpio, make_slos_serve;
-knob_list aladdin_knobs, llumnix_knobs, oracle_knobs, polyserve_knobs, power_of_two_knobs, qoserve_knobs, scorpio_knobs,
-    slos_serve_knobs;
+knob_list aladdin_knobs, hyperflexis_knobs, llumnix_knobs, oracle_knobs, polyserve_knobs, power_of_two_knobs,
+    qoserve_knobs, scorpio_knobs, slos_serve_knobs;
 
 std::span<const policy_entry> policies() {
   static constexpr std::array table{
       policy_entry{"aladdin", "best-fit bin packing under TTFT, token time and KV memory", step_policy::fixed_budget,
           make_aladdin, aladdin_knobs},
       policy_entry{"hyperflexis", "deadline order, step budgets, late binding, least added latency",
-          step_policy::layered_budget, make_hyperflexis},
+          step_policy::layered_budget, make_hyperflexis, hyperflexis_knobs},
       policy_entry{"least_loaded", "first come, first served, to the instance with the fewest tokens outstanding",
           step_policy::fixed_budget, make_least_loaded},
       policy_entry{"llumnix",

@@ -263,7 +263,7 @@ private:
     CHECK_FALSE(to.draining);
     CHECK(can_prefill(p.role));
     CHECK(can_decode(to.role));
-    if (p.role == instance_role::mixed) CHECK(d.prefill == d.decode);
+    if (d.prefill == d.decode) CHECK(p.role == instance_role::mixed);
     CHECK_FALSE(d.why.empty());
     placed_.emplace(d.key, place{waiting_.at(d.key), d, false});
     waiting_.erase(d.key);
