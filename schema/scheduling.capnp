@@ -98,6 +98,7 @@ struct StepReport {              # instance -> scheduler (and cluster): coalesce
   kvBlocksCached @11 :UInt32;    # in the prefix cache, in use or idle
   startedTokens @12 :UInt64;     # to compute, of the sequences started (again) here, since the start
   cachedTokens @13 :UInt64;      # of them, found in the prefix cache
+  handoverUs @14 :UInt64;        # from a prefill's end until its rows are at the decode instance, smoothed; 0 = none yet
 }
 
 struct ExplainRequest { id @0 :UInt64; } # client -> scheduler: what happened to it, and why; answered by Explanation

@@ -304,7 +304,7 @@ void core::take_token(sequence& s, token_id id, time_point now, effects& out) {
   if (s.transfer && s.transfer->live())
     stop_if_due(s, out);
   else if (s.transfer)
-    commit_first(s, id, out);
+    commit_first(s, id, now, out);
 }
 
 bool core::valid(token_id id) const { return id >= 0 && static_cast<std::uint32_t>(id) < options_.vocab_size; }
@@ -334,6 +334,7 @@ snapshot core::report() const {
   r.cached_tokens = cached_tokens_;
   r.last_shape = last_shape_;
   r.last_elapsed = last_elapsed_;
+  r.handover_wait = handover_wait_.value_or(duration{0});
   return r;
 }
 

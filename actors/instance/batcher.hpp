@@ -350,6 +350,7 @@ struct snapshot {
   std::uint64_t cached_tokens{};  ///< of them, found in the prefix cache
   step_shape last_shape;          ///< of the last finished step
   duration last_elapsed{};
+  duration handover_wait{}; ///< from a prefill's end until its rows are at the decode instance, smoothed; 0: none yet
 };
 
 class core {
@@ -438,7 +439,7 @@ private:
   void end_transfer(sequence& s, const error* tell_peer, effects& out);
   void offer_handover(sequence& s, time_point now, effects& out);
   void push_computed(sequence& s, effects& out);
-  void commit_first(sequence& s, token_id first, effects& out);
+  void commit_first(sequence& s, token_id first, time_point now, effects& out);
   void accept_offers(time_point now, effects& out);
   void begin_decode(sequence& s, effects& out);
   void expire_leases(time_point now, effects& out);
@@ -450,10 +451,8 @@ private:
   void stop_if_due(sequence& s, effects& out);
   void stay(sequence& s, const error& why, bool tell_peer, effects& out);
   void recall(sequence& s, const error& why, effects& out);
-
   sequence* find_outbound(transfer_id id);
   sequence* find_inbound(transfer_id id);
-
   /// What the step in flight works on.
   struct flying_entry {
     sequence* s{}; ///< none: it left meanwhile
@@ -491,6 +490,7 @@ private:
   std::uint64_t next_step_{1};
   std::uint64_t steps_{};
   std::uint64_t preemptions_{};
+  std::optional<duration> handover_wait_; ///< smoothed
   std::uint64_t started_tokens_{};
   std::uint64_t cached_tokens_{};
   step_shape last_shape_;

@@ -5,6 +5,15 @@
 
 namespace hflex::instance {
 
+namespace {
+
+void smooth(std::optional<duration>& mean, duration sample) {
+  constexpr int remembered = 8;
+  mean = mean ? *mean + (sample - *mean) / remembered : sample;
+}
+
+} // namespace
+
 // ---- bookkeeping of both sides ----
 
 void core::link(sequence& s, const handover& h) {
@@ -128,7 +137,10 @@ void core::on(const kv_delivered& e, time_point now, effects& out) {
   s->transfer->delivered = true;
   leases_.erase({s->transfer->lease_until, e.transfer});
   // Layers are pushed while the step runs, so the acknowledgement may overtake the step's own result.
-  if (s->at == stage::sending) drop(*s, nullptr, out);
+  if (s->at == stage::sending) {
+    smooth(handover_wait_, now - s->transfer->prefilled_at.value_or(now));
+    drop(*s, nullptr, out);
+  }
   settle(now, out);
 }
 
@@ -140,13 +152,13 @@ void core::push_computed(sequence& s, effects& out) {
   h.rows_pushed = s.num_computed_tokens;
 }
 
-void core::commit_first(sequence& s, token_id first, effects& out) {
-  const auto& h = *s.transfer;
+void core::commit_first(sequence& s, token_id first, time_point now, effects& out) {
+  auto& h = *s.transfer;
   out.push_back(commit_kv{h.id, h.peer, s.spec.key, s.spec.produced() - 1, first, {}});
-  if (h.delivered)
-    drop(s, nullptr, out);
-  else
-    move_to(s, stage::sending);
+  h.prefilled_at = now;
+  if (!h.delivered) return move_to(s, stage::sending);
+  smooth(handover_wait_, duration{0});
+  drop(s, nullptr, out);
 }
 
 // ---- decode side ----

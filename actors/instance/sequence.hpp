@@ -30,7 +30,8 @@ struct handover {
   bool outbound{false};
   bool open{false}; ///< accepted, open at the transport
   bool delivered{false};
-  bool committed{false}; ///< migration: it has stopped here, and the sink has the last word
+  std::optional<time_point> prefilled_at; ///< since then nothing but the rows on their way keeps it here
+  bool committed{false};                  ///< migration: it has stopped here, and the sink has the last word
   // decode side
   bool landed{false};
   std::optional<token_id> first; ///< first token, or migration: the last one, once committed

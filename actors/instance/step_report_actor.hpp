@@ -31,6 +31,7 @@ inline wire::msg<wire::schema::StepReport> step_report(
     out.setKvBlocksCached(snap.kv_blocks_cached);
     out.setStartedTokens(snap.started_tokens);
     out.setCachedTokens(snap.cached_tokens);
+    out.setHandoverUs(static_cast<std::uint64_t>(snap.handover_wait / std::chrono::microseconds{1}));
   });
 }
 

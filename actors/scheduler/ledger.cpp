@@ -401,6 +401,7 @@ void ledger::report(const step_reported& r, time_point now) {
   auto* at = find(r.instance);
   if (!at) return;
   at->last_heard = now;
+  if (std::exchange(at->handover_wait, r.handover_wait) != r.handover_wait) at->handed_over_at = now;
   if (r.steps > 0 && at->weights_at) { // nothing of a step comes out before the last of the weights is in
     set_weights_due(*at, duration{0}, now);
     fleet_changed();

@@ -99,6 +99,7 @@ struct step_reported {
   std::uint32_t kv_blocks_free{};
   std::uint32_t steps{1};         ///< steps since the report before, this one included; 0: told again, with no new one
   std::uint64_t prefill_tokens{}; ///< of all those steps; 0 = the same as shape.prefill_tokens
+  duration handover_wait{}; ///< how long prompts wait there for their KV to get to their decode instance, smoothed
 };
 
 /// Somebody wants this request moved, whatever the policy thinks of it. Nothing happens unless `core::movable` allows

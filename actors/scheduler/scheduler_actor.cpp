@@ -243,6 +243,7 @@ step_reported read_report(s::StepReport::Reader in, std::uint64_t new_steps) {
   e.running = in.getRunning();
   e.waiting = in.getWaiting();
   e.kv_blocks_free = in.getKvBlocksFree();
+  e.handover_wait = std::chrono::microseconds{std::min<std::uint64_t>(in.getHandoverUs(), 3600'000'000ULL)};
   return e;
 }
 

@@ -72,6 +72,8 @@ struct instance_load {
   tpot_tiers tiers;                   ///< those that bind, by TPOT target
   std::vector<request_key> residents; ///< all whose decode side it is, in no order
   std::uint32_t slot{};               ///< a small number of its own, for tables beside this one; used again later
+  duration handover_wait{};           ///< as last reported: how long a prompt's KV is on its way after its prefill
+  time_point handed_over_at;          ///< when that changed
   time_point last_heard;              ///< last report, or the last dispatch that a silence let through
 
   const step_time_model& model() const { return corrector.model(); }

@@ -205,6 +205,7 @@ void world::step_done(instance_id id, std::uint64_t core_serial, duration took) 
   r.waiting = s.waiting;
   r.kv_blocks_free = s.kv_blocks_free;
   r.prefill_tokens = shape.prefill_tokens;
+  r.handover_wait = s.handover_wait;
   events_.after(hardware_.control_latency, [this, r] { tell_scheduler(r); });
 }
 

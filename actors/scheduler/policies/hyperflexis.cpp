@@ -202,7 +202,7 @@ private:
     fleet.beside_decodes = fleet_.some_do_both(v);
     if (hyperflexis_fleet::is_small(v)) {
       for (const auto& [id, at] : v.instances)
-        if (fleet_.prefills(at)) fleet.add(v, at, prefill_rate(at, budget_of(at)), rest_of_step(at, now), now);
+        if (fleet_.prefills(at)) fleet.add(v, at, prefill_rate(at, budget_of(at)), fleet_.rest_of_step(at, now), now);
     } else {
       fleet.lanes.push_back({fleet_.tokens_per_s()});
       fleet.best_tokens_per_s = fleet_.best_tokens_per_s();
@@ -293,15 +293,7 @@ private:
     if (how == claim::left_over)
       return (!p.weights_at || v.fleet.all_load()) && static_cast<double>(p.pending_prefill) <= nearly_done * step;
     return static_cast<double>(ahead_of(p, w, now, how) + std::min(prefill_work(w, p.is.instance), step)) <=
-           steps_ahead(p, w) * step;
-  }
-
-  // A quarter of the time that its first token has may go by on work that cannot be sent elsewhere any more.
-  double steps_ahead(const instance_load& p, const waiting_request& w) {
-    if (fleet_.duty_of(p) != instance_role::mixed) return hyperflexis_fleet::least_steps_ahead;
-    const auto step = p.tightest_tpot().value_or(fleet_.running_step_of(p));
-    return std::clamp(to_ms(w.request.slo.ttft) / 4 / std::max(to_ms(step), 1e-3), hyperflexis_fleet::least_steps_ahead,
-        hyperflexis_fleet::most_steps_ahead);
+           fleet_.steps_ahead(p, w.request.slo.ttft) * step;
   }
 
   static std::uint32_t blocks_wanted(const instance_load& d, const waiting_request& w) {
@@ -426,15 +418,6 @@ private:
     return d.cost_ms.emplace(own + others);
   }
 
-  // The step under way ends before anything new begins. Its tokens count as pending until it is reported, so that a
-  // plan is late by up to a step: whoever is said to be in time mostly is. Nor does anything end before the weights are
-  // there.
-  duration rest_of_step(const instance_load& at, time_point now) {
-    const auto loads = at.until_weights(now);
-    if (at.pending_prefill == 0) return loads;
-    return std::max(loads, at.last_heard + fleet_.running_step_of(at) - now);
-  }
-
   // Which of them costs least beside that prefill, in ms.
   std::optional<candidate> best_of(
       std::span<decode_choice> decodes, const instance_load& p, const waiting_request& w, time_point now, claim how) {
@@ -443,7 +426,7 @@ private:
     const auto cached = w.request.tokens - work;
     auto finish = duration::max();
     if (const auto alone = work_time(p, budget_of(p), ahead_of(p, w, now, how) + work, cached + work / 2))
-      finish = *alone + rest_of_step(p, now);
+      finish = *alone + fleet_.rest_of_step(p, now);
     const double wait = finish < duration::max() ? to_ms(finish) : 1e9;
     // What need not be computed holds nobody up; the request itself gains by its planned time.
     const double spared =

@@ -21,6 +21,9 @@ constexpr double hysteresis = 0.04;
 
 // A change of mind costs what residents on the wrong instances cost until they have ended.
 constexpr duration minds_apart = std::chrono::seconds{30};
+// Links that were too slow for hand-overs are tried again after that long.
+constexpr duration handovers_remembered = std::chrono::minutes{10};
+
 // Estimates are made so often; of a mix that is young, at each review: the first requests decide where all begin.
 constexpr duration estimates_apart = std::chrono::milliseconds{250};
 constexpr double young_requests = 256;
@@ -251,6 +254,7 @@ bool mixed_duties::divide(time_point now) {
   // A model that is a guess proves nothing.
   if (usable_.size() < 2 || std::any_of(usable_.begin(), usable_.end(), [](const auto* at) { return !at->measured; }))
     return false;
+  if (mix_.requests() < enough_requests || !hand_over_in_time(now)) return false;
   if (now < next_mind_) return divided_;
   const bool now_divided = pays(*usable_.front(), static_cast<std::uint32_t>(usable_.size()));
   if (now_divided != divided_)
@@ -260,8 +264,19 @@ bool mixed_duties::divide(time_point now) {
   return now_divided;
 }
 
+// What a host leaves of the target, token by token, is what the second token may come late by.
+bool mixed_duties::hand_over_in_time(time_point now) const {
+  duration sum{0};
+  int asked = 0;
+  for (const auto* at : usable_)
+    if (at->handover_wait > duration{0} && now - at->handed_over_at < handovers_remembered)
+      sum += at->handover_wait, ++asked;
+  if (asked == 0) return true;
+  const auto c = cost_of(mix_, *usable_.front());
+  return to_ms(sum) / asked <= (1 - share_of_step) * c.tightest_ms * c.outputs;
+}
+
 bool mixed_duties::pays(const instance_load& typical, std::uint32_t instances) const {
-  if (mix_.requests() < enough_requests) return false;
   const auto y = estimate_division(mix_, typical, instances);
   return y.apart >= (gain_ - (divided_ ? hysteresis : 0)) * y.together;
 }

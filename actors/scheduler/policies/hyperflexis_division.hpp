@@ -2,6 +2,7 @@
 // target, steps beside decodes can hold little prefill; if all decodes of the fleet are gathered on a few instances,
 // the hosts, the others prefill in full steps. Who prefills and who decodes where is settled request by request (a
 // hand-over, as between roles), so that nothing has to be drained and the number of hosts follows the load at once.
+// Over links that take too long for that, it stops.
 //
 //   request_mix    what requests have been like lately: what the fleet has to do for one, by TPOT target
 //   mixed_duties   from that, and from who decodes where, what each mixed instance is used for now
@@ -110,6 +111,7 @@ public:
 private:
   void decide(const view& v, time_point now);
   bool divide(time_point now);
+  bool hand_over_in_time(time_point now) const;
   bool pays(const instance_load& typical, std::uint32_t instances) const;
   void assign(bool one_more_host);
   void set(const instance_load& at, instance_role duty);

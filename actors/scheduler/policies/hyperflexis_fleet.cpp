@@ -104,6 +104,18 @@ const std::vector<prefill_in_hand>& hyperflexis_fleet::in_hand_of(outlook& o) co
   return o.in_hand;
 }
 
+double hyperflexis_fleet::steps_ahead(const instance_load& at, duration ttft) {
+  if (duty_of(at) != instance_role::mixed) return least_steps_ahead;
+  const auto step = at.tightest_tpot().value_or(running_step_of(at));
+  return std::clamp(to_ms(ttft) / 4 / std::max(to_ms(step), 1e-3), least_steps_ahead, most_steps_ahead);
+}
+
+duration hyperflexis_fleet::rest_of_step(const instance_load& at, time_point now) {
+  const auto loads = at.until_weights(now);
+  if (at.pending_prefill == 0) return loads;
+  return std::max(loads, at.last_heard + running_step_of(at) - now);
+}
+
 std::uint64_t hyperflexis_fleet::ahead_of(const instance_load& at, time_point due, time_point now, bool late_too) {
   std::uint64_t tokens = 0;
   for (const auto& p : in_hand_of(fresh(at)))

@@ -29,6 +29,9 @@ public:
   /// only those can bear whose time to the first token is many steps.
   static constexpr double least_steps_ahead = 1.6;
   static constexpr double most_steps_ahead = 3.0;
+  /// The same for a request with that target: a quarter of the time that its first token has may go by on work that
+  /// cannot be sent elsewhere any more.
+  double steps_ahead(const instance_load& at, duration ttft);
 
   explicit hyperflexis_fleet(const options& opts) : opts_(&opts), duties_(opts) {}
 
@@ -62,6 +65,10 @@ public:
   duration decode_step_of(const instance_load& at) { return fresh(at).decode_step; }
   /// The expected time of a step with its decodes and as much of the pending prefill as goes into one.
   duration running_step_of(const instance_load& at) { return fresh(at).running_step; }
+  /// How long until something new can begin: the step under way ends first. Its tokens count as pending until it is
+  /// reported, so that a plan is late by up to a step: whoever is said to be in time mostly is. Nor does anything end
+  /// before the weights are there.
+  duration rest_of_step(const instance_load& at, time_point now);
   /// Prefill there that goes before a request due at `due`: an instance works by deadline, so a tight newcomer
   /// overtakes the rest. What is late for certain comes last: it counts only if `late_too`.
   std::uint64_t ahead_of(const instance_load& at, time_point due, time_point now, bool late_too);

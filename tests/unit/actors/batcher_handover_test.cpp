@@ -64,6 +64,21 @@ TEST_CASE("a request to be decoded here is not offered to anyone") {
   CHECK(all<offer_kv>(b.send(add{make_spec(1, 10, 5), instance_id{1}})).empty());
 }
 
+TEST_CASE("a report tells how long the rows were on their way after the prefill's end") {
+  prefill_side b;
+  CHECK(b.report().handover_wait == 0ms);
+  b.send(offer_accepted{b.id});
+  b.prefill();
+  b.now += 40ms;
+  b.send(kv_delivered{b.id});
+  CHECK(b.report().handover_wait == 40ms);
+  const auto second = only<offer_kv>(b.send(add{make_spec(2, 4, 5), peer})).transfer;
+  b.send(offer_accepted{second});
+  b.send(kv_delivered{second}); // before the step's own result
+  b.finish();
+  CHECK(b.report().handover_wait == 35ms); // smoothed
+}
+
 TEST_CASE("hand-overs of one core have different ids, and those of two instances too") {
   auto o = side(instance_role::prefill);
   bench b(o);

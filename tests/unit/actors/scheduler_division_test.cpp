@@ -77,7 +77,9 @@ struct code_fleet : scheduler_desk {
       const auto& at = core.state().instances.at({place_of(id)});
       step_shape shape;
       shape.add_prefill(2000, 0);
-      on(step_reported{at.is.instance, shape, at.model().predict(shape), at.decoding, 0, at.is.kv_blocks, 1, 0});
+      step_reported report{at.is.instance, shape, at.model().predict(shape), at.decoding, 0, at.is.kv_blocks, 1, 0};
+      report.handover_wait = handover_wait;
+      on(report);
       settle(id);
       if (id > 6) end(id - 6, 30);
     }
@@ -92,6 +94,7 @@ struct code_fleet : scheduler_desk {
     return all;
   }
   std::uint64_t last{0};
+  duration handover_wait{};
 };
 
 } // namespace
@@ -157,7 +160,7 @@ TEST_CASE("more decodes need more hosts, by their steps, their number and their 
 }
 
 TEST_CASE("a mixed fleet of a large model gathers the decodes of code requests and prefills on the others") {
-  code_fleet fleet(4, {});
+  code_fleet fleet(8, {});
   fleet.serve(100);
   std::size_t together = 0;
   CHECK(fleet.hosts(40, &together).size() == 1);
@@ -165,7 +168,7 @@ TEST_CASE("a mixed fleet of a large model gathers the decodes of code requests a
 }
 
 TEST_CASE("a mixed fleet decodes where it has prefilled when that serves as many") {
-  code_fleet small_model(4, {}, h100_8b), loose_targets(4, {}), told_not_to(4, [] {
+  code_fleet small_model(8, {}, h100_8b), loose_targets(8, {}), told_not_to(8, [] {
     options o;
     o.knobs["hyperflexis.divide_gain"] = 1000;
     return o;
@@ -194,7 +197,7 @@ TEST_CASE("a fleet whose steps were not measured is not divided") {
 }
 
 TEST_CASE("another instance gathers the decodes when the host drains") {
-  code_fleet fleet(4, {});
+  code_fleet fleet(8, {});
   fleet.serve(60);
   const auto host = *fleet.hosts(1).begin();
   fleet.on(instance_draining{{host}});
@@ -206,7 +209,7 @@ TEST_CASE("another instance gathers the decodes when the host drains") {
 }
 
 TEST_CASE("one more instance gathers decodes when a request finds no room on the host") {
-  code_fleet fleet(4, {});
+  code_fleet fleet(8, {});
   fleet.serve(60);
   const auto host = *fleet.hosts(1).begin();
   // The host's steps get too long for one whose target is a third of the others'.
@@ -230,8 +233,27 @@ TEST_CASE("one more instance gathers decodes when a request finds no room on the
   CHECK(fleet.dispatches.back().decode.value != host);
 }
 
+TEST_CASE("a fleet whose links are too slow to hand over is together again at once, and tries again later") {
+  code_fleet fleet(8, {});
+  fleet.handover_wait = from_ms(40);
+  fleet.serve(60);
+  std::size_t together = 0;
+  fleet.hosts(20, &together);
+  CHECK(together == 0); // a thirtieth of that for each token of an answer
+  fleet.handover_wait = from_ms(2000);
+  fleet.serve(40);
+  fleet.hosts(20, &together);
+  CHECK(together == 20);
+  fleet.now += std::chrono::minutes{11};
+  fleet.handover_wait = from_ms(0);
+  fleet.serve(40);
+  together = 0;
+  fleet.hosts(20, &together);
+  CHECK(together == 0);
+}
+
 TEST_CASE("people are told why a mixed instance takes no prefill") {
-  code_fleet fleet(4, {});
+  code_fleet fleet(8, {});
   fleet.serve(60);
   const auto host = *fleet.hosts(1).begin();
   for (std::uint64_t id = 1000; id < 1080; ++id) fleet.arrive(id, 2000, 60000, 30);
