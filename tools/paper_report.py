@@ -3,13 +3,14 @@ import csv
 import datetime
 
 VLLM_LIKE = ("round_robin", "least_loaded")
-NOT_PUBLISHED = ("hyperflexis", "oracle")
 OURS = "hyperflexis"
+FLIPS = "hyperflexis_flips"
+NOT_PUBLISHED = (OURS, FLIPS, "oracle")
 BOUND = "bound"
 FIGURES = ("attainment", "weighted_attainment", "strict_attainment", "goodput_rps", "ttft_ms_mean", "ttft_ms_p50",
            "ttft_ms_p99", "tpot_ms_mean", "tpot_ms_p50", "tpot_ms_p99", "e2e_ms_mean", "e2e_ms_p99", "cost_instance_s",
            "cost_device_s", "shed", "preemptions", "migrations")
-COLOURS = {"hyperflexis": "#d62728", "oracle": "#7f7f7f", "round_robin": "#1f77b4", "least_loaded": "#17becf",
+COLOURS = {OURS: "#d62728", FLIPS: "#ff9896", "oracle": "#7f7f7f", "round_robin": "#1f77b4", "least_loaded": "#17becf",
            "power_of_two": "#aec7e8", "aladdin": "#ff7f0e", "polyserve": "#2ca02c", "slos_serve": "#9467bd",
            "scorpio": "#8c564b", "llumnix": "#e377c2", "qoserve": "#bcbd22"}
 # Attainment that differs by less than this share of the requests is called the same: a handful of requests.
@@ -79,6 +80,31 @@ def versus_all(r):
     if worst:
         lines += ["", "| where | load | hyperflexis | better | attains | by (points) |", "|---|---|---|---|---|---|"]
         lines += [line for _, line in sorted(worst, reverse=True)]
+    return lines
+
+
+def with_role_flips(r):
+    own, gains, behind, better = [], [], [], 0
+    for case, load, of in r.points():
+        others = [f["attainment"] for p, f in of.items() if p not in NOT_PUBLISHED]
+        if FLIPS not in of or not others:
+            continue
+        flips, fixed = of[FLIPS]["attainment"], of[OURS]["attainment"]
+        own.append(flips)
+        gains.append((flips - fixed, where(case, load)))
+        better += flips > fixed + TIE
+        if max(others) > flips + TIE:
+            behind.append((100 * (max(others) - flips), where(case, load)))
+    if not own:
+        return []
+    most, least = max(gains), min(gains)
+    lines = [f"**With P/D, when roles may change** (`{FLIPS}`: the fleet has the same instances throughout, and the scaler of the "
+             f"runtime decides how many prefill; the published policies know no such thing): {percent(sum(own) / len(own))} in the "
+             f"mean instead of {percent(sum(own) / len(own) - sum(g for g, _ in gains) / len(gains))}; more at {better} of "
+             f"{len(own)} points, most {100 * most[0]:+.1f} ({most[1]}), least {100 * least[0]:+.1f} ({least[1]}). It is at or "
+             f"above every published policy at {len(own) - len(behind)}."]
+    if behind:
+        lines.append("Behind: " + ", ".join(f"{point} by {gap:.1f}" for gap, point in sorted(behind, reverse=True)) + ".")
     return lines
 
 
@@ -179,7 +205,7 @@ def versus_bound(r):
     lines = [f"**Against what no policy can exceed** (`hflex simulate --bound`: it knows the future and shares time without "
              f"loss; proven, not attainable): hyperflexis attains {percent(sum(x for x, _ in shares) / len(shares))} of it in "
              f"the mean over {len(shares)} points; least {percent(least[0])} ({least[1]})."]
-    lucky = [max(f["attainment"] for f in of.values()) - r.bound[case][load] for case, load, of in r.points()
+    lucky = [max(f["attainment"] for p, f in of.items() if p != FLIPS) - r.bound[case][load] for case, load, of in r.points()
              if load in r.bound.get(case, {})]
     if max(lucky) > 0:
         lines.append(f"It bounds the mean over the noise of step times: at {sum(x > 0 for x in lucky)} points some policy is above it "
@@ -287,7 +313,7 @@ def write_report(folder, finished, wanted, workloads, rates, policies, commit, q
         lines += [f"**Made up, because the traces are not here: {', '.join(made_up)}.** They have the traces' length quantiles and "
                   "bursty arrivals, but are not the traces.", ""]
     lines += ["## Targets", ""]
-    for section in (versus_all, versus_round_robin, capacities, versus_oracle, versus_bound):
+    for section in (versus_all, with_role_flips, versus_round_robin, capacities, versus_oracle, versus_bound):
         lines += [*section(r), ""]
     # Comparisons of scaling policies and of weight movement get a section of their own here.
     lines += ["## Workloads", "", "| workload | what | rate scale at load 1 |", "|---|---|---|"]

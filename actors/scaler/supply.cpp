@@ -37,6 +37,26 @@ double share_for_work(const step_time_model& m, duration tau) {
   return std::clamp(1.0 - per_step(m) * m.safety / std::max(to_s(tau), 1e-6), 0.02, 1.0);
 }
 
+double decode_share_for_work(const step_time_model& m, duration tau, double most, double context) {
+  const auto step = [&](double sequences) {
+    step_shape shape;
+    shape.decode_seqs = static_cast<std::uint32_t>(sequences);
+    shape.decode_context = shape.decode_seqs * context;
+    return shape;
+  };
+  double least = 1, more = std::max(most, 1.0);
+  while (more - least >= 1) {
+    const double middle = std::ceil((least + more) / 2);
+    if (m.plan_ahead(step(middle)) <= tau)
+      least = middle;
+    else
+      more = middle - 1;
+  }
+  const auto n = std::floor(least);
+  const double work_ms = n * (m.c1_ms + m.c3_ms + m.c4_ms * context);
+  return std::clamp(work_ms / std::max(to_ms(m.predict(step(n))), 1e-9), 0.02, 1.0);
+}
+
 double instances_for(const work_rate& w, double share, duration horizon, double z) {
   const double by_chance = w.variance / std::max(to_s(horizon), 1e-3);
   return (w.expected + z * std::sqrt(by_chance + w.excess * w.excess)) / share;

@@ -24,8 +24,9 @@ struct class_profile {
   double output_tokens{};
 
   double mean_prompt() const { return arrivals > 0 ? prompt_tokens / arrivals : 0; }
-  /// `unseen` until a few have ended.
-  double mean_output(double unseen) const { return ended >= 4 ? output_tokens / ended : unseen; }
+  /// `unseen` until some have ended: the first to end are the short ones.
+  double mean_output(double unseen) const { return (unseen * doubt + output_tokens) / (doubt + ended); }
+  static constexpr double doubt = 32; ///< requests
 };
 
 using mix = std::map<std::string, class_profile>;
@@ -45,6 +46,10 @@ binding binding_targets(const mix& classes, double least_share);
 
 /// Share of an instance's time that is left for work when its steps may last `tau`; at least 0.02.
 double share_for_work(const step_time_model& m, duration tau);
+
+/// The same for an instance that only decodes: in steps of at most `tau`, and no more than `most` sequences, each of
+/// which reads `context` tokens. The tokens that ride along free count as work, here and in decode_work().
+double decode_share_for_work(const step_time_model& m, duration tau, double most, double context);
 
 /// Work per second, and how uneven it is.
 struct work_rate {

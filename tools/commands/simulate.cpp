@@ -32,6 +32,7 @@ struct simulate_flags {
   std::vector<std::string> knobs;
   std::vector<std::string> scalings{"fixed"};
   std::vector<std::string> scaling_knobs;
+  std::optional<std::uint32_t> min_instances, max_instances;
   std::vector<std::string> policies{"hyperflexis"};
   double duration_s{0};
   bool no_prefix_cache{false};
@@ -85,6 +86,11 @@ result<void> complete(simulate_flags& f) {
   auto hardware = sim::load_cluster(f.cluster);
   if (!hardware) return pass(config::to_error(hardware.error()));
   study.hardware = std::move(*hardware);
+  auto &least = study.hardware.min_instances, &most = study.hardware.max_instances;
+  least = f.min_instances.value_or(least);
+  most = f.max_instances.value_or(most);
+  if (least > most)
+    return fail(errc::reject, "--min, --max: expected at most as many as --max, got {} and {} instances", least, most);
   auto classes = sim::read_classes(f.slo);
   if (!classes) return pass(classes.error());
   study.requests.classes = std::move(*classes);
@@ -218,6 +224,10 @@ runner add_simulate(CLI::App& app) {
   app.add_option("--scaling", f->scalings, "Scaling policies to compare, or all")
       ->delimiter(',')
       ->capture_default_str();
+  app.add_option(
+         "--min", f->min_instances, "The scaling policies keep at least so many instead of what the cluster says")
+      ->check(CLI::Range(0, 100'000));
+  app.add_option("--max", f->max_instances, "Likewise at most so many")->check(CLI::Range(1, 100'000));
   app.add_option("--slo", f->slo, "SLO classes: a file like config/slo_classes.yaml; built-in ones without");
   app.add_option("--mix", f->study.requests.mix, "Shares of classes, e.g. interactive:0.3,standard:0.5,batch:0.2");
   app.add_option("--slo-class", f->study.requests.default_class, "Class of requests that nothing else says one for");

@@ -33,10 +33,17 @@ double knob_of(const options& opts, std::string_view name) {
   return 0;
 }
 
+// A fleet of fixed size has so many decode instances for each that is expected to be busy, or times their part of the
+// work: where decodes find no room, nothing goes on. 1.15 to 1.45 were tried on the paper's points.
+constexpr double decode_room = 1.5;
+constexpr double decode_part_room = 1.3;
+
 /// One kind of instance and what it needs.
 struct side {
   instance_role role{};
   double need{};       ///< instances, not rounded
+  double expected{};   ///< of them, without room for chance
+  double work{};       ///< instances' time for what has come lately, to compare sides by
   std::uint32_t now{}; ///< rounded up: wanted if nothing were held on to
 };
 
@@ -98,14 +105,14 @@ public:
     slow_hold_ = std::max(hold_, from_s(slow_leads_ * to_s(v.lead_time)));
     numbers_.clear();
     if (v.disaggregated()) {
-      side p{instance_role::prefill, prefill_need(v), 0};
-      side d{instance_role::decode, decode_need(v), 0};
+      auto p = prefill_side(v), d = decode_side(v);
       settle(v, p, held_prefill_, now, counts);
       settle(v, d, held_decode_, now, counts);
       trade(v, p, held_prefill_, d, counts);
       trade(v, d, held_decode_, p, counts);
+      share_out(v, p, d, now, counts);
     } else {
-      side m{instance_role::mixed, mixed_need(v), 0};
+      side m{instance_role::mixed, mixed_need(v), 0, 0, 0};
       settle(v, m, held_decode_, now, counts);
     }
     return counts;
@@ -126,6 +133,12 @@ private:
   // --- what is needed -----------------------------------------------------------------------------------------------
 
   work_rate rate_of(const rate_forecast& f, duration lead) const { return {f.expected(lead), f.usual_excess(), 0.0}; }
+
+  double prefill_lately() const {
+    double work = 0;
+    for (const auto& [name, c] : classes_) work += prefill_work(model_, c.prompt_tokens, c.prompt_squared);
+    return work;
+  }
 
   // What is left of the TTFT target when the request's own prefill is taken off, a quarter of it at least.
   duration queue_time() const {
@@ -155,7 +168,7 @@ private:
         std::max(need_of_the_late(v, instance_role::mixed, w, share), need_of_the_homeless(v, instance_role::mixed)));
   }
 
-  double prefill_need(const fleet_view& v) {
+  side prefill_side(const fleet_view& v) {
     auto w = rate_of(prefill_, v.lead_time);
     w.variance = variance_of_arrivals();
     // A prefill instance binds nobody's token times: its steps are as long as they may be.
@@ -167,28 +180,44 @@ private:
     const double share = fill_ * share_for_work(model_, std::min(model_.predict(full), queue_time()));
     const double need = instances_for(w, share, queue_time(), margin_);
     note_numbers(v, w, share, need);
-    return std::max(need, need_of_the_late(v, instance_role::prefill, w, share));
+    return {instance_role::prefill, std::max(need, need_of_the_late(v, instance_role::prefill, w, share)),
+        w.expected / share, prefill_lately() / share, 0};
   }
 
-  double decode_need(const fleet_view& v) {
+  side decode_side(const fleet_view& v) {
     auto w = rate_of(decode_, v.lead_time);
     // Work stays for as long as an answer takes: chance evens out over that.
-    double outputs = 0, ended = 0, arrivals = 0, work = 0;
+    double outputs = 0, ended = 0, arrivals = 0, prompts = 0, work = 0;
     for (const auto& [name, c] : classes_) {
-      outputs += c.output_tokens, ended += c.ended, arrivals += c.arrivals;
+      outputs += c.output_tokens, ended += c.ended, arrivals += c.arrivals, prompts += c.prompt_tokens;
       work += c.arrivals * decode_work(model_, c.mean_prompt(), c.mean_output(first_output_), false);
     }
     const double mean = ended >= 4 ? outputs / ended : first_output_;
     const auto stay = from_s(mean * to_s(targets_.tpot) * 0.7);
     // Requests per second times the square of each one's work, which is averaged over all classes.
     w.variance = arrivals > 0 ? w.expected * work / arrivals : 0;
-    const double share = fill_ * share_for_work(model_, targets_.tpot);
+    const double prompt = arrivals > 0 ? prompts / arrivals : 0;
+    const double most = most_sequences(v, prompt + mean);
+    const double share = fill_ * decode_share_for_work(model_, targets_.tpot, most, prompt + mean / 2);
     double need = instances_for(w, share, stay, margin_);
     numbers_.push_back({"decode_work", w.expected});
     numbers_.push_back({"decode_share_for_work", share});
     numbers_.push_back({"decode_need", need});
-    need = std::max(need, instances_for_residents(v.demand, model_, targets_.tpot, instance_role::decode));
-    return std::max(need, need_of_the_homeless(v, instance_role::decode));
+    const double here = instances_for_residents(v.demand, model_, targets_.tpot, instance_role::decode);
+    return {instance_role::decode, std::max({need, here, need_of_the_homeless(v, instance_role::decode)}),
+        std::max(w.expected / share, here), work / share, 0};
+  }
+
+  // That a decode instance holds, by its limit and by its memory, with some room for what comes next.
+  static double most_sequences(const fleet_view& v, double tokens_each) {
+    constexpr double filled = 0.9;
+    double most = 1;
+    for (const auto& i : v.demand.instances) {
+      if (!can_decode(i.role)) continue;
+      const double tokens = static_cast<double>(i.kv_blocks) * i.block_size;
+      most = std::max(most, filled * std::min<double>(i.max_sequences, tokens / std::max(tokens_each, 1.0)));
+    }
+    return most;
   }
 
   // The scheduler gives requests up that one more instance would save: if it were there in time. What is worked off
@@ -242,6 +271,35 @@ private:
     if (missing > 0 && spare > 0) counts[giver.role] -= static_cast<std::uint32_t>(std::min(missing, spare));
   }
 
+  // Where the limits say how many there are: the decode side gets what it needs, with room, or its part of what both
+  // do when that is less; the prefill side gets the rest, for its first tokens come the sooner the more are idle. A
+  // role is not changed for less than a quarter of an instance.
+  void share_out(const fleet_view& v, const side& p, const side& d, time_point now, role_counts& counts) {
+    const auto wanted = counts[p.role] + counts[d.role];
+    const auto total = std::clamp(wanted, std::max(v.min_instances, 2U), std::max(v.max_instances, 2U));
+    if (total == wanted && v.min_instances != v.max_instances) return;
+    if (!(p.work > 0 && d.work > 0)) return keep(v, p, d, total, counts);
+    const double part = total * d.work / (p.work + d.work);
+    const double share = std::min(decode_part_room * part, std::max(d.need, decode_room * d.expected));
+    numbers_.push_back({"decode_part", part});
+    numbers_.push_back({"decode_share", share});
+    const auto running = v.running(d.role);
+    auto decodes = static_cast<std::uint32_t>(std::clamp<double>(std::ceil(share - 0.25), 1, total - 1));
+    shared_decode_.add(now, decodes);
+    // What decodes has to end before it can do anything else: it goes only when it was not needed for a while.
+    if (decodes < running)
+      decodes = shared_decode_.covers(v.lead_time)
+                    ? std::min(running, static_cast<std::uint32_t>(shared_decode_.over(v.lead_time, v.lead_time)))
+                    : running;
+    counts[d.role] = std::clamp(decodes, 1U, total - 1);
+    counts[p.role] = total - counts[d.role];
+  }
+
+  static void keep(const fleet_view& v, const side& p, const side& d, std::uint32_t total, role_counts& counts) {
+    counts[p.role] = std::clamp(v.running(p.role), 1U, total - 1);
+    counts[d.role] = total - counts[p.role];
+  }
+
   void note_numbers(const fleet_view& v, const work_rate& w, double share, double need) {
     const double rate = arrivals_.lately(std::max<duration>(v.lead_time, std::chrono::seconds{3}));
     reason_.why =
@@ -269,6 +327,7 @@ private:
   binding targets_;
   duration hold_{}, slow_hold_{};
   peaks held_prefill_, held_decode_;
+  peaks shared_decode_; ///< of a fleet of fixed size
   time_point busy_;
   std::optional<time_point> homeless_since_; ///< since when requests without room have been reported
   reasoning reason_;

@@ -65,7 +65,7 @@ struct fleet_desk {
     for (const auto& f : std::exchange(flips, {})) feed(role_changed{f.instance, f.to});
   }
 
-  /// `per_s` requests of 900 + 100 tokens for that long.
+  /// `per_s` requests of prompt + output tokens, 900 and 100 of them, for that long.
   void load(double per_s, duration length, std::uint32_t late = 0) {
     for (const auto end = now + length; now < end;) {
       now += milliseconds{250};
@@ -77,7 +77,7 @@ struct fleet_desk {
       e.demand.span = milliseconds{250};
       if (n > 0)
         e.demand.classes.push_back(
-            {"standard", seconds{2}, milliseconds{100}, n, 900.0 * n, 810'000.0 * n, n, 100.0 * n});
+            {"standard", seconds{2}, milliseconds{100}, n, prompt * n, prompt * prompt * n, n, output * n});
       for (const auto& [id, i] : it.state().instances)
         if (i.phase == life::ready)
           e.demand.instances.push_back({id, i.role, false, 0, 0, 0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
@@ -104,6 +104,8 @@ struct fleet_desk {
   std::uint32_t most{};
   double owed{};
   std::uint32_t tokens_each{10'000}; ///< of those that are late
+  double prompt{900};
+  double output{100};
 };
 
 options using_policy(const std::string& name) {
@@ -135,6 +137,15 @@ TEST_CASE("the targets of a few odd requests do not bind the fleet") {
   CHECK(binding_targets(classes, 0.05).tpot == milliseconds{100});
   CHECK(binding_targets(classes, 0.005).tpot == milliseconds{20});
   CHECK(binding_targets(classes, 0.005).ttft == milliseconds{100});
+}
+
+TEST_CASE("a decode instance has time for as many sequences as its target, its limit or its memory lets it have") {
+  CHECK(decode_share_for_work(simple, milliseconds{20}, 1000, 0) == Approx(0.5)); // 100 in steps of 20 ms
+  CHECK(decode_share_for_work(simple, milliseconds{20}, 50, 0) == Approx(5.0 / 15));
+  auto reads = simple;
+  reads.c4_ms = 1e-4; // 0.2 ms a sequence more
+  CHECK(decode_share_for_work(reads, milliseconds{25}, 1000, 2000) == Approx(15.0 / 25));
+  CHECK(decode_share_for_work(simple, milliseconds{5}, 1000, 0) < 0.02 + 1e-9); // not even one
 }
 
 TEST_CASE("residents need as many instances as their steps and their memory ask for") {
@@ -293,6 +304,33 @@ TEST_CASE("an idle fleet goes to zero where none is allowed, and the first reque
   CHECK(d.running() == 0);
   d.load(0, milliseconds{250}, 1);
   CHECK(d.running() == 1);
+}
+
+TEST_CASE("a fleet of fixed size prefills with most of it where prompts are long and answers short") {
+  auto o = using_policy("hyperflexis");
+  o.min_instances = o.max_instances = 8;
+  fleet_desk d(o, {{prefill, 4}, {decode, 4}}, 8);
+  d.prompt = 3000;
+  d.output = 20;
+  d.load(8, seconds{3});
+  CHECK(d.it.state().ready(decode) == 4); // not sure yet that decodes need fewer
+  d.load(8, seconds{27});
+  CHECK(d.it.state().ready(prefill) == 7);
+  CHECK(d.it.state().ready(decode) == 1);
+  d.prompt = 300; // and the other way round, as this becomes what is usual
+  d.output = 600;
+  d.load(15, seconds{60});
+  CHECK(d.it.state().ready(decode) >= 3);
+  CHECK(d.running() == 8);
+}
+
+TEST_CASE("a fleet of fixed size that knows of no load keeps its roles") {
+  auto o = using_policy("hyperflexis");
+  o.min_instances = o.max_instances = 8;
+  fleet_desk d(o, {{prefill, 3}, {decode, 5}}, 8);
+  d.load(0, seconds{120});
+  CHECK(d.it.state().ready(prefill) == 3);
+  CHECK(d.it.state().ready(decode) == 5);
 }
 
 TEST_CASE("the wish of a policy is brought within the limits") {
