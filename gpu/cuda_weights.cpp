@@ -55,12 +55,12 @@ device_sharing sharing_over(const std::shared_ptr<transport>& transport, const d
       if (answer.wait_for(2 * device_weights_patience) != std::future_status::ready) return std::nullopt; // it ends
       return answer.get();
     };
-  out.offer = [transport](const std::string& key, shared_device_memory m) {
-    transport->offer_device_weights(key, std::move(m));
-  };
-  // Weights may be dropped after the transport has ended, and must not be what ends it.
-  out.withdraw = [weak = std::weak_ptr{transport}](const std::string& key) {
-    if (const auto t = weak.lock()) t->withdraw_device_weights(key);
+  out.offer = [transport](const std::string& key, shared_device_memory m) -> std::function<void()> {
+    const auto made = transport->offer_device_weights(key, std::move(m));
+    // Weights may be dropped after the transport has ended, and must not be what ends it.
+    return [weak = std::weak_ptr{transport}, made] {
+      if (const auto t = weak.lock()) t->withdraw_device_weights(made);
+    };
   };
   return out;
 }
@@ -78,7 +78,7 @@ std::string_view name_of(weights_way way) {
 }
 
 placed_weights::~placed_weights() {
-  if (withdraw_) withdraw_(key_); // an offer's descriptor would keep the memory
+  if (withdraw_) withdraw_(); // an offer's descriptor would keep the memory
   cuda_.drop_weights(handle_);
 }
 
@@ -232,9 +232,7 @@ void cuda_weights::offer(placed_weights& weights, const place_key& where, const 
   if (!sharing.offer) return;
   auto memory = share(weights, nullptr);
   if (!memory) return; // a device that cannot share: the host's region is there for the others
-  weights.key_ = sharing_key(where, where.device);
-  weights.withdraw_ = sharing.withdraw;
-  sharing.offer(weights.key_, std::move(*memory));
+  weights.withdraw_ = sharing.offer(sharing_key(where, where.device), std::move(*memory));
 }
 
 } // namespace hflex::gpu

@@ -20,8 +20,8 @@ namespace hflex::gpu {
 struct device_sharing {
   /// What a neighbour offers under `key`; asks all of them, and blocks for a short time at most.
   std::function<std::optional<shared_device_memory>(const std::string& key)> fetch;
-  std::function<void(const std::string& key, shared_device_memory)> offer;
-  std::function<void(const std::string& key)> withdraw;
+  /// Returns what withdraws this offer, and no later one under the same key.
+  std::function<std::function<void()>(const std::string& key, shared_device_memory)> offer;
   std::vector<std::byte> ticket{}; ///< of a holder on another host (give); empty: none
 };
 
@@ -56,8 +56,7 @@ private:
   hflex_cuda_weights* handle_;
   weights_way way_;
   std::string refused_;
-  std::string key_;
-  std::function<void(const std::string& key)> withdraw_;
+  std::function<void()> withdraw_;
 };
 
 /// All weights that this process has on CUDA devices. Any thread.

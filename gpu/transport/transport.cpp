@@ -120,10 +120,10 @@ public:
             f = std::move(done)]() mutable { weights_.fetch(std::move(ways), std::move(d), deadline, std::move(f)); });
   }
 
-  void offer_device_weights(std::string key, shared_device_memory memory) override {
-    weights_.offer_device(std::move(key), std::move(memory));
+  device_offer offer_device_weights(std::string key, shared_device_memory memory) override {
+    return weights_.offer_device(std::move(key), std::move(memory));
   }
-  void withdraw_device_weights(const std::string& key) override { weights_.withdraw_device(key); }
+  void withdraw_device_weights(device_offer offer) override { weights_.withdraw_device(offer); }
   void fetch_device_weights(
       endpoint_list holder, std::string key, duration deadline, device_weights_callback done) override {
     on_loop([this, ways = usable_endpoints(holder, options_, local_id_, host_id_), k = std::move(key), deadline,

@@ -79,6 +79,9 @@ struct shared_device_memory {
   std::shared_ptr<const unique_fd> fd;
 };
 
+/// One offer of memory on a device; no transport gives the same one twice.
+using device_offer = strong_id<struct device_offer_tag, std::uint64_t>;
+
 /// Bytes of weights that went to and came from other hosts so far.
 struct weights_traffic {
   std::uint64_t bytes_sent{};
@@ -140,9 +143,10 @@ public:
   virtual void fetch_weights(endpoint_list holder, std::string digest, duration deadline, weights_callback done) = 0;
 
   // ---- weights on a device (same host: its memory's descriptor is passed, and what comes of it is the backend's) ----
-  /// As offer_weights, under a key that says what they are (at most 256 bytes). Any thread.
-  virtual void offer_device_weights(std::string key, shared_device_memory memory) = 0;
-  virtual void withdraw_device_weights(const std::string& key) = 0;
+  /// As offer_weights, under a key that says what they are (at most 256 bytes). Several offers may have one key: the
+  /// latest is given. Any thread.
+  virtual device_offer offer_device_weights(std::string key, shared_device_memory memory) = 0;
+  virtual void withdraw_device_weights(device_offer offer) = 0;
   using device_weights_callback = std::function<void(result<shared_device_memory>)>;
   /// As fetch_weights; nobody checks what the peer passed. The own process is not asked.
   virtual void fetch_device_weights(

@@ -1,5 +1,6 @@
 #include "gpu/transport/weights_exchange.hpp"
 #include "gpu/transport/socket.hpp"
+#include <algorithm>
 #include <fcntl.h>
 #include <system_error>
 
@@ -27,15 +28,24 @@ weights_exchange::region_ptr weights_exchange::offered(const std::string& digest
   return it == offers_.end() ? nullptr : it->second;
 }
 
-void weights_exchange::offer_device(std::string key, shared_device_memory memory) {
-  if (key.size() > max_digest_bytes || memory.note.size() > max_note_bytes || !memory.fd) return;
+device_offer weights_exchange::offer_device(std::string key, shared_device_memory memory) {
+  if (key.size() > max_digest_bytes || memory.note.size() > max_note_bytes || !memory.fd) return {};
   const std::lock_guard lock{offers_mutex_};
-  device_offers_.insert_or_assign(std::move(key), std::move(memory));
+  const device_offer made{++last_device_offer_};
+  device_offers_[made] = {std::move(key), std::move(memory)};
+  return made;
 }
 
-void weights_exchange::withdraw_device(const std::string& key) {
+void weights_exchange::withdraw_device(device_offer offer) {
   const std::lock_guard lock{offers_mutex_};
-  device_offers_.erase(key);
+  device_offers_.erase(offer);
+}
+
+std::optional<shared_device_memory> weights_exchange::offered_device(const std::string& key) {
+  const std::lock_guard lock{offers_mutex_};
+  const auto latest =
+      std::find_if(device_offers_.rbegin(), device_offers_.rend(), [&](const auto& o) { return o.second.key == key; });
+  return latest == device_offers_.rend() ? std::nullopt : std::optional{latest->second.memory};
 }
 
 void weights_exchange::answer(connection& to, std::uint32_t code, std::span<const std::byte> key) {
@@ -43,10 +53,9 @@ void weights_exchange::answer(connection& to, std::uint32_t code, std::span<cons
   unique_fd copy;
   std::vector<std::byte> note;
   if (code == want_device_memory) {
-    const std::lock_guard lock{offers_mutex_};
-    if (const auto it = device_offers_.find(name); it != device_offers_.end()) {
-      copy = unique_fd{::fcntl(it->second.fd->get(), F_DUPFD_CLOEXEC, 0)};
-      note = it->second.note;
+    if (auto memory = offered_device(name)) {
+      copy = unique_fd{::fcntl(memory->fd->get(), F_DUPFD_CLOEXEC, 0)};
+      note = std::move(memory->note);
     }
   } else if (const auto region = offered(name)) {
     copy = unique_fd{::fcntl(region->fd(), F_DUPFD_CLOEXEC, 0)};

@@ -21,8 +21,8 @@ public:
   /// Any thread; both hold from their return.
   void offer(std::shared_ptr<const weight_region> region);
   void withdraw(const std::string& digest);
-  void offer_device(std::string key, shared_device_memory memory);
-  void withdraw_device(const std::string& key);
+  device_offer offer_device(std::string key, shared_device_memory memory);
+  void withdraw_device(device_offer offer);
   /// A fetcher's `want` of what `code` says.
   void answer(connection& to, std::uint32_t code, std::span<const std::byte> key);
 
@@ -46,6 +46,10 @@ private:
     std::shared_ptr<connection> holder;
     event_loop::token deadline{0};
   };
+  struct offered_memory {
+    std::string key;
+    shared_device_memory memory;
+  };
   struct mapping_job {
     std::uint64_t fetch;
     unique_fd fd;
@@ -53,6 +57,7 @@ private:
   };
 
   region_ptr offered(const std::string& digest);
+  std::optional<shared_device_memory> offered_device(const std::string& key);
   void begin(fetching f, duration deadline);
   void try_ways(std::uint64_t id);
   result<std::shared_ptr<connection>> ask(const endpoint& holder, std::uint64_t id);
@@ -68,9 +73,10 @@ private:
 
   event_loop& loop_;
   completion_queue& completions_;
-  std::mutex offers_mutex_; // guards the two below
+  std::mutex offers_mutex_; // guards the three below
   std::map<std::string, region_ptr> offers_;
-  std::map<std::string, shared_device_memory> device_offers_;
+  std::map<device_offer, offered_memory> device_offers_;
+  std::uint64_t last_device_offer_{0};
   std::map<std::uint64_t, fetching> fetches_;
   std::uint64_t next_fetch_{1};
 

@@ -306,13 +306,16 @@ bench::machine_rates measure_machine(bench::ipc_peer& peer, report& out) {
 void measure_adoption(gpu::cuda_backend& cuda, const std::shared_ptr<const random_region>& region,
     const gpu::host_context_options& o, report& out) {
   std::map<std::string, gpu::shared_device_memory> offered;
-  const gpu::device_sharing giving{
-      {}, [&](const std::string& key, gpu::shared_device_memory m) { offered[key] = std::move(m); }, {}};
+  gpu::device_sharing giving;
+  giving.offer = [&](const std::string& key, gpu::shared_device_memory m) -> std::function<void()> {
+    offered[key] = std::move(m);
+    return {};
+  };
   const gpu::device_sharing taking{[&](const std::string& key) -> std::optional<gpu::shared_device_memory> {
                                      const auto at = offered.find(key);
                                      return at == offered.end() ? std::nullopt : std::optional(at->second);
                                    },
-      {}, {}};
+      {}};
   gpu::host_context_options f16 = o;
   f16.compute = gpu::compute_type::f16; // weights that nobody has yet, so that they are offered
   const auto holder = cuda.make_context(0, region, f16, giving);

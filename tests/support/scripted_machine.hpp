@@ -260,8 +260,8 @@ public:
     done(found->second);
   }
 
-  void offer_device_weights(std::string, gpu::shared_device_memory) override {}
-  void withdraw_device_weights(const std::string&) override {}
+  gpu::device_offer offer_device_weights(std::string, gpu::shared_device_memory) override { return {}; }
+  void withdraw_device_weights(gpu::device_offer) override {}
   void fetch_device_weights(gpu::endpoint_list, std::string, duration, device_weights_callback done) override {
     done(fail(errc::reroute, "no device here has memory of its own"));
   }

@@ -38,8 +38,10 @@ struct host_of_processes {
                 if (const auto at = there.find(key); other != process && at != there.end()) return at->second;
               return std::nullopt;
             },
-        [this, process](const std::string& key, shared_device_memory m) { offers[process][key] = std::move(m); },
-        [this, process](const std::string& key) { offers[process].erase(key); }};
+        [this, process](const std::string& key, shared_device_memory m) -> std::function<void()> {
+          offers[process][key] = std::move(m);
+          return [this, process, key] { offers[process].erase(key); };
+        }};
   }
 };
 
@@ -213,6 +215,29 @@ TEST_CASE("weights go from device to device, and from process to process, rather
     }
     CHECK(newcomer->make_context(0, demo_weights(), options, {}).value()->weights_from() == "host memory");
   }
+}
+
+TEST_CASE("weights that are placed anew while the old ones are being dropped stay on offer") {
+  const auto options = engine_options(compute_type::bf16);
+  const auto holder = fake_backend();
+  transport_options shm_only;
+  shm_only.enable_tcp = false;
+  const std::shared_ptr<transport> near = transport::start(shm_only).value();
+  const std::shared_ptr<transport> far = transport::start(shm_only).value();
+  std::shared_ptr<device_context> anew;
+  auto slow = sharing_over(near, {}); // between the last use of the old weights and the end of their offer ...
+  slow.offer = [&](const std::string& key, shared_device_memory m) -> std::function<void()> {
+    return [&, withdraw = sharing_over(near, {}).offer(key, std::move(m))] {
+      anew = holder->make_context(0, demo_weights(), options, sharing_over(near, {})).value(); // ... they are wanted
+      withdraw();
+    };
+  };
+  holder->make_context(0, demo_weights(), options, slow).value().reset();
+  REQUIRE(anew != nullptr);
+  CHECK(anew->weights_from() == "host memory");
+  const auto newcomer =
+      fake_backend()->make_context(0, demo_weights(), options, sharing_over(far, {near->endpoints(), {}})).value();
+  CHECK(newcomer->weights_from() == "this device");
 }
 
 TEST_CASE("a device of another host is given weights with a ticket, and the host's are the way out") {

@@ -124,7 +124,7 @@ TEST_CASE("memory of a device is passed on with its note, by key, until it is wi
     REQUIRE(::write(fd->get(), "weights", 7) == 7);
     return fd;
   };
-  holder->offer_device_weights("k", {note, memory()});
+  const auto offered = holder->offer_device_weights("k", {note, memory()});
   const auto [ok, got] = fetch_memory("k");
   REQUIRE(ok);
   CHECK(got.note == note);
@@ -134,7 +134,10 @@ TEST_CASE("memory of a device is passed on with its note, by key, until it is wi
   holder->offer_device_weights("empty", {{}, memory()});
   CHECK(fetch_memory("empty").first.has_value());
   CHECK(fails(fetch(*fetcher, holder->endpoints(), "k"), errc::reroute)); // a region is something else
-  holder->withdraw_device_weights("k");
+  const auto anew = holder->offer_device_weights("k", {{}, memory()});
+  holder->withdraw_device_weights(offered); // which is not the later one
+  CHECK(fetch_memory("k").second.note.empty());
+  holder->withdraw_device_weights(anew);
   CHECK(fetch_memory("k").first.error().code == errc::reroute);
   holder->offer_device_weights("k", {std::vector<std::byte>(gpu::max_note_bytes + 1), memory()});
   CHECK(fetch_memory("k").first.error().code == errc::reroute); // nobody could read that
