@@ -149,49 +149,102 @@ void core::on(const shut_down&, time_point now, std::vector<effect>& out) {
 
 // ---- a start, stage by stage ----
 
+void core::on(const source_named& e, time_point now, std::vector<effect>& out) {
+  auto it = instances_.find(e.instance);
+  if (it == instances_.end()) return;
+  auto& i = it->second;
+  if (i.state == instance_state::waiting_weights) {
+    i.ticket = false;
+    if (!e.network) i.head.clear();
+  } else if (!e.network && i.context && contexts_.at(i.context).base == weights_base::arriving) {
+    // It may be in a step, in memory that only another host goes on with.
+    lose_weights(e.instance, "no host gives the rest of the weights that it has begun to serve with", now, out);
+    settle(out);
+  }
+}
+
 void core::on(const weights_arriving& e, time_point now, std::vector<effect>& out) {
   auto it = instances_.find(e.instance);
   if (it == instances_.end() || it->second.state != instance_state::waiting_weights) return;
-  make_context(e.instance, e.digest, true, now, out);
+  it->second.head = e.digest;
+  begin_early(e.instance, now, out);
+}
+
+void core::on(const ticket_came& e, time_point now, std::vector<effect>& out) {
+  auto it = instances_.find(e.instance);
+  if (it == instances_.end() || it->second.state != instance_state::waiting_weights) return;
+  it->second.ticket = true;
+  begin_early(e.instance, now, out);
+}
+
+/// Makes the context of an instance that waits for weights, if it can do with their head.
+void core::begin_early(instance_id id, time_point now, effects& out) {
+  const auto& i = instances_.at(id);
+  const bool serves = serves_while_loading(i);
+  if (i.head.empty() || (!serves && !i.ticket)) return;
+  make_context(id, i.head, serves ? weights_base::arriving : weights_base::ticket, now, out);
   settle(out);
+}
+
+/// A GPU's weights are copied to it as a whole. Sequences that decode elsewhere must not be moved to where no step
+/// ends.
+bool core::serves_while_loading(const instance& i) const {
+  return opts_.serve_while_loading && can_prefill(i.role) && opts_.devices[i.device].kind == "cpu";
 }
 
 void core::on(const weights_ready& e, time_point now, std::vector<effect>& out) {
   auto it = instances_.find(e.instance);
   if (it == instances_.end()) return;
   if (it->second.state == instance_state::waiting_weights)
-    make_context(e.instance, e.digest, false, now, out);
-  else if (has_arriving_weights(it->second))
-    contexts_.at(it->second.context).arriving = false;
+    make_context(e.instance, e.digest, weights_base::whole, now, out);
+  else if (it->second.context)
+    contexts_.at(it->second.context).base = weights_base::whole;
   settle(out);
 }
 
-void core::make_context(instance_id id, const std::string& digest, bool arriving, time_point now, effects& out) {
+void core::make_context(instance_id id, const std::string& digest, weights_base base, time_point now, effects& out) {
   auto& i = instances_.at(id);
   if (!i.model.digest.empty() && i.model.digest != digest) {
-    if (arriving) out.emplace_back(cancel_weights{id});
-    end(id, report_state::failed, fmt::format("weights {} came, {} wanted", digest, i.model.digest), true, now, out);
+    const auto why = fmt::format("weights {} came, {} wanted", digest, i.model.digest);
+    if (base != weights_base::whole) out.emplace_back(cancel_weights{id});
+    end(id, report_state::failed, why, true, now, out);
     return;
   }
   i.model.digest = digest;
   i.context = {++last_context_};
   i.state = instance_state::creating_context;
-  contexts_[i.context] = {i.device, i.model, id, false, now, arriving};
-  out.emplace_back(create_context{i.context, id, i.device, i.model});
+  contexts_[i.context] = {i.device, i.model, id, false, now, base};
+  out.emplace_back(create_context{i.context, id, i.device, i.model, base});
 }
 
-bool core::has_arriving_weights(const instance& i) const { return i.context && contexts_.at(i.context).arriving; }
+bool core::has_arriving_weights(const instance& i) const {
+  return i.context && contexts_.at(i.context).base != weights_base::whole;
+}
+
+bool core::wants_weights(instance_id id) const {
+  auto it = instances_.find(id);
+  if (it == instances_.end() || it->second.state == instance_state::killing) return false;
+  return it->second.state == instance_state::waiting_weights || has_arriving_weights(it->second);
+}
 
 void core::on(const weights_failed& e, time_point now, std::vector<effect>& out) {
   auto it = instances_.find(e.instance);
   if (it == instances_.end()) return;
-  auto& i = it->second;
-  const bool arriving = has_arriving_weights(i);
-  if (i.state == instance_state::waiting_weights || (i.state == instance_state::creating_context && arriving))
-    end(e.instance, report_state::failed, e.reason, true, now, out);
-  else if (arriving && i.state != instance_state::killing)
-    kill(e.instance, i, e.reason, now, out); // with what it runs: the rest of its weights will never come
+  lose_weights(e.instance, e.reason, now, out);
   settle(out);
+}
+
+/// The rest of its weights will never come.
+void core::lose_weights(instance_id id, const std::string& reason, time_point now, effects& out) {
+  auto& i = instances_.at(id);
+  const bool arriving = has_arriving_weights(i);
+  if (const auto& c = contexts_.find(i.context);
+      c != contexts_.end() && c->second.base == weights_base::ticket && c->second.ready)
+    return; // its device has them all
+  if (i.state == instance_state::waiting_weights || (i.state == instance_state::creating_context && arriving))
+    end(id, report_state::failed, reason, true, now, out);
+  else if (arriving && i.state != instance_state::killing)
+    kill(id, i, reason, now, out); // with what it runs
 }
 
 void core::on(const context_ready& e, time_point, std::vector<effect>& out) {

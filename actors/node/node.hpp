@@ -9,6 +9,9 @@
 //                    |                  |               |          |-> stopping -> (gone)
 //                    '------------------'---------------'-- failed, died, deadline -> (gone)
 //
+// A context is made before all weights are in this process where it can do with their head: a CPU's waits itself for
+// what a step needs (serve_while_loading), a device with a ticket gets them from a device of another host.
+//
 // A context (weights + KV memory on one device) belongs to the node, not to the instance: a role change and a crashed
 // actor leave it alone; idle, it stays warm for keep_contexts and serves the next instance of the same model without a
 // load.
@@ -49,6 +52,7 @@ struct options {
   duration spawn_deadline{std::chrono::seconds{10}};           ///< spawn of the new role's actor to instance_ready
   duration drain_deadline{std::chrono::seconds{60}};           ///< retire to instance_stopped; then the actor is killed
   duration keep_contexts{std::chrono::minutes{5}};             ///< an idle context stays warm
+  bool serve_while_loading{false}; ///< CPU instances that prefill begin before the last of their weights came
 };
 
 /// Which weights a context holds.
@@ -105,11 +109,20 @@ struct change_role {
 
 // ---- events: answers of the shell ----
 
-/// A part of the weights is in this process, and a context can be made of what they are going to be: it waits itself
-/// for what a step needs. weights_ready or weights_failed follows, in whatever state the instance is by then.
+/// A source was named, the first or another one. A ticket of the one before is void, unless it is in use.
+struct source_named {
+  instance_id instance{};
+  bool network{}; ///< another host's memory, which goes on with what has come; else it begins anew
+};
+/// The head of the weights is in this process, so a context can be made of what they are going to be, if it can do with
+/// that. weights_ready or weights_failed follows, in whatever state the instance is by then.
 struct weights_arriving {
   instance_id instance{};
   std::string digest;
+};
+/// A device of another host waits to give the weights to this instance's.
+struct ticket_came {
+  instance_id instance{};
 };
 /// The weights are in this process.
 struct weights_ready {
@@ -195,11 +208,18 @@ struct ask_weights {
 struct cancel_weights {
   instance_id instance{};
 };
+/// What a context is made of.
+enum class weights_base : std::uint8_t {
+  whole,    ///< all weights are in this process
+  arriving, ///< their head is, and a step waits for the rest
+  ticket,   ///< their head is, and a device of another host gives them; the host's copy comes later, or never
+};
 struct create_context {
   context_id context{};
-  instance_id instance{}; ///< whose weights_ready came
+  instance_id instance{}; ///< whose weights are ready, or arriving
   std::uint32_t device{};
   model_ref model{};
+  weights_base base{};
 };
 /// Free the context; answers to an unfinished create_context are ignored and what comes of it is freed too.
 struct release_context {
@@ -262,7 +282,9 @@ public:
   void on(const start_instance& e, time_point now, std::vector<effect>& out);
   void on(const stop_instance& e, time_point now, std::vector<effect>& out);
   void on(const change_role& e, time_point now, std::vector<effect>& out);
+  void on(const source_named& e, time_point now, std::vector<effect>& out);
   void on(const weights_arriving& e, time_point now, std::vector<effect>& out);
+  void on(const ticket_came& e, time_point now, std::vector<effect>& out);
   void on(const weights_ready& e, time_point now, std::vector<effect>& out);
   void on(const weights_failed& e, time_point now, std::vector<effect>& out);
   void on(const context_ready& e, time_point now, std::vector<effect>& out);
@@ -277,6 +299,8 @@ public:
   node_id id() const { return node_; }
   /// By instance id.
   std::vector<instance_view> instances() const;
+  /// Whether what a source brings for it is of use: it has none yet, or not all.
+  bool wants_weights(instance_id id) const;
   /// Contexts that exist or are being made, idle ones included.
   std::size_t contexts() const { return contexts_.size(); }
   /// After shut_down: nothing runs and nothing is held any more.
@@ -291,6 +315,8 @@ private:
     context_id context{};
     std::optional<time_point> deadline; ///< of the present stage
     bool told_end{false};               ///< its failure was reported before its actor ended
+    std::string head{};                 ///< digest of the weights whose head has come; empty: none has
+    bool ticket{false};                 ///< a device of another host waits
   };
   struct context {
     std::uint32_t device{};
@@ -298,7 +324,7 @@ private:
     instance_id user{}; ///< none: idle
     bool ready{false};
     time_point idle_since{};
-    bool arriving{false}; ///< its weights are not whole: it ends with its instance
+    weights_base base{}; ///< unless its weights are whole it ends with its instance
   };
   using effects = std::vector<effect>;
 
@@ -319,8 +345,11 @@ private:
   std::uint32_t used_slots(std::uint32_t device) const;
   bool make_slot(std::uint32_t device, effects& out);
   context_id idle_context(std::uint32_t device, const model_ref& model) const;
-  void make_context(instance_id id, const std::string& digest, bool arriving, time_point now, effects& out);
+  void begin_early(instance_id id, time_point now, effects& out);
+  bool serves_while_loading(const instance& i) const;
+  void make_context(instance_id id, const std::string& digest, weights_base base, time_point now, effects& out);
   bool has_arriving_weights(const instance& i) const;
+  void lose_weights(instance_id id, const std::string& reason, time_point now, effects& out);
   void spawn(instance_id id, instance& i, effects& out);
   void retire(instance_id id, instance& i, instance_state to, time_point now, effects& out);
   void stop_start(instance_id id, report_state state, const std::string& reason, time_point now, effects& out);

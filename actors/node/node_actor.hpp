@@ -17,7 +17,6 @@ struct shell_settings {
   std::string address;                               ///< of this host, for people
   std::string host_id;                               ///< equal for processes that can share memory
   bool from_neighbours{true};                        ///< take weights from other processes of this host
-  bool serve_while_loading{false};                   ///< CPU instances begin before the last of their weights came
   duration fetch_deadline{std::chrono::seconds{10}}; ///< of one try with one neighbour
   std::uint64_t host_cache_bytes{0};                 ///< weights that nobody uses stay in memory up to this
   weights::bandwidth_options giving;                 ///< how fast other hosts get weights from here

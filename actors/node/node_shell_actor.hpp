@@ -1,5 +1,5 @@
-// The node agent's shell as a class. Its two sources are node_actor.cpp (orders, the head, instances) and
-// node_weights_actor.cpp (weights and contexts).
+// The node agent's shell as a class. Its sources are node_actor.cpp (what it hears), node_report_actor.cpp (what the
+// head hears of instances) and node_weights_actor.cpp (weights and contexts).
 #pragma once
 #include "actors/common/check.hpp"
 #include "actors/instance/instance_actor.hpp"
@@ -86,8 +86,7 @@ public:
   }
 
   void give_up(s::WeightsGiveUp::Reader in) {
-    const instance_id id{in.getInstance()};
-    if (!has_them_on_device(id)) feed(weights_failed{id, wire::read(in.getReason())});
+    feed(weights_failed{instance_id{in.getInstance()}, wire::read(in.getReason())});
   }
 
   // ---- contexts and instances ----
@@ -174,51 +173,7 @@ public:
     }));
   }
 
-  void perform(report& e) {
-    auto found = instances_.find(e.instance);
-    if (e.state == report_state::running && found != instances_.end() && found->second.actor) {
-      report_ready(e, found->second);
-      return;
-    }
-    if (e.state == report_state::rejected)
-      spdlog::warn("node: order about {} rejected: {}", to_string(e.instance), e.reason);
-    if (e.state == report_state::failed) spdlog::error("node: {} failed: {}", to_string(e.instance), e.reason);
-    // An order that changed nothing about an instance that lives on: it is still ready, in its old role.
-    auto lives = e.state == report_state::rejected && found != instances_.end() && found->second.actor;
-    wire::tell(self_, cluster_, msg<s::InstanceState>::make([&](s::InstanceState::Builder out) {
-      out.setInstance(e.instance.value);
-      out.setNode(core_.id().value);
-      out.setReason(e.reason);
-      if (found != instances_.end()) out.setDevice(found->second.device);
-      if (lives)
-        out.setRole(wire::to_wire(found->second.role));
-      else if (e.role)
-        out.setRole(wire::to_wire(*e.role));
-      switch (e.state) {
-      case report_state::starting:
-        out.setPhase(s::InstancePhase::STARTING);
-        break;
-      case report_state::running:
-        out.setPhase(s::InstancePhase::READY);
-        break;
-      case report_state::stopping:
-        out.setPhase(s::InstancePhase::DRAINING);
-        break;
-      case report_state::stopped:
-        out.setPhase(s::InstancePhase::GONE);
-        break;
-      case report_state::failed:
-        out.setPhase(s::InstancePhase::FAILED);
-        break;
-      case report_state::rejected:
-        out.setPhase(lives ? s::InstancePhase::READY : s::InstancePhase::FAILED);
-        break;
-      }
-    }));
-    if (e.state == report_state::stopped || e.state == report_state::failed) instances_.erase(e.instance);
-    if (e.state == report_state::rejected && !lives && found != instances_.end() && !knows(e.instance))
-      instances_.erase(found);
-  }
+  void perform(report& e);
 
   void perform(leave& e) {
     wire::tell(self_, cluster_, msg<s::NodeLeave>::make([&](s::NodeLeave::Builder out) {
@@ -307,11 +262,10 @@ private:
     std::uint32_t device{};
     context_id context{};
     load_entry load;
-    region_ptr arriving;         ///< what its context is, or will be, made on before all of it is here
+    region_ptr arriving;         ///< its weights as they will be, from their head on and until all of them are here
+    weights_base base{};         ///< what its context was made of, until all of them are here
     std::string stamp;           ///< of the checkpoint's directory when weights were asked for
     gpu::device_sources sources; ///< of what its device may take from other devices
-    region_ptr head;             ///< weights under way to a device that may have them sooner, with a ticket
-    bool by_ticket{false};       ///< its device takes them so, and needs no host memory once it has them
     time_point ordered;
     time_point retire_since; ///< of the latest actor that was told to retire ...
     duration drained{};      ///< ... and how long its residents took to go
@@ -347,7 +301,6 @@ private:
   std::string digest_of(const std::string& dir, const std::string& stamp) const;
 
   void tell_traffic(instance_id id, node_id from, std::uint64_t done, std::uint64_t total);
-  bool may_serve_while_loading(const instance_entry& entry) const;
 
   std::uint64_t memory_used(std::uint32_t device) const;
 
@@ -384,10 +337,6 @@ private:
 
   void announce_weights(const gpu::weight_region& region);
 
-  static bool comes_from_a_node(s::SourceKind kind) {
-    return kind == s::SourceKind::SHARED_MEMORY || kind == s::SourceKind::NETWORK;
-  }
-
   /// The context is gone, or never was: its weights are idle unless another one uses them.
   void forget_context(context_id id);
 
@@ -396,8 +345,6 @@ private:
   void limit_giving() { set_.machine.transport->limit_weights(giving_.value()); }
 
   std::string device_kind_of(const instance_entry& entry) const;
-  bool has_them_on_device(instance_id id) const;
-  void begin_by_ticket(instance_id id);
   std::function<void(region_ptr)> arriving_to(instance_id id, std::uint32_t attempt);
 
   gpu::progress_callback progress_to(instance_id id, std::uint32_t attempt);
@@ -440,40 +387,7 @@ private:
       feed(instance_died{id, reason, false});
   }
 
-  void report_ready(const report& e, const instance_entry& entry) {
-    const auto& made = contexts_.at(entry.context);
-    const auto& context = *made.context;
-    if (const auto from = context.weights_from(); !from.empty())
-      spdlog::info("node: {} has its weights on the device from {}", to_string(e.instance), from);
-    auto message = msg<s::InstanceReady>::make([&](s::InstanceReady::Builder out) {
-      out.setInstance(e.instance.value);
-      out.setNode(core_.id().value);
-      out.setDevice(entry.device);
-      out.setRole(wire::to_wire(entry.role));
-      out.setKvBlocks(context.kv().blocks);
-      out.setBlockSize(context.kv().block_size);
-      out.setMaxBatchedTokens(entry.options.max_batched_tokens);
-      out.setMaxSequences(entry.options.max_sequences);
-      out.setMemoryUsedBytes(memory_used(entry.device));
-      out.setWeightsBytes(entry.load.bytes);
-      if (entry.load.bytes > 0 && comes_from_a_node(entry.load.kind)) out.setWeightsFromNode(entry.load.from.value);
-      out.setWeightsPath(path_of(entry.load.kind));
-      out.setDeviceWeights(context.weights_from());
-      out.setStartedMs(to_ms(wire::now(self_) - entry.ordered));
-      auto parts = out.initParts();
-      parts.setPlanMs(to_ms(entry.load.planned));
-      parts.setWeightsMs(to_ms(entry.load.took));
-      parts.setAllocateMs(made.allocate_ms);
-      parts.setWarmUpMs(made.warm_up_ms);
-      const auto& endpoints = set_.machine.transport->endpoints();
-      wire::write(out.initEndpoints(static_cast<unsigned>(endpoints.size())), endpoints);
-      out.setDrainUs(static_cast<std::uint32_t>(std::min(to_s(entry.drained) * 1e6, 4e9)));
-      out.setWeightsComing(entry.arriving != nullptr && !entry.by_ticket);
-    });
-    wire::tell(self_, cluster_, message, entry.actor);
-  }
-
-  static const char* path_of(s::SourceKind kind);
+  void report_ready(const report& e, const instance_entry& entry);
 
   wire::node_agent_actor::pointer self_;
   shell_settings set_;

@@ -11,19 +11,21 @@ void shell::load(s::LoadFrom::Reader in) {
   instance_id id{in.getInstance()};
   auto found = instances_.find(id);
   if (found == instances_.end()) return; // cancelled since
-  if (found->second.arriving && !found->second.by_ticket && in.getKind() != s::SourceKind::NETWORK) {
-    // It may be in a step, in memory that only a pull goes on with.
-    feed(weights_failed{id, "no host gives the rest of the weights that it has begun to serve with"});
-    return;
-  }
-  auto& load = found->second.load;
+  const bool network = in.getKind() == s::SourceKind::NETWORK;
+  feed(source_named{id, network});
+  if (!core_.wants_weights(id)) return;
+  auto& entry = found->second;
+  auto& load = entry.load;
   auto digest = wire::read(in.getDigest());
   const auto now = wire::now(self_);
-  const auto planned = in.getAttempt() == 1 ? now - found->second.ordered : load.planned;
-  const auto took = found->second.arriving ? load.took : duration{};
+  const auto planned = in.getAttempt() == 1 ? now - entry.ordered : load.planned;
+  const auto took = entry.base == weights_base::whole ? duration{} : load.took;
   load = {in.getAttempt(), in.getKind(), node_id{in.getFromNode()}, digest, now, 0, planned, took};
-  if (!found->second.by_ticket) found->second.sources.ticket.clear(); // of a holder that was left
-  if (set_.from_neighbours) found->second.sources.neighbours = wire::read(in.getNeighbours());
+  if (entry.base == weights_base::whole) { // what a holder that was left has given so far
+    entry.sources.ticket.clear();
+    if (!network) entry.arriving = nullptr;
+  }
+  if (set_.from_neighbours) entry.sources.neighbours = wire::read(in.getNeighbours());
   switch (in.getKind()) {
   case s::SourceKind::SAME_PROCESS:
     if (auto held = regions_.find(digest); held != regions_.end())
@@ -41,11 +43,7 @@ void shell::load(s::LoadFrom::Reader in) {
   case s::SourceKind::NETWORK:
     set_.machine.transport->pull_weights(wire::read(in.getEndpoints()), digest, in.getKey(),
         std::chrono::milliseconds{in.getLeaseMs()},
-        {progress_to(id, load.attempt),
-            may_serve_while_loading(found->second) || !device_kind_of(found->second).empty()
-                ? arriving_to(id, load.attempt)
-                : nullptr,
-            loaded_by(id, load.attempt)});
+        {progress_to(id, load.attempt), arriving_to(id, load.attempt), loaded_by(id, load.attempt)});
     break;
   case s::SourceKind::DISK:
     set_.machine.run_blocking(
@@ -89,24 +87,7 @@ void shell::device_ticket(s::DeviceTicket::Reader in) {
     return;
   const auto bytes = std::as_bytes(std::span{ticket.begin(), ticket.size()});
   found->second.sources.ticket.assign(bytes.begin(), bytes.end());
-  begin_by_ticket(id);
-}
-
-/// With the weights' head, which says what model it is, and a ticket, a device need not wait for the host's copy.
-void shell::begin_by_ticket(instance_id id) {
-  auto& entry = instances_.at(id);
-  if (!entry.head || entry.sources.ticket.empty() || entry.arriving) return;
-  entry.by_ticket = true;
-  entry.arriving = std::move(entry.head);
-  entry.load.took = wire::now(self_) - entry.load.since;
-  feed(weights_arriving{id, entry.arriving->digest()});
-}
-
-bool shell::has_them_on_device(instance_id id) const {
-  const auto found = instances_.find(id);
-  if (found == instances_.end() || !found->second.by_ticket) return false;
-  const auto made = contexts_.find(found->second.context);
-  return made != contexts_.end() && made->second.context != nullptr;
+  feed(ticket_came{id});
 }
 
 std::string shell::device_kind_of(const instance_entry& entry) const {
@@ -137,7 +118,7 @@ void shell::tell_traffic(instance_id id, node_id from, std::uint64_t done, std::
     out.setInstance(id.value);
     out.setFromNode(from.value);
     const auto to = instances_.find(id);
-    out.setTransport(to != instances_.end() && to->second.by_ticket ? "tcp, nccl" : "tcp");
+    out.setTransport(to != instances_.end() && to->second.base == weights_base::ticket ? "tcp, nccl" : "tcp");
     out.setBytesDone(done);
     out.setBytesExpected(total);
   }));
@@ -166,7 +147,7 @@ void shell::perform(cancel_weights& e) {
     if (load.kind == s::SourceKind::NETWORK && std::exchange(load.attempt, 0) != 0)
       set_.machine.transport->stop_pull(load.digest);
     load.attempt = 0;
-    found->second.arriving = found->second.head = nullptr;
+    found->second.arriving = nullptr;
   }
   wire::tell(self_, weights_,
       msg<s::WeightsNotNeeded>::make([&](s::WeightsNotNeeded::Builder out) { out.setInstance(e.instance.value); }));
@@ -178,31 +159,33 @@ void shell::perform(create_context& e) {
   wanted_contexts_.insert(e.context);
   contexts_[e.context] = {nullptr, e.device, e.model.digest};
   cache_.use(e.model.digest);
+  auto& entry = user->second;
+  entry.base = e.base;
+  if (e.base != weights_base::whole) entry.load.took = wire::now(self_) - entry.load.since;
   auto held = regions_.find(e.model.digest);
-  auto region = held != regions_.end() ? held->second : user->second.arriving;
+  auto region = held != regions_.end() ? held->second : entry.arriving;
   HFLEX_CHECK(region);
   // A first step would hold up the first request until all weights are there.
-  const bool cold = user->second.arriving != nullptr && !user->second.by_ticket;
-  set_.machine.run_blocking(
-      [make = set_.machine.make_context, warm_up = cold ? nullptr : set_.machine.warm_up, device = e.device, region,
-          options = user->second.options, sources = user->second.sources, id = e.context, shop = shop_,
-          to = wire::node_agent_actor{self_}] {
-        using clock = std::chrono::steady_clock;
-        const auto begun = clock::now();
-        auto made = make(device, region, options, sources);
-        const auto allocated = clock::now();
-        if (made && warm_up)
-          if (auto warm = warm_up(**made, options); !warm) made = pass(warm.error());
-        const auto warm = clock::now();
-        if (made) shop->put(id, std::move(*made));
-        wire::tell_from_outside(to, msg<s::ContextReady>::make([&](s::ContextReady::Builder out) {
-          out.setContext(id.value);
-          out.setFailed(!made.has_value());
-          if (!made) out.setMessage(made.error().message);
-          out.setAllocateMs(to_ms(allocated - begun));
-          out.setWarmUpMs(to_ms(warm - allocated));
-        }));
-      });
+  const bool cold = e.base == weights_base::arriving;
+  set_.machine.run_blocking([make = set_.machine.make_context, warm_up = cold ? nullptr : set_.machine.warm_up,
+                                device = e.device, region, options = entry.options, sources = entry.sources,
+                                id = e.context, shop = shop_, to = wire::node_agent_actor{self_}] {
+    using clock = std::chrono::steady_clock;
+    const auto begun = clock::now();
+    auto made = make(device, region, options, sources);
+    const auto allocated = clock::now();
+    if (made && warm_up)
+      if (auto warm = warm_up(**made, options); !warm) made = pass(warm.error());
+    const auto warm = clock::now();
+    if (made) shop->put(id, std::move(*made));
+    wire::tell_from_outside(to, msg<s::ContextReady>::make([&](s::ContextReady::Builder out) {
+      out.setContext(id.value);
+      out.setFailed(!made.has_value());
+      if (!made) out.setMessage(made.error().message);
+      out.setAllocateMs(to_ms(allocated - begun));
+      out.setWarmUpMs(to_ms(warm - allocated));
+    }));
+  });
 }
 
 void shell::perform(release_context& e) {
@@ -244,13 +227,6 @@ void shell::announce_weights(const gpu::weight_region& region) {
   }));
 }
 
-bool shell::may_serve_while_loading(const instance_entry& entry) const {
-  // A GPU's weights are copied to it as a whole. Sequences that decode elsewhere must not be moved to where no step
-  // ends.
-  return set_.serve_while_loading && can_prefill(entry.role) && entry.device < set_.core.devices.size() &&
-         set_.core.devices[entry.device].kind == "cpu";
-}
-
 std::function<void(region_ptr)> shell::arriving_to(instance_id id, std::uint32_t attempt) {
   return [to = wire::node_agent_actor{self_}, shop = shop_, id, attempt](region_ptr region) {
     shop->put_arriving(id, attempt, std::move(region));
@@ -268,16 +244,11 @@ void shell::region_arriving(s::WeightsArriving::Reader in) {
   if (!region || found == instances_.end() || found->second.load.attempt != in.getAttempt()) return;
   auto& entry = found->second;
   if (entry.arriving == region) return; // from another source
-  if (!may_serve_while_loading(entry)) {
-    entry.head = std::move(region);
-    return begin_by_ticket(id);
-  }
-  if (entry.arriving) {
+  if (entry.base == weights_base::arriving) {
     feed(weights_failed{id, "what had come of its weights was let go"});
     return;
   }
   entry.arriving = region;
-  entry.load.took = wire::now(self_) - entry.load.since;
   feed(weights_arriving{id, region->digest()});
 }
 
@@ -313,17 +284,18 @@ std::function<void(result<region_ptr>)> shell::loaded_by(instance_id id, std::ui
 void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr& region) {
   auto found = instances_.find(id);
   if (found == instances_.end() || found->second.load.attempt != attempt) return; // stopped, or another attempt runs
-  const auto began_with = std::exchange(found->second.arriving, nullptr);
-  if (began_with && began_with != region && !found->second.by_ticket) {
+  auto& entry = found->second;
+  const bool began = entry.base != weights_base::whole;
+  const auto coming = std::exchange(entry.arriving, nullptr);
+  if (entry.base == weights_base::arriving && coming != region) {
     feed(weights_failed{id, "what had come of its weights was let go"});
     return;
   }
-  found->second.head = nullptr;
-  auto& load = found->second.load;
+  auto& load = entry.load;
   load.bytes = region->bytes();
-  if (!began_with) load.took = wire::now(self_) - load.since;
+  if (!began) load.took = wire::now(self_) - load.since;
   load.attempt = 0;
-  digests_[{found->second.options.model_dir, found->second.stamp}] = region->digest();
+  digests_[{entry.options.model_dir, entry.stamp}] = region->digest();
   auto fresh = regions_.emplace(region->digest(), region).second;
   if (fresh) set_.machine.transport->offer_weights(region);
   const auto old = cache_.add(region->digest(), region->bytes());
@@ -342,7 +314,8 @@ void shell::finish_load(instance_id id, std::uint32_t attempt, const region_ptr&
   }));
   if (fresh) announce_weights(*region);
   free_weights(old);
-  if (began_with) tell_traffic(id, load.from, load.bytes, load.bytes);
+  if (began) tell_traffic(id, load.from, load.bytes, load.bytes);
+  entry.base = weights_base::whole;
   feed(weights_ready{id, region->digest()});
 }
 
@@ -367,20 +340,6 @@ std::uint64_t shell::memory_used(std::uint32_t device) const {
   for (const auto& [id, c] : contexts_)
     if (c.device == device && c.context) bytes += c.context->memory_used_bytes();
   return bytes;
-}
-
-const char* shell::path_of(s::SourceKind kind) {
-  switch (kind) {
-  case s::SourceKind::DISK:
-    return "disk";
-  case s::SourceKind::NETWORK:
-    return "network";
-  case s::SourceKind::SHARED_MEMORY:
-    return "shared_memory";
-  case s::SourceKind::SAME_PROCESS:
-    break;
-  }
-  return "same_process";
 }
 
 } // namespace hflex::node

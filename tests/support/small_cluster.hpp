@@ -131,7 +131,7 @@ public:
     set.head = front_door(name);
     set.address = "localhost";
     set.host_id = host;
-    set.serve_while_loading = serve_while_loading;
+    set.core.serve_while_loading = serve_while_loading;
     set.random = [this] { return ++incarnations_; };
     node->agent = system.spawn(node::node_shell, std::move(set));
     nodes_.push_back(std::move(node));

@@ -179,7 +179,7 @@ result<agent_parts> start_agent(
   settings.address = host_name();
   settings.host_id = host_id_of(*parts.transport);
   settings.from_neighbours = plan.weights.from_neighbours;
-  settings.serve_while_loading = plan.weights.serve_while_loading;
+  settings.core.serve_while_loading = plan.weights.serve_while_loading;
   settings.fetch_deadline = plan.weights.fetch_deadline;
   settings.host_cache_bytes = std::uint64_t{plan.weights.host_cache_mib} << 20U;
   settings.giving.link_bytes_per_s = std::uint64_t{plan.weights.max_mib_per_s} << 20U;

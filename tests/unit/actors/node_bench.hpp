@@ -27,6 +27,7 @@ inline options quick() {
   o.spawn_deadline = 1s;
   o.drain_deadline = 5s;
   o.keep_contexts = 60s;
+  o.serve_while_loading = true;
   return o;
 }
 
