@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
+#include <mutex>
 #include <sys/stat.h>
 #include <utility>
 #include <xxhash.h>
@@ -114,31 +115,91 @@ result<packing> plan_packing(const std::string& model_dir) {
   return packing{std::move(*from), *config, std::move(*layout), std::move(*sources)};
 }
 
+/// Rows of its tensor that a piece is made of.
+tensor_source source_of(const packing& plan, const piece& p) {
+  const auto& place = plan.layout.tensors[p.tensor];
+  const auto& all = plan.sources[p.tensor];
+  if (is_vector(place.kind)) return all.excerpt(0, place.rows);
+  const std::uint32_t rows = place.kind == tensor_kind::embedding ? 1 : panel_columns;
+  return all.excerpt(p.first * rows, p.count * rows);
+}
+
+/// The checkpoint's share of each piece, read into memory of the thread that packs it; the disk is told some pieces
+/// ahead what is wanted, so that it always has several reads to do and none of the threads waits for long.
+class piece_reader {
+public:
+  piece_reader(const packing& plan, const std::vector<piece>& pieces, std::uint32_t threads)
+      : plan_(plan), pieces_(pieces), rooms_(threads) {
+    std::uint64_t most = 0;
+    for (const auto& p : pieces_) most = std::max(most, source_of(plan_, p).bytes());
+    for (auto& room : rooms_) room.resize(most);
+    for (std::size_t i = 0; i < pieces_ahead; ++i) expect(i);
+  }
+
+  /// The rows of a piece, until the same thread's next call.
+  result<tensor_source> read(std::size_t piece, std::uint32_t thread) {
+    expect(piece + pieces_ahead);
+    return source_of(plan_, pieces_[piece]).read(plan_.from, rooms_[thread].data());
+  }
+
+private:
+  static constexpr std::size_t pieces_ahead = 32; ///< 16 MiB of packed weights
+  void expect(std::size_t piece) const {
+    if (piece < pieces_.size()) source_of(plan_, pieces_[piece]).expect(plan_.from);
+  }
+
+  const packing& plan_;
+  const std::vector<piece>& pieces_;
+  std::vector<std::vector<std::byte>> rooms_;
+};
+
+/// The first failure of what several threads do.
+class first_fault {
+public:
+  explicit operator bool() const { return failed_; }
+  void note(const error& e) {
+    const std::lock_guard lock(mutex_);
+    if (!failed_.exchange(true)) error_ = e;
+  }
+  result<void> outcome() const { return failed_ ? result<void>{tl::unexpected(error_)} : result<void>{}; }
+
+private:
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  error error_;
+};
+
 /// All memory of the region, by several threads: making pages is most of the cost of writing them for the first time.
 result<void> reserve_all(int fd, const region_mapping& map, const region_layout& layout, thread_pool& threads) {
-  std::atomic<bool> failed{false};
-  std::vector<result<void>> outcomes(layout.chunks());
+  first_fault fault;
   threads.parallel_for(layout.chunks(), [&](std::uint32_t i, std::uint32_t) {
     const auto begin = i == 0 ? 0 : layout.chunk_offset(i);
-    outcomes[i] = reserve_memory(fd, map, begin, layout.chunk_offset(i) + layout.chunk_size(i) - begin);
-    if (!outcomes[i]) failed = true;
+    if (fault) return;
+    if (auto ok = reserve_memory(fd, map, begin, layout.chunk_offset(i) + layout.chunk_size(i) - begin); !ok)
+      fault.note(ok.error());
   });
-  if (!failed) return {};
-  return *std::find_if(outcomes.begin(), outcomes.end(), [](const auto& r) { return !r.has_value(); });
+  return fault.outcome();
 }
 
 /// Fills the region's chunks; the caller hears of progress.
-void write_tensors(const packing& plan, thread_pool& threads, std::byte* region, const progress_callback& progress) {
+result<void> write_tensors(
+    const packing& plan, thread_pool& threads, std::byte* region, const progress_callback& progress) {
   const auto pieces = cut(plan.layout);
+  piece_reader reader(plan, pieces, threads.threads());
+  first_fault fault;
   std::atomic<std::uint64_t> done{plan.layout.head_bytes};
   threads.parallel_for(static_cast<std::uint32_t>(pieces.size()), [&](std::uint32_t i, std::uint32_t thread) {
+    if (fault) return;
     const piece& p = pieces[i];
     const tensor_place& place = plan.layout.tensors[p.tensor];
-    write_piece(place, plan.sources[p.tensor], p, region + place.offset + p.first * unit_bytes(place));
+    const auto source = reader.read(i, thread);
+    if (!source) return fault.note(source.error());
+    write_piece(place, *source, p, region + place.offset + p.first * unit_bytes(place));
     const auto so_far = done += p.count * unit_bytes(place);
     if (progress && thread == 0) progress(so_far, plan.layout.bytes);
   });
-  if (progress) progress(plan.layout.bytes, plan.layout.bytes);
+  if (!fault && progress) progress(plan.layout.bytes, plan.layout.bytes);
+  return fault.outcome();
 }
 
 std::vector<hash128> sum_chunks(const region_layout& layout, thread_pool& threads, std::span<const std::byte> region) {
@@ -162,7 +223,7 @@ result<std::shared_ptr<const weight_region>> make_region(
     thread_pool threads{thread_count};
     if (auto ok = reserve_all(fd->get(), *writable, layout, threads); !ok) return pass(ok.error());
     const auto region = writable->bytes();
-    write(region.data(), threads);
+    if (auto written = write(region.data(), threads); !written) return pass(written.error());
     digest = write_region_head(region, config, layout, sum_chunks(layout, threads, region));
   } // a writable mapping forbids the seal
   if (auto sealed = seal_region(fd->get()); !sealed) return pass(sealed.error());
@@ -193,7 +254,7 @@ result<std::shared_ptr<const weight_region>> load_weights(
   if (!plan) return pass(plan.error());
   const auto thread_count = options.threads > 0 ? std::min(options.threads, max_packing_threads) : packing_threads();
   return make_region(plan->config, plan->layout, thread_count,
-      [&](std::byte* base, thread_pool& threads) { write_tensors(*plan, threads, base, progress); });
+      [&](std::byte* base, thread_pool& threads) { return write_tensors(*plan, threads, base, progress); });
 }
 
 result<std::shared_ptr<const weight_region>> random_weights(const model_config& config, std::uint64_t seed) {
@@ -201,10 +262,11 @@ result<std::shared_ptr<const weight_region>> random_weights(const model_config& 
   if (!layout) return pass(layout.error());
   auto fixed = to_region_config(config);
   if (!fixed) return pass(fixed.error());
-  return make_region(*fixed, *layout, packing_threads(), [&](std::byte* base, thread_pool& threads) {
+  return make_region(*fixed, *layout, packing_threads(), [&](std::byte* base, thread_pool& threads) -> result<void> {
     threads.parallel_for(static_cast<std::uint32_t>(layout->tensors.size()), [&](std::uint32_t i, std::uint32_t) {
       write_random(layout->tensors[i], base + layout->tensors[i].offset, seed * 0x9e3779b97f4a7c15U + i);
     });
+    return {};
   });
 }
 
@@ -234,12 +296,17 @@ result<std::string> checkpoint_digest(const std::string& model_dir) {
   if (!plan) return pass(plan.error());
   chunk_summer sums;
   std::vector<std::byte> scratch;
-  for (const piece& p : cut(plan->layout)) {
+  const auto pieces = cut(plan->layout);
+  piece_reader reader(*plan, pieces, 1);
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const piece& p = pieces[i];
+    const auto source = reader.read(i, 0);
+    if (!source) return pass(source.error());
     const tensor_place& place = plan->layout.tensors[p.tensor];
     const auto begin = place.offset - plan->layout.head_bytes + p.first * unit_bytes(place);
     sums.add_zeros(begin - sums.position());
     scratch.assign(p.count * unit_bytes(place), std::byte{0});
-    write_piece(place, plan->sources[p.tensor], p, scratch.data());
+    write_piece(place, *source, p, scratch.data());
     sums.add(scratch);
   }
   std::vector<std::byte> head(plan->layout.head_bytes);

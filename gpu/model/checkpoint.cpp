@@ -1,7 +1,9 @@
 #include "gpu/model/checkpoint.hpp"
+#include "actors/common/check.hpp"
 #include "gpu/model/gguf_model.hpp"
 #include "gpu/model/json_file.hpp"
 #include "gpu/model/safetensors.hpp"
+#include <algorithm>
 #include <filesystem>
 
 namespace hflex::gpu {
@@ -11,6 +13,12 @@ struct checkpoint::state {
   bool gguf{};
   model_config config;
   tensor_files weights;
+
+  const mapped_file* file_of(std::span<const std::byte> part) const {
+    const auto& files = weights.files;
+    const auto found = std::find_if(files.begin(), files.end(), [&](const auto& f) { return f.holds(part); });
+    return found == files.end() ? nullptr : &*found;
+  }
 
   static result<state> open_directory(const std::string& dir) {
     if (const auto missing = missing_model_files(dir, needs_tokenizer::no); !missing.empty()) {
@@ -55,6 +63,18 @@ result<tensor_view> checkpoint::tensor(std::string_view name) const {
 
 bool checkpoint::contains(std::string_view name) const {
   return state_->weights.tensors.find(name) != state_->weights.tensors.end();
+}
+
+result<void> checkpoint::read(std::span<const std::byte> part, std::byte* to) const {
+  const auto* file = state_->file_of(part);
+  HFLEX_CHECK(file != nullptr);
+  return file->read(part, to);
+}
+
+void checkpoint::expect(std::span<const std::byte> part) const {
+  const auto* file = state_->file_of(part);
+  HFLEX_CHECK(file != nullptr);
+  file->expect(part);
 }
 
 std::string checkpoint::name_in_file(std::string_view name) const {

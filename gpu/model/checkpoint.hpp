@@ -14,7 +14,7 @@
 
 namespace hflex::gpu {
 
-/// Cheap to copy and move: copies share the mapping. Immutable, so any number of threads may read it.
+/// Cheap to copy and move: copies share the files. Immutable, so any number of threads may read it.
 class checkpoint {
 public:
   /// Reads the configuration, maps the tensor files and checks every header (see safetensors.hpp, gguf.hpp).
@@ -26,9 +26,13 @@ public:
   const model_config& config() const;
 
   /// By Hugging Face's names, whatever the format. errc::reject when there is no tensor of that name. The view is valid
-  /// as long as a copy of this checkpoint lives; its pages are read from disk when they are touched.
+  /// as long as a copy of this checkpoint lives; its pages are read from disk when they are touched (SIGBUS when the
+  /// file has been truncated).
   result<tensor_view> tensor(std::string_view name) const;
   bool contains(std::string_view name) const;
+  /// As mapped_file, of a part of a view that tensor() gave: for who reads much.
+  result<void> read(std::span<const std::byte> part, std::byte* to) const;
+  void expect(std::span<const std::byte> part) const;
   /// What the file itself calls a tensor, there or not: for messages.
   std::string name_in_file(std::string_view name) const;
   std::vector<std::string> names() const; ///< sorted

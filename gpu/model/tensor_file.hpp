@@ -3,6 +3,7 @@
 #pragma once
 #include "actors/common/result.hpp"
 #include "gpu/model/dtype.hpp"
+#include "gpu/transport/unique_fd.hpp"
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -27,9 +28,8 @@ struct tensor_view {
 
 using tensor_map = std::map<std::string, tensor_view, std::less<>>;
 
-/// A file mapped read-only. The mapping is private, but POSIX leaves one hole that no check at open can close: when
-/// somebody truncates the file while it is mapped, touching the pages that are gone raises SIGBUS. Model files must be
-/// replaced by rename, never in place, while a process loads them.
+/// A file mapped read-only, which is how headers are understood, and read by who wants much of it. The mapping is
+/// private, but when somebody truncates the file, touching the pages that are gone raises SIGBUS; reading says so.
 class mapped_file {
 public:
   static result<mapped_file> open(const std::string& path);
@@ -38,10 +38,23 @@ public:
   ~mapped_file();
   const std::string& path() const { return path_; }
   std::span<const std::byte> bytes() const { return bytes_; }
+  bool holds(std::span<const std::byte> part) const {
+    return part.data() >= bytes_.data() && part.data() + part.size() <= bytes_.data() + bytes_.size();
+  }
+
+  /// Copies a part of bytes() to `to` without touching the mapping: whole blocks at a time, and in the kernel, where a
+  /// page fault for each few pages would keep a disk waiting. errc::reject: the file has become shorter, or its disk
+  /// fails. Any thread.
+  result<void> read(std::span<const std::byte> part, std::byte* to) const;
+  /// The part will be read soon: the disk may begin. Any thread.
+  void expect(std::span<const std::byte> part) const;
 
 private:
-  mapped_file(std::string path, std::span<const std::byte> bytes) : path_(std::move(path)), bytes_(bytes) {}
+  mapped_file(std::string path, unique_fd fd, std::span<const std::byte> bytes)
+      : path_(std::move(path)), fd_(std::move(fd)), bytes_(bytes) {}
+  off_t offset_of(std::span<const std::byte> part) const { return part.data() - bytes_.data(); }
   std::string path_;
+  unique_fd fd_;
   std::span<const std::byte> bytes_;
 };
 

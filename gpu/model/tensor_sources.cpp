@@ -82,6 +82,43 @@ source_row tensor_source::row(std::uint32_t index) const {
   return {};
 }
 
+tensor_source tensor_source::excerpt(std::uint32_t first, std::uint32_t count) const {
+  tensor_source out;
+  for (auto p : parts_) {
+    // Rows that are stored in pairs lie anywhere in their head.
+    const std::uint32_t unit = std::max(1U, p.paired_rows);
+    const auto begin = (std::max(first, p.first) - p.first) / unit * unit;
+    const auto last = std::uint64_t{first} + count < p.first ? 0 : first + count - p.first;
+    const auto end = std::min((last + unit - 1) / unit * unit, p.rows);
+    if (begin >= end) continue;
+    p.first += begin;
+    p.rows = end - begin;
+    p.data += begin * p.row_bytes;
+    out.parts_.push_back(p);
+  }
+  return out;
+}
+
+std::uint64_t tensor_source::bytes() const {
+  std::uint64_t sum = 0;
+  for (const auto& p : parts_) sum += p.bytes().size();
+  return sum;
+}
+
+result<tensor_source> tensor_source::read(const checkpoint& from, std::byte* room) const {
+  tensor_source out = *this;
+  for (auto& p : out.parts_) {
+    if (auto ok = from.read(p.bytes(), room); !ok) return pass(ok.error());
+    p.data = room;
+    room += p.bytes().size();
+  }
+  return out;
+}
+
+void tensor_source::expect(const checkpoint& from) const {
+  for (const auto& p : parts_) from.expect(p.bytes());
+}
+
 result<std::vector<tensor_source>> find_sources(const checkpoint& from, const region_layout& layout) {
   std::vector<tensor_source> sources;
   std::vector<std::string> faults;

@@ -15,6 +15,14 @@ public:
   /// A row of zeros where no tensor lies. Rows are valid as long as a copy of the checkpoint lives.
   source_row row(std::uint32_t index) const;
 
+  /// What there is of rows [first, first + count): in whole heads where they are stored in pairs.
+  tensor_source excerpt(std::uint32_t first, std::uint32_t count) const;
+  std::uint64_t bytes() const; ///< that its rows take in the checkpoint
+  /// The same rows in `room` of bytes(), read from the checkpoint's files. Valid as long as the room. errc::reject as
+  /// checkpoint::read.
+  result<tensor_source> read(const checkpoint& from, std::byte* room) const;
+  void expect(const checkpoint& from) const;
+
 private:
   struct part {
     std::uint32_t first{};
@@ -23,6 +31,7 @@ private:
     const std::byte* data{};
     dtype type{};
     std::uint32_t paired_rows{};
+    std::span<const std::byte> bytes() const { return {data, rows * row_bytes}; }
   };
   std::vector<part> parts_;
 };

@@ -239,6 +239,22 @@ TEST_CASE("a checkpoint that does not fit its configuration is rejected, tensor 
   CHECK(checkpoint_digest(model.path()).error().message == loaded.error().message);
 }
 
+TEST_CASE("a checkpoint that is truncated while it is packed is an error that names it") {
+  model_copy model;
+  const auto file = model.file("model.safetensors");
+  const auto whole = std::filesystem::file_size(file);
+  bool cut = false;
+  const auto packed = load_weights(model.path(),
+      [&](std::uint64_t, std::uint64_t) {
+        if (!std::exchange(cut, true)) std::filesystem::resize_file(file, whole / 2);
+      },
+      {1});
+  CHECK(cut);
+  REQUIRE(!packed.has_value());
+  CHECK(packed.error().code == errc::reject);
+  check_says(packed.error().message, {"model.safetensors", fmt::format("had {} bytes", whole), "truncated"});
+}
+
 TEST_CASE("another tensor or another configuration is another digest") {
   const auto demo = demo_weights()->digest();
   const model_copy model;
