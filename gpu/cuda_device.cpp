@@ -248,7 +248,7 @@ result<std::shared_ptr<device_context>> plugin_backend::make_context(std::uint32
   if (!kv) return pass(kv.error());
   if (std::uint64_t{kv->blocks} * kv->block_size > UINT32_MAX - kv->block_size)
     return fail(errc::reject, "{} KV blocks of {} tokens: too many", kv->blocks, kv->block_size);
-  auto placed = weights_.place(device, *weights, source, options.compute, sharing);
+  auto placed = weights_.place(device, weights, source, options.compute, sharing);
   if (!placed) return pass(placed.error());
   const hflex_cuda_options o{kv->block_size, kv->blocks, options.max_batched_tokens};
   hflex_cuda_fault fault{};

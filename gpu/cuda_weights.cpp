@@ -1,6 +1,7 @@
 #include "gpu/cuda_weights.hpp"
 #include "gpu/model/f16_range.hpp"
 #include "gpu/model/packed_model.hpp"
+#include "gpu/thread_pool.hpp"
 #include "gpu/weights_arrival.hpp"
 #include <algorithm>
 #include <array>
@@ -37,6 +38,20 @@ hflex_cuda_patience patience_for(const hflex_cuda_ticket& ticket, const std::ato
       const_cast<std::atomic<bool>*>(stopping)};
 }
 
+/// Copying within memory gains little from more threads, and the others have something else to do.
+constexpr std::uint32_t max_copy_threads = 8;
+constexpr std::uint64_t copy_slice = 1U << 20U;
+
+/// hflex_cuda_upload::copy, by a thread_pool.
+void copy_by_threads(void* pool, void* to, const void* from, std::uint64_t bytes) {
+  const auto slices = static_cast<std::uint32_t>((bytes + copy_slice - 1) / copy_slice);
+  static_cast<thread_pool*>(pool)->parallel_for(slices, [&](std::uint32_t i, std::uint32_t) {
+    const auto at = i * copy_slice;
+    std::memcpy(
+        static_cast<std::byte*>(to) + at, static_cast<const std::byte*>(from) + at, std::min(copy_slice, bytes - at));
+  });
+}
+
 /// A neighbour that answers at all does so at once: it passes a descriptor.
 constexpr std::chrono::seconds device_weights_patience{1};
 
@@ -66,14 +81,14 @@ device_sharing sharing_over(const std::shared_ptr<transport>& transport, const d
 }
 
 cuda_weights::cuda_weights(const hflex_cuda_functions& cuda, std::vector<std::string> uuids)
-    : cuda_(cuda), uuids_(std::move(uuids)), sends_(max_sends) {}
+    : cuda_(cuda), uuids_(std::move(uuids)), sends_(max_sends), locks_(1) {}
 
 /// With the ABI's version, because notes and tickets are its structs.
 std::string device_kind(compute_type compute) { return fmt::format("cuda{}/{}", hflex_cuda_abi, name_of(compute)); }
 
 std::string_view name_of(weights_way way) {
-  constexpr std::array<std::string_view, 4> names{
-      "host memory", "another host's device", "another device", "this device"};
+  constexpr std::array<std::string_view, 5> names{
+      "host memory", "host memory, page-locked", "another host's device", "another device", "this device"};
   return names[static_cast<std::size_t>(way)];
 }
 
@@ -84,11 +99,12 @@ placed_weights::~placed_weights() {
 
 std::uint64_t placed_weights::bytes() const { return cuda_.weights_bytes(handle_); }
 
-result<std::shared_ptr<placed_weights>> cuda_weights::place(std::uint32_t device, const weight_region& region,
-    const cuda_model_source& source, compute_type compute, const device_sharing& sharing) {
+result<std::shared_ptr<placed_weights>> cuda_weights::place(std::uint32_t device,
+    const std::shared_ptr<const weight_region>& region, const cuda_model_source& source, compute_type compute,
+    const device_sharing& sharing) {
   const std::lock_guard lock(mutex_);
   std::erase_if(placed_, [](const auto& entry) { return entry.second.expired(); });
-  const place_key where{device, compute, region.digest()};
+  const place_key where{device, compute, region->digest()};
   if (const auto it = placed_.find(where); it != placed_.end())
     if (auto there = it->second.lock()) return there;
   search s{where, source, sharing, {}};
@@ -202,17 +218,59 @@ result<void> cuda_weights::wait_for_region(const search& s, const weight_region&
   return arrival->wait({0, layout_region(s.source.config)->chunks()}, region_patience, never);
 }
 
-result<std::shared_ptr<placed_weights>> cuda_weights::from_host(search& s, const weight_region& region) const {
+result<std::shared_ptr<placed_weights>> cuda_weights::from_host(
+    search& s, const std::shared_ptr<const weight_region>& region) {
   const auto device = s.where.device;
-  if (auto here = wait_for_region(s, region); !here)
+  if (auto here = wait_for_region(s, *region); !here)
     return fail(here.error().code, "weights on CUDA device {}: {}", device, here.error().message);
   if (s.where.compute == compute_type::f16)
-    if (auto fits = check_f16_range(region.data(), layout_region(s.source.config)->tensors); !fits)
+    if (auto fits = check_f16_range(region->data(), layout_region(s.source.config)->tensors); !fits)
       return fail(fits.error().code, "weights on CUDA device {}: {}", device, fits.error().message);
+  if (const auto memory = locked(s.where.digest))
+    if (auto made = upload(s, memory.get(), s.refused)) return made;
+  std::string why;
+  auto made = upload(s, nullptr, why);
+  if (!made) return fail(errc::fatal, "weights on CUDA device {}: {}", device, why);
+  lock_later(region, device);
+  return made;
+}
+
+/// Null, and the reason, when it fails.
+std::shared_ptr<placed_weights> cuda_weights::upload(
+    const search& s, const locked_region* locked, std::string& why) const {
+  thread_pool threads{locked != nullptr ? 1 : std::min(usable_cores(), max_copy_threads)};
+  const hflex_cuda_upload how{locked != nullptr ? 1U : 0U, &copy_by_threads, &threads};
+  auto model = s.source.model;
+  if (locked != nullptr) model.region = locked->data();
   hflex_cuda_fault fault{};
-  auto* handle = cuda_.make_weights(&s.source.model, static_cast<int>(device), element_of(s.where.compute), &fault);
-  if (handle == nullptr) return fail(errc::fatal, "weights on CUDA device {}: {}", device, fault.words);
-  return std::make_shared<placed_weights>(cuda_, handle, weights_way::host);
+  auto* handle =
+      cuda_.make_weights(&model, static_cast<int>(s.where.device), element_of(s.where.compute), &how, &fault);
+  if (handle == nullptr) {
+    why = fault.words;
+    return nullptr;
+  }
+  return std::make_shared<placed_weights>(cuda_, handle, locked != nullptr ? weights_way::locked : weights_way::host);
+}
+
+std::shared_ptr<const locked_region> cuda_weights::locked(const std::string& digest) {
+  const std::lock_guard lock(locked_mutex_);
+  std::erase_if(locked_, [](const auto& entry) { return entry.second.expired(); });
+  const auto found = locked_.find(digest);
+  return found == locked_.end() ? nullptr : found->second.lock();
+}
+
+/// Not before the first upload: it takes about as long as one, and most processes need one only.
+void cuda_weights::lock_later(const std::shared_ptr<const weight_region>& region, std::uint32_t device) {
+  if (locked(region->digest())) return;
+  locks_.run([this, held = std::weak_ptr(region), device](const std::atomic<bool>&) {
+    const auto there = held.lock();
+    if (!there) return;
+    auto memory = locked_region::lock(cuda_, *there, device);
+    if (!memory) return; // the next upload goes as this one did
+    there->keep(*memory);
+    const std::lock_guard lock(locked_mutex_);
+    locked_[there->digest()] = *memory;
+  }); // false: another one is being locked; the next upload of this one tries again
 }
 
 std::optional<shared_device_memory> cuda_weights::share(const placed_weights& weights, std::string* why) const {

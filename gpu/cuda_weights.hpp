@@ -4,6 +4,7 @@
 #pragma once
 #include "gpu/compute_type.hpp"
 #include "gpu/cuda/model_source.hpp"
+#include "gpu/locked_region.hpp"
 #include "gpu/task_crew.hpp"
 #include "gpu/transport/transport.hpp"
 #include <functional>
@@ -32,8 +33,8 @@ device_sharing sharing_over(const std::shared_ptr<transport>& transport, const d
 std::string device_kind(compute_type compute);
 
 /// How weights came to a device.
-enum class weights_way : std::uint8_t { host, network, device, mapped };
-/// "host memory", "another host's device", "another device", "this device".
+enum class weights_way : std::uint8_t { host, locked, network, device, mapped };
+/// "host memory", "host memory, page-locked", "another host's device", "another device", "this device".
 std::string_view name_of(weights_way way);
 
 /// Weights on one device; dropped, and no longer offered, with the last context that runs them.
@@ -67,9 +68,11 @@ public:
 
   /// Blocks; a second caller for the same weights waits for the first. errc::reject: they do not fit the compute type;
   /// errc::fatal: the device refuses.
-  /// A region that is still arriving is waited for, where it is needed at all.
-  result<std::shared_ptr<placed_weights>> place(std::uint32_t device, const weight_region& region,
-      const cuda_model_source& source, compute_type compute, const device_sharing& sharing);
+  /// A region that is still arriving is waited for, where it is needed at all. After its first upload it is page-locked
+  /// by a thread of this object, for the next one.
+  result<std::shared_ptr<placed_weights>> place(std::uint32_t device,
+      const std::shared_ptr<const weight_region>& region, const cuda_model_source& source, compute_type compute,
+      const device_sharing& sharing);
   /// A ticket for weights of that device_kind, to be sent to a process of another host; who shows it to place() there
   /// gets them from a thread of this object. Waits while such weights load. errc::reroute: they are on no device here,
   /// NCCL is not there, or too many are being given.
@@ -95,7 +98,10 @@ private:
   std::shared_ptr<placed_weights> from_another_host(search& s) const;
   std::shared_ptr<placed_weights> adopt(search& s, std::uint32_t from, const shared_device_memory& memory) const;
   static result<void> wait_for_region(const search& s, const weight_region& region);
-  result<std::shared_ptr<placed_weights>> from_host(search& s, const weight_region& region) const;
+  result<std::shared_ptr<placed_weights>> from_host(search& s, const std::shared_ptr<const weight_region>& region);
+  std::shared_ptr<placed_weights> upload(const search& s, const locked_region* locked, std::string& why) const;
+  std::shared_ptr<const locked_region> locked(const std::string& digest);
+  void lock_later(const std::shared_ptr<const weight_region>& region, std::uint32_t device);
   std::optional<shared_device_memory> share(const placed_weights& weights, std::string* why) const;
   void offer(placed_weights& weights, const place_key& where, const device_sharing& sharing) const;
   std::string sharing_key(const place_key& where, std::uint32_t device) const;
@@ -104,7 +110,10 @@ private:
   const std::vector<std::string> uuids_;
   std::mutex mutex_; ///< held while weights load
   std::map<place_key, std::weak_ptr<placed_weights>> placed_;
-  task_crew sends_; ///< goes first: what it runs uses the rest
+  std::mutex locked_mutex_;                                          ///< of the next
+  std::map<std::string, std::weak_ptr<const locked_region>> locked_; ///< by digest; their regions keep them
+  task_crew sends_; ///< goes first, as the other: what they run uses the rest
+  task_crew locks_;
 };
 
 } // namespace hflex::gpu

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
+#include <mutex>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <system_error>
+#include <vector>
 
 namespace hflex::gpu {
 namespace {
@@ -51,8 +53,14 @@ public:
   int fd() const override { return fd_.get(); }
   std::span<const std::byte> data() const override { return map_.bytes(); }
   std::shared_ptr<weights_arrival> arrival() const override { return arrival_; }
+  void keep(std::shared_ptr<const void> companion) const override {
+    const std::lock_guard lock(mutex_);
+    companions_.push_back(std::move(companion));
+  }
 
 private:
+  mutable std::mutex mutex_;
+  mutable std::vector<std::shared_ptr<const void>> companions_;
   unique_fd fd_;
   region_mapping map_;
   std::string digest_;
@@ -70,7 +78,7 @@ result<region_mapping> map_file(int fd, std::uint64_t bytes, map_mode mode) {
   // it once there is the seal. A private one that is never written shows the file's own pages.
   const bool writes = mode == map_mode::write;
   const int protection = writes ? PROT_READ | PROT_WRITE : PROT_READ;
-  const int sharing = writes ? MAP_SHARED : MAP_PRIVATE;
+  const int sharing = mode == map_mode::read ? MAP_PRIVATE : MAP_SHARED;
   void* place = reserve_addresses(bytes);
   void* at = place == MAP_FAILED ? place : ::mmap(place, bytes, protection, sharing | MAP_FIXED, fd, 0);
   if (at == MAP_FAILED) return fail(errc::fatal, "mapping {} bytes of weights: {}", bytes, system_message(errno));

@@ -26,7 +26,11 @@ private:
   std::size_t bytes_{};
 };
 
-enum class map_mode : std::uint8_t { read, write };
+enum class map_mode : std::uint8_t {
+  read,
+  write,
+  share ///< read the very pages of the file, whatever is done with them; of sealed memory, and since Linux 6.7
+};
 result<region_mapping> map_file(int fd, std::uint64_t bytes, map_mode mode);
 
 /// A memfd of that size; its memory comes with the first write (or with reserve_memory). errc::fatal.

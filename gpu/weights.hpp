@@ -32,6 +32,9 @@ public:
   virtual std::span<const std::byte> data() const = 0;
   /// What of it is here; null: all of it, from the beginning. Nobody may read, or give on, a chunk that is not here.
   virtual std::shared_ptr<weights_arrival> arrival() const { return nullptr; }
+  /// Keeps what somebody has made of this memory (page-locked it, say) for as long as it keeps the memory; a region
+  /// that does not care lets it go at once. Any thread.
+  virtual void keep(std::shared_ptr<const void> companion) const { companion.reset(); }
 };
 
 struct load_options {

@@ -207,8 +207,11 @@ void shell::forget_context(context_id id) {
 
 void shell::free_weights(const std::vector<std::string>& digests) {
   for (const auto& digest : digests) {
-    if (regions_.erase(digest) == 0) continue;
+    auto gone = regions_.extract(digest);
+    if (gone.empty()) continue;
     set_.machine.transport->withdraw_weights(digest);
+    // Unmapping takes a while, and so does what devices have made of the memory: not on an actor's thread.
+    set_.machine.run_blocking([region = std::make_shared<region_ptr>(std::move(gone.mapped()))] { region->reset(); });
     wire::tell(self_, weights_, msg<s::WeightsReleased>::make([&](s::WeightsReleased::Builder out) {
       out.setNode(core_.id().value);
       out.setDigest(digest);

@@ -39,7 +39,7 @@ using receiver = std::function<void(std::byte* slab, std::size_t bytes)>;
 /// One set for each element type; null, and words in `faults`, when it fails. The device is the current one.
 struct context_maker {
   std::unique_ptr<device_weights> (*weights)(
-      const hflex_cuda_model&, int device, hflex_cuda_element element, fault_box& faults);
+      const hflex_cuda_model&, int device, hflex_cuda_element element, const hflex_cuda_upload& how, fault_box& faults);
   std::unique_ptr<device_weights> (*adopted)(
       const hflex_cuda_model&, int device, hflex_cuda_element element, const device_share& from, fault_box& faults);
   std::unique_ptr<device_weights> (*received)(const hflex_cuda_model&, int device, hflex_cuda_element element,

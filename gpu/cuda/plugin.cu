@@ -92,10 +92,31 @@ hflex_cuda_weights* weights_on(int device, hflex_cuda_fault* fault, const Make& 
   });
 }
 
-hflex_cuda_weights* make_weights(
-    const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault) {
-  return weights_on(
-      device, fault, [&](fault_box& faults) { return maker_for(element).weights(*model, device, element, faults); });
+hflex_cuda_weights* make_weights(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+    const hflex_cuda_upload* how, hflex_cuda_fault* fault) {
+  return weights_on(device, fault,
+      [&](fault_box& faults) { return maker_for(element).weights(*model, device, element, *how, faults); });
+}
+
+hflex_cuda_status lock_host(const void* memory, std::uint64_t bytes, int device, hflex_cuda_fault* fault) {
+  fault_box faults;
+  int can = 0;
+  constexpr unsigned how = cudaHostRegisterPortable | cudaHostRegisterReadOnly;
+  if (faults.check(cudaSetDevice(device), "cudaSetDevice") &&
+      faults.check(cudaDeviceGetAttribute(&can, cudaDevAttrHostRegisterReadOnlySupported, device), "its attributes")) {
+    if (can == 0)
+      faults.note("cudaHostRegister", "this device takes no memory that is read-only");
+    else
+      faults.check(cudaHostRegister(const_cast<void*>(memory), bytes, how), "cudaHostRegister");
+  }
+  cudaGetLastError(); // a refusal is no fault of later calls
+  *fault = faults.fault();
+  return faults.bad() ? hflex_cuda_rejected : hflex_cuda_ok;
+}
+
+void unlock_host(const void* memory) {
+  cudaHostUnregister(const_cast<void*>(memory));
+  cudaGetLastError();
 }
 
 bool identity_of(int device, unsigned char (&out)[16], fault_box& faults) {
@@ -239,9 +260,9 @@ hflex_cuda_status write_kv(hflex_cuda_context* context, std::uint32_t layer, con
   return guarded(fault, hflex_cuda_failed, [&] { return context->value->write_kv(layer, slots, count, in, *fault); });
 }
 
-constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &share_weights, &adopt_weights,
-    &make_ticket, &send_weights, &receive_weights, &weights_bytes, &drop_weights, &make_context, &context_bytes,
-    &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
+constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &lock_host, &unlock_host,
+    &share_weights, &adopt_weights, &make_ticket, &send_weights, &receive_weights, &weights_bytes, &drop_weights,
+    &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
 
 } // namespace
 

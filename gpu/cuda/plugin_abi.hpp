@@ -9,7 +9,7 @@
 // NOLINTBEGIN(readability-identifier-naming): C names have no namespace to live in
 extern "C" {
 
-constexpr std::uint32_t hflex_cuda_abi = 5;
+constexpr std::uint32_t hflex_cuda_abi = 6;
 
 struct hflex_cuda_device {
   char name[128];
@@ -47,6 +47,14 @@ struct hflex_cuda_model {
   const void* region;            ///< the host's packed weights; read during make_weights only
   const hflex_cuda_tensor* tensors;
   std::uint32_t tensor_count;
+};
+
+/// How a region comes to a device.
+struct hflex_cuda_upload {
+  std::uint32_t locked; ///< 1: it is page-locked (lock_host) and copied from where it lies; 0: through pinned buffers
+  /// Copies within the host's memory, by as many threads as the program likes. Blocks.
+  void (*copy)(void* user, void* to, const void* from, std::uint64_t bytes);
+  void* user;
 };
 
 struct hflex_cuda_options {
@@ -126,8 +134,13 @@ struct hflex_cuda_functions {
 
   /// Copies weights to a device and unpacks them there. Blocks. Null when it fails. Contexts of the weights keep them.
   /// For f16 the program has made sure that all of them fit (gpu/model/f16_range.hpp).
-  hflex_cuda_weights* (*make_weights)(
-      const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault);
+  hflex_cuda_weights* (*make_weights)(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+      const hflex_cuda_upload* how, hflex_cuda_fault* fault);
+  /// Page-locks memory that is mapped for reading, for all devices. Blocks. rejected: `device` cannot, or there is too
+  /// much of it; nothing has changed then.
+  hflex_cuda_status (*lock_host)(const void* memory, std::uint64_t bytes, int device, hflex_cuda_fault* fault);
+  /// No make_weights may be reading it.
+  void (*unlock_host)(const void* memory);
   /// A descriptor of weights on a device, the caller's to close, and what goes with it; -1 where they cannot be shared.
   /// Whoever has adopted them may use them when this process has dropped them, or ended. Blocks.
   int (*share_weights)(const hflex_cuda_weights*, hflex_cuda_share* out, hflex_cuda_fault* fault);

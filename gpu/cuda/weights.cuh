@@ -3,7 +3,6 @@
 #include "gpu/cuda/device_memory.cuh"
 #include "gpu/cuda/kernels/checksum.cuh"
 #include "gpu/cuda/slab.cuh"
-#include <cstring>
 #include <vector>
 
 namespace hflex::cuda {
@@ -24,14 +23,16 @@ struct typed_weights final : device_weights {
   model_weights<T> values;
 };
 
-/// What model_unpacker needs. Two pinned buffers take turns: one is filled while the other is on its way.
+/// What model_unpacker needs. A region that is page-locked is copied from where it lies; otherwise two pinned buffers
+/// take turns: one is filled while the other is on its way.
 template <class T>
 class weight_loader : public device_stream {
 public:
-  weight_loader(std::byte* slab, fault_box& faults)
-      : device_stream(faults), weights_(slab), faults_(faults), done_{{faults, false}, {faults, false}} {
+  weight_loader(std::byte* slab, const hflex_cuda_upload& how, fault_box& faults)
+      : device_stream(faults), weights_(slab), how_(how), faults_(faults), done_{{faults, false}, {faults, false}} {
     for (auto& b : buffers_)
-      b = {own_.pinned<std::byte>(stage_bytes, faults), own_.device<std::byte>(stage_bytes, faults)};
+      b = {how.locked != 0 ? nullptr : own_.pinned<std::byte>(stage_bytes, faults),
+          own_.device<std::byte>(stage_bytes, faults)};
   }
 
   float* floats(std::size_t count) { return weights_.template take<float>(count); }
@@ -39,12 +40,12 @@ public:
   const void* stage(const void* from, std::size_t bytes) {
     if (bytes > stage_bytes) faults_.note("weights", "one panel is larger than the staging buffer");
     if (faults_.bad()) return nullptr;
-    record(done_[turn_].get()); // what was launched since the last call has read that buffer then
-    turn_ ^= 1U;
-    faults_.check(cudaEventSynchronize(done_[turn_].get()), "cudaEventSynchronize");
-    if (faults_.bad()) return nullptr;
-    std::memcpy(buffers_[turn_].host, from, bytes);
-    copy(buffers_[turn_].device, buffers_[turn_].host, bytes);
+    if (how_.locked == 0) {
+      from = fill_next(from, bytes);
+    } else {
+      turn_ ^= 1U; // the stream's order keeps what was launched before off the buffer
+    }
+    copy(buffers_[turn_].device, from, bytes);
     return buffers_[turn_].device;
   }
 
@@ -53,7 +54,16 @@ private:
     std::byte* host{};
     std::byte* device{};
   };
+  const void* fill_next(const void* from, std::size_t bytes) {
+    record(done_[turn_].get()); // what was launched since the last call has read that buffer then
+    turn_ ^= 1U;
+    faults_.check(cudaEventSynchronize(done_[turn_].get()), "cudaEventSynchronize");
+    if (!faults_.bad()) how_.copy(how_.user, buffers_[turn_].host, from, bytes);
+    return buffers_[turn_].host;
+  }
+
   slab_cutter weights_;
+  const hflex_cuda_upload& how_;
   memory_owner own_;
   fault_box& faults_;
   buffer buffers_[2];
@@ -75,12 +85,12 @@ std::unique_ptr<typed_weights<T>> describe_weights(const hflex_cuda_model& m, in
 
 /// Weights from the host's region, on `device`, which is current. Null when it fails.
 template <class T>
-std::unique_ptr<device_weights> load_device_weights(
-    const hflex_cuda_model& m, int device, hflex_cuda_element element, fault_box& faults) {
+std::unique_ptr<device_weights> load_device_weights(const hflex_cuda_model& m, int device, hflex_cuda_element element,
+    const hflex_cuda_upload& how, fault_box& faults) {
   auto out = describe_weights<T>(m, device, element);
   out->memory = device_memory::make(slab_bytes<T>(m), device, faults);
   if (out->memory == nullptr) return nullptr;
-  weight_loader<T> loader(out->memory->data(), faults);
+  weight_loader<T> loader(out->memory->data(), how, faults);
   out->values = model_unpacker<T, weight_loader<T>>(m, loader).run();
   loader.wait();
   if (faults.bad()) return nullptr;

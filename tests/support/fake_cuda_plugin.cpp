@@ -3,6 +3,7 @@
 // number in shared memory, which goes from process to process as device memory does.
 #include "tests/support/fake_cuda_plugin.hpp"
 #include "gpu/cuda/plugin_abi.hpp"
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
@@ -71,10 +72,47 @@ std::uint64_t number_of(const hflex_cuda_model& model, hflex_cuda_element elemen
   return (std::uint64_t{model.hidden} << 32U | model.layers << 8U) + element + 1;
 }
 
-hflex_cuda_weights* make_weights(
-    const hflex_cuda_model* model, int device, hflex_cuda_element element, hflex_cuda_fault* fault) {
-  if (model->tensor_count == 0) {
-    say(fault, "no tensors");
+/// Memory that is page-locked, by its address.
+std::mutex locked_mutex;
+std::map<const void*, std::uint64_t> locked_memory;
+
+/// Device 1 cannot.
+hflex_cuda_status lock_host(const void* memory, std::uint64_t bytes, int device, hflex_cuda_fault* fault) {
+  if (device == 1) {
+    say(fault, "cudaHostRegister: this device takes no memory that is read-only");
+    return hflex_cuda_rejected;
+  }
+  const std::lock_guard lock(locked_mutex);
+  locked_memory[memory] = bytes;
+  return hflex_cuda_ok;
+}
+void unlock_host(const void* memory) {
+  const std::lock_guard lock(locked_mutex);
+  locked_memory.erase(memory);
+}
+
+/// Whether all of the region comes as it is said to: by the program's copies, or from page-locked memory.
+bool comes(const hflex_cuda_model& model, const hflex_cuda_upload& how) {
+  const auto* region = static_cast<const unsigned char*>(model.region);
+  std::uint64_t end = 0;
+  for (std::uint32_t i = 0; i < model.tensor_count; ++i) {
+    const auto& t = model.tensors[i];
+    end = std::max(end, t.offset + t.bytes);
+    if (how.locked != 0) continue;
+    std::vector<unsigned char> staged(t.bytes);
+    how.copy(how.user, staged.data(), region + t.offset, t.bytes);
+    if (std::memcmp(staged.data(), region + t.offset, t.bytes) != 0) return false;
+  }
+  const std::lock_guard lock(locked_mutex);
+  const auto found = locked_memory.find(model.region);
+  return how.locked == 0 || (found != locked_memory.end() && found->second >= end);
+}
+
+hflex_cuda_weights* make_weights(const hflex_cuda_model* model, int device, hflex_cuda_element element,
+    const hflex_cuda_upload* how, hflex_cuda_fault* fault) {
+  const bool fails = how->locked != 0 && element == hflex_cuda_f32; // so that a test can see what happens then
+  if (model->tensor_count == 0 || fails || !comes(*model, *how)) {
+    say(fault, fails ? "cudaMemcpyAsync: no" : "something else came");
     return nullptr;
   }
   ++weights_made;
@@ -248,9 +286,9 @@ hflex_cuda_status write_kv(hflex_cuda_context* c, std::uint32_t layer, const std
   return hflex_cuda_ok;
 }
 
-constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &share_weights, &adopt_weights,
-    &make_ticket, &send_weights, &receive_weights, &weights_bytes, &drop_weights, &make_context, &context_bytes,
-    &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
+constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights, &lock_host, &unlock_host,
+    &share_weights, &adopt_weights, &make_ticket, &send_weights, &receive_weights, &weights_bytes, &drop_weights,
+    &make_context, &context_bytes, &drop_context, &launch, &poll, &collect, &read_kv, &write_kv};
 
 } // namespace
 

@@ -1,6 +1,7 @@
 // Weight regions: packing, sealing, sharing, and what happens to regions and checkpoints that are not what they say.
 #include "gpu/model/checkpoint.hpp"
 #include "gpu/model/region_head.hpp"
+#include "gpu/region_memory.hpp"
 #include "gpu/weights.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <cstring>
@@ -95,6 +96,22 @@ TEST_CASE("packing seals the region, reports progress and names its content") {
   REQUIRE_FALSE(calls.empty());
   CHECK(std::is_sorted(calls.begin(), calls.end()));
   CHECK(calls.back() == std::pair{(*region)->bytes(), (*region)->bytes()});
+}
+
+TEST_CASE("a region keeps what was made of it as long as itself") {
+  const auto companion = std::make_shared<int>(7);
+  auto region = load_weights(demo_model(), {}).value();
+  region->keep(companion);
+  CHECK(companion.use_count() == 2);
+  region.reset();
+  CHECK(companion.use_count() == 1);
+}
+
+TEST_CASE("sealed memory can be mapped so that its very pages are seen, and it stays sealed") {
+  const auto map = map_file(demo_weights()->fd(), demo_weights()->bytes(), map_mode::share);
+  REQUIRE(map.has_value());
+  CHECK(std::equal(map->bytes().begin(), map->bytes().end(), demo_weights()->data().begin()));
+  CHECK(sealed_size(demo_weights()->fd()) == demo_weights()->bytes());
 }
 
 TEST_CASE("a region maps in another place and holds the same model") {
