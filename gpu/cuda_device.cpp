@@ -224,8 +224,9 @@ public:
       std::shared_ptr<const weight_region> weights, const host_context_options& options,
       const device_sharing& sharing) override;
 
-  result<std::vector<std::byte>> give(const std::string& digest, const std::string& kind) override {
-    return weights_.give(digest, kind);
+  result<std::vector<std::vector<std::byte>>> give(
+      const std::string& digest, const std::string& kind, std::uint32_t receivers) override {
+    return weights_.give(digest, kind, receivers);
   }
 
 private:

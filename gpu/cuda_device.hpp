@@ -29,7 +29,8 @@ public:
       const device_sharing& sharing = {}) = 0;
 
   /// As cuda_weights::give. Blocks while weights load.
-  virtual result<std::vector<std::byte>> give(const std::string& digest, const std::string& kind) = 0;
+  virtual result<std::vector<std::vector<std::byte>>> give(
+      const std::string& digest, const std::string& kind, std::uint32_t receivers) = 0;
 };
 
 } // namespace hflex::gpu

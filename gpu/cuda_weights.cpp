@@ -187,7 +187,8 @@ std::shared_ptr<placed_weights> cuda_weights::from_another_host(search& s) const
   return std::make_shared<placed_weights>(cuda_, handle, weights_way::network);
 }
 
-result<std::vector<std::byte>> cuda_weights::give(const std::string& digest, const std::string& kind) {
+result<std::vector<std::vector<std::byte>>> cuda_weights::give(
+    const std::string& digest, const std::string& kind, std::uint32_t receivers) {
   std::shared_ptr<placed_weights> weights;
   {
     const std::lock_guard lock(mutex_);
@@ -197,16 +198,19 @@ result<std::vector<std::byte>> cuda_weights::give(const std::string& digest, con
   if (!weights) return fail(errc::reroute, "weights {} are on no device here", digest);
   hflex_cuda_ticket ticket{};
   hflex_cuda_fault fault{};
-  if (cuda_.make_ticket(weights->handle(), &ticket, &fault) != hflex_cuda_ok)
+  if (cuda_.make_ticket(weights->handle(), receivers + 1, &ticket, &fault) != hflex_cuda_ok)
     return fail(errc::reroute, "weights to another host: {}", fault.words);
   const bool runs = sends_.run([&cuda = cuda_, weights, ticket](const std::atomic<bool>& stopping) {
     const auto patience = patience_for(ticket, &stopping);
     hflex_cuda_fault f{};
     cuda.send_weights(weights->handle(), &ticket, &patience, &f); // who receives sees that it failed
   });
-  if (!runs) return fail(errc::reroute, "{} receivers are given weights already", max_sends);
-  std::vector<std::byte> out(sizeof ticket);
-  std::memcpy(out.data(), &ticket, sizeof ticket);
+  if (!runs) return fail(errc::reroute, "{} groups are given weights already", max_sends);
+  std::vector<std::vector<std::byte>> out(receivers, std::vector<std::byte>(sizeof ticket));
+  for (auto& one : out) {
+    ++ticket.rank;
+    std::memcpy(one.data(), &ticket, sizeof ticket);
+  }
   return out;
 }
 

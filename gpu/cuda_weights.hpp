@@ -73,10 +73,12 @@ public:
   result<std::shared_ptr<placed_weights>> place(std::uint32_t device,
       const std::shared_ptr<const weight_region>& region, const cuda_model_source& source, compute_type compute,
       const device_sharing& sharing);
-  /// A ticket for weights of that device_kind, to be sent to a process of another host; who shows it to place() there
-  /// gets them from a thread of this object. Waits while such weights load. errc::reroute: they are on no device here,
-  /// NCCL is not there, or too many are being given.
-  result<std::vector<std::byte>> give(const std::string& digest, const std::string& kind);
+  /// Tickets for weights of that device_kind, one for each of so many processes of other hosts; when all have shown
+  /// theirs to place() there, they get them from a thread of this object, and when one does not come nobody does. Waits
+  /// while such weights load. errc::reroute: they are on no device here, NCCL is not there, or too many are being
+  /// given.
+  result<std::vector<std::vector<std::byte>>> give(
+      const std::string& digest, const std::string& kind, std::uint32_t receivers);
 
 private:
   struct place_key {

@@ -43,13 +43,23 @@ struct GrantWeights {            # coordinator -> node agent: who shows the key 
   digest @0 :Text;               # which weights
   key @1 :UInt64;                # random
   leaseMs @2 :UInt32;            # for so long
-  instance @3 :UInt32;           # whose they are to be
-  attempt @4 :UInt32;            # of its load
-  deviceKind @5 :Text;           # as in WeightsNeeded: who has them on such a device answers with a DeviceTicket
+                                 # 3 to 5 were used by protocol 3
+}
+
+struct GiveDeviceWeights {       # coordinator -> node agent: instances of other hosts wait for weights on a device; who has
+                                 # them on one sends them to all at once, and answers with a DeviceTicket for each
+  digest @0 :Text;               # which weights
+  deviceKind @1 :Text;           # as in WeightsNeeded
+  receivers @2 :List(DeviceReceiver); # at most 64
+}
+
+struct DeviceReceiver {
+  instance @0 :UInt32;           # whose they are to be
+  attempt @1 :UInt32;            # of its load
 }
 
 struct DeviceTicket {            # holder's node agent -> coordinator -> newcomer's node agent: they wait to be fetched
-  instance @0 :UInt32;           # as in GrantWeights
+  instance @0 :UInt32;           # as in DeviceReceiver
   attempt @1 :UInt32;            # of its load
   ticket @2 :Data;               # what the two devices' libraries need to meet; at most 1 KiB
 }

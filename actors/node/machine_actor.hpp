@@ -29,9 +29,9 @@ struct backend {
   /// What weights on a device of another host must be to be taken from there; empty: device `index` takes none, as
   /// none does when this is empty.
   std::function<std::string(std::uint32_t index, const wire::instance_options&)> device_kind;
-  /// A ticket for weights of that kind that are on a device here. Called where `run_blocking` runs things; may be
-  /// empty.
-  std::function<result<std::vector<std::byte>>(const std::string& digest, const std::string& device_kind)>
+  /// As gpu::cuda_backend::give. Called where `run_blocking` runs things; may be empty.
+  std::function<result<std::vector<std::vector<std::byte>>>(
+      const std::string& digest, const std::string& device_kind, std::uint32_t receivers)>
       give_device_weights;
   /// One step, so that the first request does not pay for what is done for the first time. Called where `run_blocking`
   /// runs things, after make_context; may be empty.

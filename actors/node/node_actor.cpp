@@ -15,6 +15,7 @@ wire::node_agent_actor::behavior_type node_shell(wire::node_agent_actor::pointer
       on<s::LoadFrom>([sh](s::LoadFrom::Reader in) { sh->load(in); }),
       on<s::StopLoad>([sh](s::StopLoad::Reader in) { sh->stop_load(in); }),
       on<s::GrantWeights>([sh](s::GrantWeights::Reader in) { sh->grant(in); }),
+      on<s::GiveDeviceWeights>([sh](s::GiveDeviceWeights::Reader in) { sh->give_to_devices(in); }),
       on<s::DeviceTicket>([sh](s::DeviceTicket::Reader in) { sh->device_ticket(in); }),
       on<s::SourceSlack>([sh](s::SourceSlack::Reader in) { sh->slack(in); }),
       on<s::WeightsGiveUp>([sh](s::WeightsGiveUp::Reader in) { sh->give_up(in); }),

@@ -5,6 +5,7 @@
 #include "actors/instance/instance_actor.hpp"
 #include "actors/node/host_cache.hpp"
 #include "actors/node/node_actor.hpp"
+#include "actors/weights/weights.hpp"
 #include "actors/wire/convert.hpp"
 #include "actors/wire/dial.hpp"
 #include "actors/wire/shell.hpp"
@@ -67,6 +68,7 @@ public:
   void stop_load(s::StopLoad::Reader in);
 
   void grant(s::GrantWeights::Reader in);
+  void give_to_devices(s::GiveDeviceWeights::Reader in);
   void device_ticket(s::DeviceTicket::Reader in);
 
   /// How much time the requests of an instance here can spare.

@@ -4,6 +4,7 @@ namespace hflex::node {
 namespace {
 
 constexpr std::size_t max_ticket_bytes = 1024;
+constexpr unsigned max_receivers = 64;
 
 } // namespace
 
@@ -63,19 +64,25 @@ void shell::stop_load(s::StopLoad::Reader in) {
 void shell::grant(s::GrantWeights::Reader in) {
   set_.machine.transport->grant_weights(
       wire::read(in.getDigest()), in.getKey(), std::chrono::milliseconds{in.getLeaseMs()});
-  auto kind = wire::read(in.getDeviceKind());
-  if (kind.empty() || !set_.machine.give_device_weights) return;
-  set_.machine.run_blocking(
-      [give = set_.machine.give_device_weights, digest = wire::read(in.getDigest()), kind = std::move(kind),
-          id = in.getInstance(), attempt = in.getAttempt(), to = weights_] {
-        const auto ticket = give(digest, kind);
-        if (!ticket) return; // the newcomer gets them another way anyhow
-        wire::tell_from_outside(to, msg<s::DeviceTicket>::make([&](s::DeviceTicket::Builder out) {
-          out.setInstance(id);
-          out.setAttempt(attempt);
-          out.setTicket({reinterpret_cast<const capnp::byte*>(ticket->data()), ticket->size()});
-        }));
-      });
+}
+
+void shell::give_to_devices(s::GiveDeviceWeights::Reader in) {
+  const auto receivers = in.getReceivers();
+  if (!set_.machine.give_device_weights || receivers.size() == 0 || receivers.size() > max_receivers) return;
+  std::vector<weights::receiver> to;
+  for (const auto r : receivers) to.push_back({instance_id{r.getInstance()}, r.getAttempt()});
+  set_.machine.run_blocking([give = set_.machine.give_device_weights, digest = wire::read(in.getDigest()),
+                                kind = wire::read(in.getDeviceKind()), to = std::move(to), coordinator = weights_] {
+    const auto tickets = give(digest, kind, static_cast<std::uint32_t>(to.size()));
+    if (!tickets) return; // the newcomers get them another way anyhow
+    for (std::size_t i = 0; i < to.size() && i < tickets->size(); ++i)
+      wire::tell_from_outside(coordinator, msg<s::DeviceTicket>::make([&](s::DeviceTicket::Builder out) {
+        const auto& ticket = (*tickets)[i];
+        out.setInstance(to[i].instance.value);
+        out.setAttempt(to[i].attempt);
+        out.setTicket({reinterpret_cast<const capnp::byte*>(ticket.data()), ticket.size()});
+      }));
+  });
 }
 
 /// Whose weights wait on a device of another host.

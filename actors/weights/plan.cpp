@@ -59,6 +59,37 @@ std::optional<source> core::memory_of_another_host(const load& l) const {
   return best;
 }
 
+/// Who has waited long enough, and all others that wait for the same. Who was in a group before may have what it wants
+/// by now, and would let another group wait in vain: it gets one of its own.
+void core::gather_devices(time_point now, std::vector<effect>& out) {
+  for (auto& [id, first] : loads_) {
+    if (!first.device_due || *first.device_due > now) continue;
+    std::vector<load_map::value_type*> group{&*loads_.find(id)};
+    for (auto& other : loads_) {
+      const auto& l = other.second;
+      if (first.grouped || l.grouped || &l == &first || group.size() == opts_.max_receivers) continue;
+      if (l.device_due && l.from->digest == first.from->digest && l.want.device_kind == first.want.device_kind)
+        group.push_back(&other);
+    }
+    give_to_devices give{holder_for(group), first.from->digest, first.want.device_kind, {}};
+    for (auto* member : group) {
+      member->second.device_due.reset();
+      member->second.grouped = true;
+      give.to.push_back({member->first, member->second.attempt});
+    }
+    if (give.holder) out.emplace_back(std::move(give));
+  }
+}
+
+/// One that has all of the weights, so that it may have them on a device: rather one that feeds a host of the group.
+node_id core::holder_for(const std::vector<load_map::value_type*>& group) const {
+  const auto weights = holders_.find(group.front()->second.from->digest);
+  if (weights == holders_.end()) return {};
+  for (const auto* member : group)
+    if (const auto from = member->second.from->holder; weights->second.count(from) > 0) return from;
+  return weights->second.begin()->first;
+}
+
 /// The pull by which the node gets these weights now.
 const core::load* core::pull_of(node_id node, const std::string& digest) const {
   for (auto& [id, l] : loads_)

@@ -243,6 +243,8 @@ void core::advance(instance_id instance, time_point now, std::vector<effect>& ou
   ++l.attempt;
   l.bytes_done = l.bytes_total = 0;
   l.started = l.last_progress = now;
+  l.device_due.reset();
+  if (l.pulls() && !l.want.device_kind.empty()) l.device_due = now + opts_.device_window;
   out.emplace_back(load_from{instance, l.attempt, *l.from, neighbours_of(l)});
   // What it has of the weights is of no use to others once it reads the disk instead.
   if (!l.pulls()) drop_fed_by(had.node, had.digest, "went to the disk", now, out);
@@ -254,6 +256,7 @@ void core::drop_source(
   l.faults.push_back(fmt::format("{}: {}", describe(*l.from), fault));
   if (stop) out.emplace_back(stop_load{instance, l.attempt});
   l.from.reset();
+  l.device_due.reset();
   advance(instance, now, out);
 }
 
@@ -265,6 +268,7 @@ void core::settle(time_point now, std::vector<effect>& out) {
     if (!l.from) waiting.push_back(id);
   for (auto id : waiting)
     if (auto it = loads_.find(id); it != loads_.end() && !it->second.from) advance(id, now, out);
+  gather_devices(now, out);
   announce(out);
 }
 
@@ -284,6 +288,9 @@ duration core::stall(source_kind kind) const {
   return opts_.disk_stall;
 }
 
+/// When it is to be looked at again.
+time_point core::next_look(const load& l) const { return std::min(deadline(l), l.device_due.value_or(deadline(l))); }
+
 time_point core::deadline(const load& l) const {
   return l.from ? l.last_progress + stall(l.from->kind) : l.since + opts_.max_wait;
 }
@@ -291,7 +298,7 @@ time_point core::deadline(const load& l) const {
 void core::announce(std::vector<effect>& out) {
   std::optional<time_point> due;
   for (auto& [id, l] : loads_)
-    if (auto next = deadline(l); !due || next < *due) due = next;
+    if (auto next = next_look(l); !due || next < *due) due = next;
   if (!due || (announced_ && *announced_ <= *due)) return;
   announced_ = due;
   out.emplace_back(wake_at{*due});

@@ -13,6 +13,9 @@
 // chunks that it has, so that N of them cost about as much as one. plan.cpp picks for each the source that will feed it
 // fastest: by the rates seen so far, shared among those that a source feeds already, and no faster than the source
 // itself is fed. Among equals that makes a chain. Nobody is fed by who is fed by it.
+//
+// Newcomers on other hosts whose devices can take the weights from a device are gathered for a moment: one that has
+// them sends them to all of these at once, while the hosts' copies go their own ways.
 #pragma once
 #include "actors/common/ids.hpp"
 #include "actors/common/time.hpp"
@@ -37,11 +40,14 @@ struct options {
   duration disk_stall{std::chrono::seconds{60}};
   std::size_t max_neighbours{16}; ///< that a newcomer is told of
   duration max_wait{
-      std::chrono::minutes{10}};   ///< how long a newcomer waits for a neighbour's load before it reads the disk too
-  std::size_t max_loads{4096};     ///< instances waiting or loading at a time; more are given up at once
-  std::size_t max_known{1024};     ///< directories whose digest is remembered
-  bool across_hosts{true};         ///< a directory's path names the same weights on hosts that have not read it yet
-  double assumed_bytes_per_s{1e9}; ///< what a source on another host gives that has not been seen giving yet
+      std::chrono::minutes{10}}; ///< how long a newcomer waits for a neighbour's load before it reads the disk too
+  std::size_t max_loads{4096};   ///< instances waiting or loading at a time; more are given up at once
+  std::size_t max_known{1024};   ///< directories whose digest is remembered
+  bool across_hosts{true};       ///< a directory's path names the same weights on hosts that have not read it yet
+  duration device_window{
+      std::chrono::milliseconds{50}}; ///< how long a newcomer's device waits for others that want the same
+  std::size_t max_receivers{16};      ///< devices that are sent weights at once
+  double assumed_bytes_per_s{1e9};    ///< what a source on another host gives that has not been seen giving yet
 };
 
 enum class source_kind : std::uint8_t { same_process, shared_memory, network, disk };
@@ -69,6 +75,7 @@ struct needed {
   std::string stamp;     ///< of the directory's files: equal on one host means that the weights in it are the same.
                          ///< Empty: not known
   std::vector<std::string> endpoints{}; ///< of its node's transport: how others reach what it has while it loads
+  std::string device_kind{}; ///< what they are on a device that this one could take them from; empty: from none
 };
 /// The instance was stopped or died before it was loaded.
 struct not_needed {
@@ -126,6 +133,20 @@ struct stop_load {
   instance_id instance{};
   std::uint32_t attempt{};
 };
+struct receiver {
+  instance_id instance{};
+  std::uint32_t attempt{};
+  friend bool operator==(const receiver&, const receiver&) = default;
+};
+/// These wait on devices of other hosts. A holder that has the weights on a device of that kind sends them to all of
+/// them at once; each is told how to receive them. One that has none, or fails, costs nothing: the hosts' copies come
+/// anyhow.
+struct give_to_devices {
+  node_id holder{};
+  std::string digest;
+  std::string kind;
+  std::vector<receiver> to;
+};
 /// No source is left. The reason lists what each one said.
 struct give_up {
   instance_id instance{};
@@ -142,7 +163,7 @@ struct wake_at {
   time_point time{};
 };
 
-using effect = std::variant<load_from, stop_load, give_up, ready, wake_at>;
+using effect = std::variant<load_from, give_to_devices, stop_load, give_up, ready, wake_at>;
 
 /// How far an instance's weights are, for the topology.
 struct load_view {
@@ -195,6 +216,8 @@ private:
     time_point since{};   ///< when it was needed
     time_point started{}; ///< this attempt
     time_point last_progress{};
+    std::optional<time_point> device_due; ///< when its device goes on without waiting for others; nothing: it has
+    bool grouped{false};                  ///< its device was given weights, or was to be, in one of its attempts
     bool assumed{false}; ///< the digest is what other hosts found under that path: not what this host's disk must hold
     bool pulls() const { return from && from->kind == source_kind::network; }
   };
@@ -212,6 +235,8 @@ private:
   std::optional<source> next_source(const load& l) const;
   std::optional<source> memory_of_this_host(const load& l) const;
   std::optional<source> memory_of_another_host(const load& l) const;
+  node_id holder_for(const std::vector<load_map::value_type*>& group) const;
+  void gather_devices(time_point now, std::vector<effect>& out);
   bool feeds(node_id from, node_id to, const std::string& digest) const;
   const load* pull_of(node_id node, const std::string& digest) const;
   std::size_t fed_by(node_id node) const;
@@ -228,6 +253,7 @@ private:
   void settle(time_point now, std::vector<effect>& out);
   duration stall(source_kind kind) const;
   time_point deadline(const load& l) const;
+  time_point next_look(const load& l) const;
   void announce(std::vector<effect>& out);
 
   options opts_;

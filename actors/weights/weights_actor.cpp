@@ -51,16 +51,16 @@ public:
   }
 
   void needed_by(s::WeightsNeeded::Reader in) {
-    homes_[instance_id{in.getInstance()}] = {node_id{in.getNode()}, wire::read(in.getDeviceKind())};
+    homes_[instance_id{in.getInstance()}] = node_id{in.getNode()};
     feed(needed{instance_id{in.getInstance()}, node_id{in.getNode()}, wire::read(in.getHostId()),
         wire::read(in.getDigest()), wire::read(in.getModelDir()), wire::read(in.getStamp()),
-        wire::read(in.getEndpoints())});
+        wire::read(in.getEndpoints()), wire::read(in.getDeviceKind())});
   }
 
   void perform(load_from& e) {
     spdlog::info("weights: {} loads from {}{}", to_string(e.instance), to_string(e.from.kind),
         e.from.holder ? " of " + to_string(e.from.holder) : std::string{});
-    const auto key = e.from.kind == source_kind::network ? grant(e) : 0;
+    const auto key = e.from.kind == source_kind::network ? grant(e.from) : 0;
     tell_agent(e.instance, msg<s::LoadFrom>::make([&](s::LoadFrom::Builder out) {
       out.setInstance(e.instance.value);
       out.setAttempt(e.attempt);
@@ -72,6 +72,20 @@ public:
       out.setFromNode(e.from.holder.value);
       wire::write(out.initEndpoints(static_cast<unsigned>(e.from.endpoints.size())), e.from.endpoints);
       wire::write(out.initNeighbours(static_cast<unsigned>(e.neighbours.size())), e.neighbours);
+    }));
+  }
+
+  void perform(give_to_devices& e) {
+    const auto agent = agents_.find(e.holder);
+    if (agent == agents_.end()) return;
+    wire::tell(self_, agent->second, msg<s::GiveDeviceWeights>::make([&](s::GiveDeviceWeights::Builder out) {
+      out.setDigest(e.digest);
+      out.setDeviceKind(e.kind);
+      auto to = out.initReceivers(static_cast<unsigned>(e.to.size()));
+      for (unsigned i = 0; i < to.size(); ++i) {
+        to[i].setInstance(e.to[i].instance.value);
+        to[i].setAttempt(e.to[i].attempt);
+      }
     }));
   }
 
@@ -101,17 +115,10 @@ public:
   void pass_on(const msg<s::DeviceTicket>& ticket) { tell_agent(instance_id{ticket.read()->getInstance()}, ticket); }
 
 private:
-  struct home_entry {
-    node_id node;
-    std::string device_kind;
-  };
-
   std::uint32_t lease_ms() const { return static_cast<std::uint32_t>(to_ms(set_.lease)); }
 
-  /// Tells the holder that whoever shows this key is to be given its weights, and what device waits for them.
-  std::uint64_t grant(const load_from& e) {
-    const auto& from = e.from;
-    const auto home = homes_.find(e.instance);
+  /// Tells the holder that whoever shows this key is to be given its weights.
+  std::uint64_t grant(const source& from) {
     std::random_device random;
     const auto key = std::uint64_t{random()} << 32U | random();
     if (auto agent = agents_.find(from.holder); agent != agents_.end())
@@ -119,9 +126,6 @@ private:
         out.setDigest(from.digest);
         out.setKey(key);
         out.setLeaseMs(lease_ms());
-        out.setInstance(e.instance.value);
-        out.setAttempt(e.attempt);
-        if (home != homes_.end()) out.setDeviceKind(home->second.device_kind);
       }));
     return key;
   }
@@ -130,7 +134,7 @@ private:
   void tell_agent(instance_id id, const Message& message) {
     auto home = homes_.find(id);
     if (home == homes_.end()) return;
-    if (auto agent = agents_.find(home->second.node); agent != agents_.end()) wire::tell(self_, agent->second, message);
+    if (auto agent = agents_.find(home->second); agent != agents_.end()) wire::tell(self_, agent->second, message);
   }
 
   wire::weights_actor::pointer self_;
@@ -138,7 +142,7 @@ private:
   core core_;
   wire::wake_timer<wire::weights_actor::pointer> timer_;
   std::map<node_id, wire::node_agent_actor> agents_;
-  std::map<instance_id, home_entry> homes_; ///< of instances that wait for weights
+  std::map<instance_id, node_id> homes_; ///< of instances that wait for weights
 };
 
 } // namespace

@@ -15,7 +15,7 @@
 namespace hflex::wire {
 
 /// Raised when two builds can no longer talk: a peer with another number is refused when it says hello.
-inline constexpr std::uint32_t protocol_version = 3;
+inline constexpr std::uint32_t protocol_version = 4;
 
 namespace s = schema;
 
@@ -51,13 +51,14 @@ using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "t
     asks<msg<s::Explanation>, msg<s::ExplainRequest>>, tells<msg<s::Tick>>>;
 
 /// One host's agent: owns device contexts, spawns and watches instances.
-using node_agent_actor = caf::typed_actor<tells<msg<s::StartInstance>>, tells<msg<s::StopInstance>>,
-    tells<msg<s::ChangeRole>>, tells<msg<s::LoadFrom>>, tells<msg<s::StopLoad>>, tells<msg<s::WeightsGiveUp>>,
-    tells<msg<s::GrantWeights>>, tells<msg<s::DeviceTicket>>, tells<msg<s::SourceSlack>>, tells<msg<s::Rejoin>>,
-    tells<msg<s::Retired>>, tells<msg<s::NodeLeave>>, tells<msg<s::Tick>>,
-    // from its own loader and device threads
-    tells<msg<s::WeightsProgress>>, tells<msg<s::WeightsLoaded>>, tells<msg<s::WeightsFailed>>,
-    tells<msg<s::ContextReady>>, tells<msg<s::WeightsArriving>>>;
+using node_agent_actor =
+    caf::typed_actor<tells<msg<s::StartInstance>>, tells<msg<s::StopInstance>>, tells<msg<s::ChangeRole>>,
+        tells<msg<s::LoadFrom>>, tells<msg<s::StopLoad>>, tells<msg<s::WeightsGiveUp>>, tells<msg<s::GrantWeights>>,
+        tells<msg<s::GiveDeviceWeights>>, tells<msg<s::DeviceTicket>>, tells<msg<s::SourceSlack>>,
+        tells<msg<s::Rejoin>>, tells<msg<s::Retired>>, tells<msg<s::NodeLeave>>, tells<msg<s::Tick>>,
+        // from its own loader and device threads
+        tells<msg<s::WeightsProgress>>, tells<msg<s::WeightsLoaded>>, tells<msg<s::WeightsFailed>>,
+        tells<msg<s::ContextReady>>, tells<msg<s::WeightsArriving>>>;
 
 /// Keeps the fleet as it should be.
 using scaler_actor = demand_actor::extend<tells<msg<s::NodeUp>, node_agent_actor>, tells<msg<s::NodeGone>>,
@@ -182,5 +183,6 @@ HFLEX_MSG(LinkAnswer)
 HFLEX_MSG(WeightsArriving)
 HFLEX_MSG(WeightsExpected)
 HFLEX_MSG(DeviceTicket)
+HFLEX_MSG(GiveDeviceWeights)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

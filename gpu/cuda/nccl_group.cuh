@@ -1,4 +1,4 @@
-// Weights from a device of one host to a device of another by NCCL: two processes, one broadcast, every wait with an
+// Weights from a device of one host to devices of others by NCCL: a process each, one broadcast, every wait with an
 // end. NCCL tells of progress only when it is asked, so waits here poll.
 #pragma once
 #include "gpu/cuda/stream.cuh"
@@ -27,14 +27,15 @@ private:
 /// One communicator for one broadcast. The device is current throughout.
 class nccl_group {
 public:
-  nccl_group(const hflex_cuda_ticket& ticket, int rank, int ranks, const wait_limit& limit, fault_box& faults)
+  nccl_group(const hflex_cuda_ticket& ticket, const wait_limit& limit, fault_box& faults)
       : limit_(limit), faults_(faults) {
     ncclUniqueId id;
     static_assert(sizeof id == sizeof ticket.id);
     std::memcpy(&id, ticket.id, sizeof id);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    settle(ncclCommInitRankConfig(&group_, ranks, id, rank, &config), "ncclCommInitRank");
+    settle(ncclCommInitRankConfig(&group_, static_cast<int>(ticket.ranks), id, static_cast<int>(ticket.rank), &config),
+        "ncclCommInitRank");
   }
   nccl_group(const nccl_group&) = delete;
   nccl_group& operator=(const nccl_group&) = delete;
@@ -75,7 +76,7 @@ private:
   bool settle(ncclResult_t state, const char* what) {
     while (state == ncclInProgress) {
       if (!pause()) {
-        faults_.note(what, "the other side did not come in time");
+        faults_.note(what, "not all of the others came in time");
         return false;
       }
       if (ncclCommGetAsyncError(group_, &state) != ncclSuccess) state = ncclInternalError;

@@ -154,7 +154,8 @@ hflex_cuda_weights* adopt_weights(const hflex_cuda_model* model, int device, hfl
 
 #if defined(HFLEX_WITH_NCCL)
 
-hflex_cuda_status make_ticket(const hflex_cuda_weights* weights, hflex_cuda_ticket* out, hflex_cuda_fault* fault) {
+hflex_cuda_status make_ticket(
+    const hflex_cuda_weights* weights, std::uint32_t ranks, hflex_cuda_ticket* out, hflex_cuda_fault* fault) {
   return guarded(fault, hflex_cuda_failed, [&] {
     fault_box faults;
     const auto& w = *weights->value;
@@ -162,6 +163,8 @@ hflex_cuda_status make_ticket(const hflex_cuda_weights* weights, hflex_cuda_tick
     if (const auto r = ncclGetUniqueId(&id); r != ncclSuccess) faults.note("ncclGetUniqueId", ncclGetErrorString(r));
     std::memcpy(out->id, &id, sizeof out->id);
     out->bytes = w.memory->bytes();
+    out->rank = 0;
+    out->ranks = ranks;
     if (faults.check(cudaSetDevice(w.device), "cudaSetDevice"))
       out->checksum = hflex::cuda::checksum_of(*w.memory, faults);
     *fault = faults.fault();
@@ -177,7 +180,7 @@ hflex_cuda_status send_weights(const hflex_cuda_weights* weights, const hflex_cu
     if (faults.check(cudaSetDevice(w.device), "cudaSetDevice")) {
       const hflex::cuda::wait_limit limit(*patience);
       hflex::cuda::device_stream stream(faults);
-      hflex::cuda::nccl_group group(*ticket, 0, 2, limit, faults);
+      hflex::cuda::nccl_group group(*ticket, limit, faults);
       group.broadcast(w.memory->data(), w.memory->bytes(), stream);
     }
     *fault = faults.fault();
@@ -191,7 +194,7 @@ hflex_cuda_weights* receive_weights(const hflex_cuda_model* model, int device, h
     const auto receive = [&](std::byte* slab, std::size_t bytes) {
       const hflex::cuda::wait_limit limit(*patience);
       hflex::cuda::device_stream stream(faults);
-      hflex::cuda::nccl_group group(*ticket, 1, 2, limit, faults);
+      hflex::cuda::nccl_group group(*ticket, limit, faults);
       group.broadcast(slab, bytes, stream);
     };
     return maker_for(element).received(*model, device, element, *ticket, receive, faults);
@@ -202,7 +205,7 @@ hflex_cuda_weights* receive_weights(const hflex_cuda_model* model, int device, h
 
 constexpr const char* without_nccl = "this hflex was built without NCCL";
 
-hflex_cuda_status make_ticket(const hflex_cuda_weights*, hflex_cuda_ticket*, hflex_cuda_fault* fault) {
+hflex_cuda_status make_ticket(const hflex_cuda_weights*, std::uint32_t, hflex_cuda_ticket*, hflex_cuda_fault* fault) {
   say(fault, without_nccl);
   return hflex_cuda_rejected;
 }

@@ -9,7 +9,7 @@
 // NOLINTBEGIN(readability-identifier-naming): C names have no namespace to live in
 extern "C" {
 
-constexpr std::uint32_t hflex_cuda_abi = 6;
+constexpr std::uint32_t hflex_cuda_abi = 7;
 
 struct hflex_cuda_device {
   char name[128];
@@ -97,11 +97,14 @@ struct hflex_cuda_share {
   std::uint64_t checksum;
 };
 
-/// What a process on another host needs to receive weights: good for one receiver.
+/// What a process on another host needs to receive weights: good for one receiver of a group, which begins when all of
+/// it is there.
 struct hflex_cuda_ticket {
   unsigned char id[128]; ///< NCCL's
   std::uint64_t bytes;
   std::uint64_t checksum;
+  std::uint32_t rank;  ///< 0: who sends; 1 .. ranks - 1: each receiver
+  std::uint32_t ranks; ///< at least 2
 };
 
 /// How long a call may wait for the other side.
@@ -149,9 +152,12 @@ struct hflex_cuda_functions {
   /// when it fails, and then nothing has changed.
   hflex_cuda_weights* (*adopt_weights)(const hflex_cuda_model* model, int device, hflex_cuda_element element,
       const hflex_cuda_share* from, int fd, hflex_cuda_fault* fault);
-  /// A ticket to receive these weights with. rejected: built without NCCL.
-  hflex_cuda_status (*make_ticket)(const hflex_cuda_weights*, hflex_cuda_ticket* out, hflex_cuda_fault* fault);
-  /// Sends weights to who receives with that ticket. Blocks until they are there, or the patience ends.
+  /// The sender's ticket of a group that receives these weights; the receivers' differ in their rank. rejected: built
+  /// without NCCL.
+  hflex_cuda_status (*make_ticket)(
+      const hflex_cuda_weights*, std::uint32_t ranks, hflex_cuda_ticket* out, hflex_cuda_fault* fault);
+  /// Sends weights to all who receive with tickets of that group. Blocks until they are there, or the patience ends:
+  /// then nobody has them.
   hflex_cuda_status (*send_weights)(const hflex_cuda_weights*, const hflex_cuda_ticket* ticket,
       const hflex_cuda_patience* patience, hflex_cuda_fault* fault);
   /// The other side, as adopt_weights otherwise.

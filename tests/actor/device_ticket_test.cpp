@@ -74,4 +74,19 @@ TEST_CASE_METHOD(newcomer_elsewhere, "a device that is given no ticket waits for
   CHECK(devices->tickets == std::vector<std::size_t>{0, 0});
 }
 
+TEST_CASE("newcomers on several hosts are given tickets of one group, while their copies come in a chain") {
+  small_cluster c({{instance_role::mixed, 3}});
+  c.devices->kind = "gpu/bf16";
+  c.start_head();
+  c.start_node("a", 1, "this host");
+  c.until_ready(1);
+  c.net->pulls_wait = true;
+  c.start_node("b", 1, "that host");
+  c.start_node("c", 1, "another host");
+  c.until_ready(3);
+  CHECK(c.net->waiting_pulls.size() == 2); // neither host has its copy
+  CHECK(c.devices->asked.size() == 1);
+  CHECK(c.devices->tickets == std::vector<std::size_t>{0, 7, 8});
+}
+
 } // namespace hflex::test::device_ticket_test

@@ -30,7 +30,7 @@ using all_schemas = schema_list<s::SubmitJob, s::SubmitAnswer, s::TokenChunk, s:
     s::NodeLeave, s::StartInstance, s::StopInstance, s::ChangeRole, s::Drain, s::InstanceState, s::InstanceReady,
     s::NodeUp, s::NodeGone, s::LinkTraffic, s::WeightsTraffic, s::GrantWeights, s::DeviceTicket, s::SourceSlack,
     s::ContextReady, s::WeightsArriving, s::Snapshot, s::Subscribe, s::Event, s::ExplainRequest, s::Explanation,
-    s::DemandReport, s::ScaleFleet, s::ScalingLog>;
+    s::DemandReport, s::ScaleFleet, s::ScalingLog, s::GiveDeviceWeights>;
 /// Structs that convert.hpp and its kin read.
 using converted_schemas = schema_list<s::RequestKey, s::Sampling, s::SloTargets, s::StepShape, s::SequenceSpec,
     s::InstanceOptions, s::Snapshot, s::Event, s::DemandReport, s::ScaleFleet>;

@@ -289,9 +289,9 @@ TEST_CASE("where there are two CUDA devices, weights go from one to the other, d
   const auto elsewhere = cuda_backend::load(HFLEX_CUDA_PLUGIN); // that knows of no weights: as on another host
   REQUIRE(elsewhere);
   device_sharing sharing;
-  const auto ticket = cuda->give(demo_weights()->digest(), device_kind(compute_type::f32));
+  const auto ticket = cuda->give(demo_weights()->digest(), device_kind(compute_type::f32), 1);
   if (!ticket) FAIL(ticket.error().message);
-  sharing.ticket = *ticket;
+  sharing.ticket = ticket->front();
   const auto far = (*elsewhere)->make_context(1, demo_weights(), options, sharing);
   if (!far) FAIL(far.error().message);
   CHECK((*far)->weights_from() == "another host's device");

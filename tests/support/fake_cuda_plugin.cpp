@@ -150,15 +150,18 @@ int socket_named(const unsigned char (&id)[128], sockaddr_un& address) {
 
 constexpr socklen_t address_bytes = offsetof(sockaddr_un, sun_path) + 33;
 
-hflex_cuda_status make_ticket(const hflex_cuda_weights* w, hflex_cuda_ticket* out, hflex_cuda_fault* fault) {
+hflex_cuda_status make_ticket(
+    const hflex_cuda_weights* w, std::uint32_t ranks, hflex_cuda_ticket* out, hflex_cuda_fault* fault) {
   static std::atomic<unsigned> tickets{0};
   *out = {};
   std::snprintf(reinterpret_cast<char*>(out->id), sizeof out->id, "hflex-fake-%d-%u", ::getpid(), ++tickets);
   out->bytes = sizeof(std::uint64_t);
+  out->ranks = ranks;
   if (::pread(w->memory, &out->checksum, sizeof out->checksum, 0) != sizeof out->checksum) return hflex_cuda_failed;
   sockaddr_un address{};
   const int door = socket_named(out->id, address);
-  if (::bind(door, reinterpret_cast<const sockaddr*>(&address), address_bytes) != 0 || ::listen(door, 1) != 0) {
+  if (::bind(door, reinterpret_cast<const sockaddr*>(&address), address_bytes) != 0 ||
+      ::listen(door, static_cast<int>(ranks)) != 0) {
     say(fault, "no socket");
     ::close(door);
     return hflex_cuda_failed;
@@ -167,22 +170,25 @@ hflex_cuda_status make_ticket(const hflex_cuda_weights* w, hflex_cuda_ticket* ou
   return hflex_cuda_ok;
 }
 
+/// As NCCL's, the group begins when all are there.
 hflex_cuda_status send_weights(const hflex_cuda_weights* w, const hflex_cuda_ticket* ticket,
     const hflex_cuda_patience* patience, hflex_cuda_fault* fault) {
   int door = -1;
   std::memcpy(&door, ticket->id + 64, sizeof door);
-  bool sent = false;
-  for (std::uint32_t ms = 0; ms < patience->ms && !sent && patience->stopped(patience->user) == 0; ms += 10) {
+  std::vector<int> peers;
+  for (std::uint32_t ms = 0; ms < patience->ms && peers.size() + 1 < ticket->ranks; ms += 10) {
+    if (patience->stopped(patience->user) != 0) break;
     pollfd waiting{door, POLLIN, 0};
-    if (::poll(&waiting, 1, 10) != 1) continue;
-    const int peer = ::accept(door, nullptr, nullptr);
-    std::uint64_t number = 0;
-    sent = ::pread(w->memory, &number, sizeof number, 0) == sizeof number &&
-           ::write(peer, &number, sizeof number) == sizeof number;
+    if (::poll(&waiting, 1, 10) == 1) peers.push_back(::accept(door, nullptr, nullptr));
+  }
+  std::uint64_t number = 0;
+  bool sent = peers.size() + 1 == ticket->ranks && ::pread(w->memory, &number, sizeof number, 0) == sizeof number;
+  for (const int peer : peers) {
+    if (sent) sent = ::write(peer, &number, sizeof number) == sizeof number;
     ::close(peer);
   }
   ::close(door);
-  if (!sent) say(fault, "nobody came");
+  if (!sent) say(fault, "not all came");
   return sent ? hflex_cuda_ok : hflex_cuda_failed;
 }
 
@@ -195,7 +201,7 @@ hflex_cuda_weights* receive_weights(const hflex_cuda_model* model, int device, h
                     ::read(line, &number, sizeof number) == sizeof number;
   ::close(line);
   if (!came || number != ticket->checksum || number != number_of(*model, element)) {
-    say(fault, "the other side did not come in time");
+    say(fault, "not all of the others came in time");
     return nullptr;
   }
   const int memory = ::memfd_create("fake-weights", MFD_CLOEXEC);

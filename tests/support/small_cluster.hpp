@@ -256,11 +256,13 @@ private:
     };
     machine.stamp_of = [](const std::string&) { return std::string{"unchanged"}; };
     machine.device_kind = [d = devices](std::uint32_t, const wire::instance_options&) { return d->kind; };
-    machine.give_device_weights = [d = devices](const std::string& digest,
-                                      const std::string& kind) -> result<std::vector<std::byte>> {
+    machine.give_device_weights = [d = devices](const std::string& digest, const std::string& kind,
+                                      std::uint32_t receivers) -> result<std::vector<std::vector<std::byte>>> {
       d->asked.push_back(digest + " " + kind);
       if (!d->give) return fail(errc::reroute, "on no device here");
-      return std::vector<std::byte>(7);
+      std::vector<std::vector<std::byte>> tickets;
+      for (std::uint32_t i = 0; i < receivers; ++i) tickets.emplace_back(7 + i);
+      return tickets;
     };
     machine.make_context = [contexts = node.contexts, clock = clock, d = devices](std::uint32_t,
                                const std::shared_ptr<const gpu::weight_region>&, const wire::instance_options&,

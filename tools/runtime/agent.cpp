@@ -119,9 +119,8 @@ node::backend make_backend(
     b.device_kind = [devices = machine.devices](std::uint32_t index, const wire::instance_options& o) {
       return devices.at(index).cuda ? gpu::device_kind(gpu::compute_named(o.compute).value()) : std::string{};
     };
-    b.give_device_weights = [cuda = machine.cuda](const std::string& digest, const std::string& kind) {
-      return cuda->give(digest, kind);
-    };
+    b.give_device_weights = [cuda = machine.cuda](const std::string& digest, const std::string& kind,
+                                std::uint32_t receivers) { return cuda->give(digest, kind, receivers); };
   }
   b.make_context = [machine = std::move(machine), transport](std::uint32_t index,
                        std::shared_ptr<const gpu::weight_region> weights, const wire::instance_options& o,

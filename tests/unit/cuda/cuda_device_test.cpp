@@ -271,24 +271,24 @@ TEST_CASE("a device of another host is given weights with a ticket, and the host
   const auto options = engine_options(compute_type::bf16);
   const auto holder = fake_backend();
   const auto newcomer = fake_backend();
-  CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::bf16)).error().code ==
+  CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::bf16), 1).error().code ==
         errc::reroute); // none here
   const auto first = holder->make_context(0, demo_weights(), options).value();
-  CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::f16)).error().code == errc::reroute);
+  CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::f16), 1).error().code == errc::reroute);
   device_sharing sharing;
-  sharing.ticket = holder->give(demo_weights()->digest(), device_kind(compute_type::bf16)).value();
+  sharing.ticket = holder->give(demo_weights()->digest(), device_kind(compute_type::bf16), 1).value().front();
 
   SECTION("it comes by the network") {
     const auto second = newcomer->make_context(0, demo_weights(), options, sharing).value();
     CHECK(second->weights_from() == "another host's device");
     CHECK(second->memory_used_bytes() == first->memory_used_bytes());
     CHECK(run(*second, plan_of({item_of({5}, 0, {0})})).sampled == tokens{6});
-    CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::bf16)).has_value()); // and nobody comes
+    CHECK(holder->give(demo_weights()->digest(), device_kind(compute_type::bf16), 1).has_value()); // and nobody comes
   }
   SECTION("a ticket is good once") {
     newcomer->make_context(0, demo_weights(), options, sharing).value().reset();
     const auto again = fake_backend()->make_context(0, demo_weights(), options, sharing).value();
-    CHECK(again->weights_from() == "host memory (the other side did not come in time)");
+    CHECK(again->weights_from() == "host memory (not all of the others came in time)");
   }
   SECTION("a ticket of another build is none") {
     sharing.ticket.pop_back();
@@ -306,8 +306,35 @@ TEST_CASE("a device of another host is given weights with a ticket, and the host
   }
   SECTION("only so many are given at a time") {
     std::size_t given = 1;
-    while (given < 100 && holder->give(demo_weights()->digest(), device_kind(compute_type::bf16))) ++given;
+    while (given < 100 && holder->give(demo_weights()->digest(), device_kind(compute_type::bf16), 1)) ++given;
     CHECK(given == 8);
+  }
+}
+
+TEST_CASE("devices of several hosts are given weights at once, and when one does not come the others take the host's") {
+  const auto options = engine_options(compute_type::bf16);
+  auto holder = fake_backend();
+  const auto first = holder->make_context(0, demo_weights(), options).value();
+  const auto tickets = holder->give(demo_weights()->digest(), device_kind(compute_type::bf16), 3).value();
+  REQUIRE(tickets.size() == 3);
+  std::vector<std::future<std::string>> newcomers;
+  const auto come = [&](std::size_t who) {
+    device_sharing sharing;
+    sharing.ticket = tickets[who];
+    newcomers.push_back(std::async(std::launch::async, [sharing, options] {
+      return fake_backend()->make_context(1, demo_weights(), options, sharing).value()->weights_from();
+    }));
+  };
+  come(2);
+  come(0);
+  SECTION("all come") {
+    CHECK(newcomers[0].wait_for(std::chrono::milliseconds{20}) == std::future_status::timeout);
+    come(1);
+    for (auto& n : newcomers) CHECK(n.get() == "another host's device");
+  }
+  SECTION("one does not") {
+    holder.reset(); // as at the end of its patience
+    for (auto& n : newcomers) CHECK(n.get() == "host memory (not all of the others came in time)");
   }
 }
 
