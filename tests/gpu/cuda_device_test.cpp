@@ -270,6 +270,26 @@ TEST_CASE("contexts of one model share its weights on a CUDA device") {
   CHECK(cuda->make_context(999, demo_weights(), options).error().code == errc::reject);
 }
 
+TEST_CASE("weights that are uploaded again come from page-locked memory, where device and kernel allow it") {
+  const auto cuda = cuda_or_skip();
+  if (!cuda) return;
+  const auto region = load_weights(demo_model(), {}).value(); // others' contexts may hold the demo weights
+  const auto options = engine_options(compute_type::f32);
+  const auto other = cuda_backend::load(HFLEX_CUDA_PLUGIN); // which has none on its devices
+  REQUIRE(other);
+  const std::vector<step_item> prompt{item_of(prompt_of(40, 3), 0, block_range(0, 4))};
+  const auto expected = sampled_by(*on_cpu(options), prompt);
+  std::string from;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{10};
+  while (from != "host memory, page-locked" && std::chrono::steady_clock::now() < end) {
+    const auto made = (*other)->make_context(0, region, options);
+    if (!made) FAIL(made.error().message);
+    from = (*made)->weights_from();
+    CHECK(sampled_by(**made, prompt) == expected);
+  }
+  if (from != "host memory, page-locked") WARN("no page was locked; the weights come from " + from);
+}
+
 TEST_CASE("where there are two CUDA devices, weights go from one to the other, directly and by NCCL") {
   const auto cuda = cuda_or_skip();
   if (!cuda) return;

@@ -48,17 +48,18 @@ struct host_of_processes {
 /// The demo model, none of whose chunks are here until it has come.
 class coming_region final : public weight_region {
 public:
-  const std::string& digest() const override { return demo_weights()->digest(); }
-  std::uint64_t bytes() const override { return demo_weights()->bytes(); }
-  int fd() const override { return demo_weights()->fd(); }
-  std::span<const std::byte> data() const override { return demo_weights()->data(); }
+  const std::string& digest() const override { return whole_->digest(); }
+  std::uint64_t bytes() const override { return whole_->bytes(); }
+  int fd() const override { return whole_->fd(); }
+  std::span<const std::byte> data() const override { return whole_->data(); }
   std::shared_ptr<weights_arrival> arrival() const override { return arrival_; }
   void come() {
     for (std::uint32_t i = 0; i < chunks_; ++i) arrival_->put(i);
   }
 
 private:
-  const std::uint32_t chunks_{read_region_head(demo_weights()->data())->layout.chunks()};
+  const std::shared_ptr<const weight_region> whole_{demo_weights()};
+  const std::uint32_t chunks_{read_region_head(whole_->data())->layout.chunks()};
   std::shared_ptr<weights_arrival> arrival_{std::make_shared<weights_arrival>(chunks_)};
 };
 
@@ -321,8 +322,8 @@ TEST_CASE("devices of several hosts are given weights at once, and when one does
   const auto come = [&](std::size_t who) {
     device_sharing sharing;
     sharing.ticket = tickets[who];
-    newcomers.push_back(std::async(std::launch::async, [sharing, options] {
-      return fake_backend()->make_context(1, demo_weights(), options, sharing).value()->weights_from();
+    newcomers.push_back(std::async(std::launch::async, [sharing, options, weights = demo_weights()] {
+      return fake_backend()->make_context(1, weights, options, sharing).value()->weights_from();
     }));
   };
   come(2);
