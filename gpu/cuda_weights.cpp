@@ -26,17 +26,35 @@ hflex_cuda_element element_of(compute_type compute) {
 
 /// The other side of a ticket is there at once or not at all; then the slowest network that is worth it.
 constexpr std::chrono::milliseconds meeting_patience{10'000};
+constexpr std::chrono::seconds meeting_with_copy{4}; ///< more than NCCL should need to begin
 constexpr std::uint64_t slowest_bytes_per_ms = 200'000;
 constexpr std::size_t max_sends = 8;
 /// As long as a step on a CPU waits for weights of which nothing comes.
 constexpr std::chrono::seconds region_patience{30};
 
-hflex_cuda_patience patience_for(const hflex_cuda_ticket& ticket, const std::atomic<bool>* stopping) {
+std::uint32_t patience_ms(const hflex_cuda_ticket& ticket) {
   const auto ms = static_cast<std::uint64_t>(meeting_patience.count()) + ticket.bytes / slowest_bytes_per_ms;
-  const auto stopped = [](void* at) { return static_cast<const std::atomic<bool>*>(at)->load() ? 1 : 0; };
-  return {static_cast<std::uint32_t>(std::min<std::uint64_t>(ms, UINT32_MAX)), stopping != nullptr ? +stopped : nullptr,
-      const_cast<std::atomic<bool>*>(stopping)};
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(ms, UINT32_MAX));
 }
+
+hflex_cuda_patience sender_patience(const hflex_cuda_ticket& ticket, const std::atomic<bool>& stopping) {
+  const auto stopped = [](void* at, std::uint32_t) {
+    return static_cast<const std::atomic<bool>*>(at)->load() ? 1 : 0;
+  };
+  return {patience_ms(ticket), stopped, const_cast<std::atomic<bool>*>(&stopping)};
+}
+
+/// Who is in a group waits for the others; not for long when the host's copy is here, because one may never come.
+struct group_wait {
+  std::shared_ptr<weights_arrival> arrival; ///< of the host's copy
+  std::chrono::steady_clock::time_point begun{std::chrono::steady_clock::now()};
+
+  static int over(void* at, std::uint32_t meeting) {
+    const auto& w = *static_cast<const group_wait*>(at);
+    const bool here = !w.arrival || w.arrival->whole();
+    return meeting != 0 && here && std::chrono::steady_clock::now() - w.begun >= meeting_with_copy ? 1 : 0;
+  }
+};
 
 /// Copying within memory gains little from more threads, and the others have something else to do.
 constexpr std::uint32_t max_copy_threads = 8;
@@ -111,7 +129,7 @@ result<std::shared_ptr<placed_weights>> cuda_weights::place(std::uint32_t device
   auto found = from_neighbours(s, true);
   if (!found) found = from_own_devices(s);
   if (!found) found = from_neighbours(s, false);
-  if (!found) found = from_another_host(s);
+  if (!found) found = from_another_host(s, *region);
   if (!found) {
     auto loaded = from_host(s, region);
     if (!loaded) return loaded;
@@ -168,7 +186,7 @@ std::shared_ptr<placed_weights> cuda_weights::adopt(
   return std::make_shared<placed_weights>(cuda_, handle, way);
 }
 
-std::shared_ptr<placed_weights> cuda_weights::from_another_host(search& s) const {
+std::shared_ptr<placed_weights> cuda_weights::from_another_host(search& s, const weight_region& region) const {
   hflex_cuda_ticket ticket{};
   if (s.sharing.ticket.empty()) return nullptr;
   if (s.sharing.ticket.size() != sizeof ticket) {
@@ -176,7 +194,8 @@ std::shared_ptr<placed_weights> cuda_weights::from_another_host(search& s) const
     return nullptr;
   }
   std::memcpy(&ticket, s.sharing.ticket.data(), sizeof ticket);
-  const auto patience = patience_for(ticket, nullptr);
+  group_wait wait{region.arrival()};
+  const hflex_cuda_patience patience{patience_ms(ticket), &group_wait::over, &wait};
   hflex_cuda_fault fault{};
   auto* handle = cuda_.receive_weights(
       &s.source.model, static_cast<int>(s.where.device), element_of(s.where.compute), &ticket, &patience, &fault);
@@ -201,7 +220,7 @@ result<std::vector<std::vector<std::byte>>> cuda_weights::give(
   if (cuda_.make_ticket(weights->handle(), receivers + 1, &ticket, &fault) != hflex_cuda_ok)
     return fail(errc::reroute, "weights to another host: {}", fault.words);
   const bool runs = sends_.run([&cuda = cuda_, weights, ticket](const std::atomic<bool>& stopping) {
-    const auto patience = patience_for(ticket, &stopping);
+    const auto patience = sender_patience(ticket, stopping);
     hflex_cuda_fault f{};
     cuda.send_weights(weights->handle(), &ticket, &patience, &f); // who receives sees that it failed
   });

@@ -97,7 +97,7 @@ private:
 
   std::shared_ptr<placed_weights> from_neighbours(search& s, bool same_device) const;
   std::shared_ptr<placed_weights> from_own_devices(search& s) const;
-  std::shared_ptr<placed_weights> from_another_host(search& s) const;
+  std::shared_ptr<placed_weights> from_another_host(search& s, const weight_region& region) const;
   std::shared_ptr<placed_weights> adopt(search& s, std::uint32_t from, const shared_device_memory& memory) const;
   static result<void> wait_for_region(const search& s, const weight_region& region);
   result<std::shared_ptr<placed_weights>> from_host(search& s, const std::shared_ptr<const weight_region>& region);

@@ -14,9 +14,9 @@ class wait_limit {
 public:
   explicit wait_limit(const hflex_cuda_patience& p)
       : end_(std::chrono::steady_clock::now() + std::chrono::milliseconds(p.ms)), patience_(p) {}
-  bool over() const {
+  bool over(bool meeting) const {
     return std::chrono::steady_clock::now() >= end_ ||
-           (patience_.stopped != nullptr && patience_.stopped(patience_.user) != 0);
+           (patience_.stopped != nullptr && patience_.stopped(patience_.user, meeting ? 1 : 0) != 0);
   }
 
 private:
@@ -35,7 +35,7 @@ public:
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     settle(ncclCommInitRankConfig(&group_, static_cast<int>(ticket.ranks), id, static_cast<int>(ticket.rank), &config),
-        "ncclCommInitRank");
+        "ncclCommInitRank", true);
   }
   nccl_group(const nccl_group&) = delete;
   nccl_group& operator=(const nccl_group&) = delete;
@@ -61,21 +61,21 @@ public:
       ncclResult_t fault = ncclSuccess;
       if (ncclCommGetAsyncError(group_, &fault) == ncclSuccess && fault != ncclSuccess && fault != ncclInProgress)
         return faults_.note("ncclBroadcast", ncclGetErrorString(fault));
-      if (!pause()) return faults_.note("ncclBroadcast", "it did not end in time");
+      if (!pause(false)) return faults_.note("ncclBroadcast", "it did not end in time");
     }
   }
 
 private:
-  bool pause() const {
-    if (limit_.over()) return false;
+  bool pause(bool meeting) const {
+    if (limit_.over(meeting)) return false;
     std::this_thread::sleep_for(std::chrono::microseconds(200));
     return true;
   }
 
   /// Waits until what was begun has an outcome. True when it is good.
-  bool settle(ncclResult_t state, const char* what) {
+  bool settle(ncclResult_t state, const char* what, bool meeting = false) {
     while (state == ncclInProgress) {
-      if (!pause()) {
+      if (!pause(meeting)) {
         faults_.note(what, "not all of the others came in time");
         return false;
       }

@@ -9,7 +9,7 @@
 // NOLINTBEGIN(readability-identifier-naming): C names have no namespace to live in
 extern "C" {
 
-constexpr std::uint32_t hflex_cuda_abi = 7;
+constexpr std::uint32_t hflex_cuda_abi = 8;
 
 struct hflex_cuda_device {
   char name[128];
@@ -110,7 +110,8 @@ struct hflex_cuda_ticket {
 /// How long a call may wait for the other side.
 struct hflex_cuda_patience {
   std::uint32_t ms;
-  int (*stopped)(void* user); ///< asked now and then; not 0: it is to give up now. May be null
+  /// Asked now and then, `meeting` (1) while not all of a group are there; not 0: it is to give up now. May be null.
+  int (*stopped)(void* user, std::uint32_t meeting);
   void* user;
 };
 

@@ -177,7 +177,7 @@ hflex_cuda_status send_weights(const hflex_cuda_weights* w, const hflex_cuda_tic
   std::memcpy(&door, ticket->id + 64, sizeof door);
   std::vector<int> peers;
   for (std::uint32_t ms = 0; ms < patience->ms && peers.size() + 1 < ticket->ranks; ms += 10) {
-    if (patience->stopped(patience->user) != 0) break;
+    if (patience->stopped(patience->user, 1) != 0) break;
     pollfd waiting{door, POLLIN, 0};
     if (::poll(&waiting, 1, 10) == 1) peers.push_back(::accept(door, nullptr, nullptr));
   }
@@ -193,12 +193,14 @@ hflex_cuda_status send_weights(const hflex_cuda_weights* w, const hflex_cuda_tic
 }
 
 hflex_cuda_weights* receive_weights(const hflex_cuda_model* model, int device, hflex_cuda_element element,
-    const hflex_cuda_ticket* ticket, const hflex_cuda_patience*, hflex_cuda_fault* fault) {
+    const hflex_cuda_ticket* ticket, const hflex_cuda_patience* patience, hflex_cuda_fault* fault) {
   sockaddr_un address{};
   const int line = socket_named(ticket->id, address);
   std::uint64_t number = 0;
-  const bool came = ::connect(line, reinterpret_cast<const sockaddr*>(&address), address_bytes) == 0 &&
-                    ::read(line, &number, sizeof number) == sizeof number;
+  bool came = ::connect(line, reinterpret_cast<const sockaddr*>(&address), address_bytes) == 0;
+  for (pollfd answer{line, POLLIN, 0}; came && ::poll(&answer, 1, 10) == 0;)
+    came = patience->stopped(patience->user, 1) == 0;
+  came = came && ::read(line, &number, sizeof number) == sizeof number;
   ::close(line);
   if (!came || number != ticket->checksum || number != number_of(*model, element)) {
     say(fault, "not all of the others came in time");
