@@ -42,6 +42,7 @@ struct scheduler_config {
   std::uint32_t max_queued{4096};             ///< requests that wait for an instance; more are shed
   duration max_wait{std::chrono::minutes{1}}; ///< a best-effort request older than this goes first (no starvation)
   double safety{0.03};                        ///< share of every time budget kept back against model error, [0, 0.9]
+  std::string knobs; ///< the policy's own numbers, NAME=NUMBER with commas between (hflex simulate --knob)
 };
 
 /// How the fleet follows the load.

@@ -174,6 +174,8 @@ const std::vector<cluster_row>& cluster_rows() {
           "A best-effort request that has waited this long goes first."),
       scalar<cluster_config>("scheduler.safety", RULE(real(0, 0.9)), FIELD(scheduler.safety),
           "Share of every time budget kept back against errors of the step-time model."),
+      scalar<cluster_config>("scheduler.knobs", RULE(or_empty(text)), FIELD(scheduler.knobs),
+          "The policy's own numbers: NAME=NUMBER,... as in hflex simulate --knob."),
       scalar<cluster_config>("scaling.policy", RULE(name), FIELD(scaling.policy),
           "Scaling policy: fixed keeps the fleet as it is; hyperflexis follows the load."),
       scalar<cluster_config>("scaling.dry_run", RULE(boolean), FIELD(scaling.dry_run),

@@ -58,7 +58,7 @@ cluster::head_settings settings_of(const config::cluster_config& c, const gpu::m
 }
 
 /// "hyperflexis.margin=3,hyperflexis.fill=0.7"
-result<std::map<std::string, double>> knobs_of(std::string_view text) {
+result<std::map<std::string, double>> knobs_of(std::string_view key, std::string_view text) {
   std::map<std::string, double> knobs;
   for (auto rest = text; !rest.empty();) {
     const auto word = rest.substr(0, rest.find(','));
@@ -68,7 +68,7 @@ result<std::map<std::string, double>> knobs_of(std::string_view text) {
     const char* end_of_word = word.data() + word.size();
     const auto [end, fault] = std::from_chars(word.data() + std::min(equals + 1, word.size()), end_of_word, value);
     if (fault != std::errc{} || end != end_of_word)
-      return fail(errc::reject, "scaling.knobs: expected NAME=NUMBER,..., got \"{}\"", word);
+      return fail(errc::reject, "{}: expected NAME=NUMBER,..., got \"{}\"", key, word);
     knobs[std::string(word.substr(0, equals))] = value;
   }
   return knobs;
@@ -109,9 +109,13 @@ result<running_head> start_head(
       std::find_if(known.begin(), known.end(), [&](const auto& p) { return p.name == config.scheduler.policy; });
   auto steps = policy != known.end() ? policy->steps : step_policy::fixed_budget;
   auto settings = settings_of(config, *model, steps);
-  auto knobs = knobs_of(config.scaling.knobs);
+  auto scaling_knobs = knobs_of("scaling.knobs", config.scaling.knobs);
+  if (!scaling_knobs) return pass(scaling_knobs.error());
+  settings.scaler.core.knobs = std::move(*scaling_knobs);
+  auto knobs = knobs_of("scheduler.knobs", config.scheduler.knobs);
   if (!knobs) return pass(knobs.error());
-  settings.scaler.core.knobs = std::move(*knobs);
+  settings.scheduler.knobs = std::move(*knobs);
+  settings.scaler.instance.prefill_weight = scheduler::prefill_weight_of(settings.scheduler);
   settings.other_scaler = other_scaler;
   settings.router.tokenizer = *tokenizer;
   settings.router.chat = gpu::chat_template::recognize(gpu::chat_template_of_model(config.model));

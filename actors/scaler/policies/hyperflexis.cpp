@@ -33,10 +33,10 @@ double knob_of(const options& opts, std::string_view name) {
   return 0;
 }
 
-// A fleet of fixed size has so many decode instances for each that is expected to be busy, or times their part of the
-// work: where decodes find no room, nothing goes on. 1.15 to 1.45 were tried on the paper's points.
+// A fleet of fixed size has no more than so many decode instances for each that is expected to be busy. Up to there
+// they get their part of the instances, their work counting for more: where decodes find no room, nothing goes on.
 constexpr double decode_room = 1.5;
-constexpr double decode_part_room = 1.3;
+constexpr double decode_weight = 1.25;
 
 /// One kind of instance and what it needs.
 struct side {
@@ -279,12 +279,16 @@ private:
     const auto total = std::clamp(wanted, std::max(v.min_instances, 2U), std::max(v.max_instances, 2U));
     if (total == wanted && v.min_instances != v.max_instances) return;
     if (!(p.work > 0 && d.work > 0)) return keep(v, p, d, total, counts);
-    const double part = total * d.work / (p.work + d.work);
-    const double share = std::min(decode_part_room * part, std::max(d.need, decode_room * d.expected));
-    numbers_.push_back({"decode_part", part});
-    numbers_.push_back({"decode_share", share});
+    const auto relief = [&](std::uint32_t decodes) {
+      return std::min((total - decodes) / p.work, decodes / (decode_weight * d.work));
+    };
+    std::uint32_t decodes = 1;
+    while (decodes + 1 < total && relief(decodes + 1) > relief(decodes)) ++decodes;
+    const double enough = std::max(d.need, decode_room * d.expected);
+    numbers_.push_back({"decode_part", total * d.work / (p.work + d.work)});
+    numbers_.push_back({"decode_enough", enough});
+    decodes = std::min(decodes, static_cast<std::uint32_t>(std::clamp<double>(std::ceil(enough - 0.25), 1, total - 1)));
     const auto running = v.running(d.role);
-    auto decodes = static_cast<std::uint32_t>(std::clamp<double>(std::ceil(share - 0.25), 1, total - 1));
     shared_decode_.add(now, decodes);
     // What decodes has to end before it can do anything else: it goes only when it was not needed for a while.
     if (decodes < running)
