@@ -45,6 +45,7 @@ struct DemandReport {            # scheduler -> scaler: at most one per quarter 
   withoutRoom @8 :UInt32;        # of those looked at, that no instance has room for
   lookedAt @9 :UInt32;           # waiting requests that the three above are about
   overdue @10 :UInt32;           # waiting requests whose first token is late already
+  mixedApart @11 :Bool;          # mixed instances prefill or decode for now, not both
 }
 
 struct ScaleFleet {              # client -> scaler: answered by CommandAnswer

@@ -58,6 +58,8 @@ public:
   /// Whether its plans reckon with instance_load::weights_at. For one that does not, an instance whose weights are
   /// under way takes no request until they are there.
   virtual bool reckons_with_weights() const { return false; }
+  /// Whether mixed instances prefill or decode under it for now, not both: such a fleet serves more.
+  virtual bool mixed_apart() const { return false; }
   /// Instances that its plans have looked at so far, where it counts them: a measure of work.
   virtual std::uint64_t looks() const { return 0; }
   /// Called after every event, after plan(), whether requests wait or not: for those who move what is placed already.

@@ -94,6 +94,7 @@ core::~core() = default;
 
 const view& core::state() const { return kept_->books.state(); }
 std::uint64_t core::looks() const { return kept_->books.chooser().looks(); }
+bool core::mixed_apart() const { return kept_->books.chooser().mixed_apart(); }
 
 bool core::turn_away_if_too_big(const request_arrived& r, std::vector<effect>& out) const {
   const auto& fleet = state().fleet;

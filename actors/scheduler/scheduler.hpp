@@ -217,6 +217,8 @@ public:
   const view& state() const;
   /// Instances that the policy's plans have looked at so far, where it counts them: to watch how plans scale.
   std::uint64_t looks() const;
+  /// Whether the policy has mixed instances prefill or decode for now, not both: for demand reports.
+  bool mixed_apart() const;
 
   /// What happened to a request and why (decision_log.hpp). Nothing when it is not remembered. Valid until the next
   /// event.

@@ -194,7 +194,8 @@ private:
       if (const auto due = demand_.due()) timer_.at(*due);
       return;
     }
-    const auto report = demand_.take(core_.state(), now);
+    auto report = demand_.take(core_.state(), now);
+    report.mixed_apart = core_.mixed_apart();
     wire::tell(self_, scaler_,
         msg<s::DemandReport>::make(
             [&](s::DemandReport::Builder out) { wire::write(out, report); }, 64 + 24 * report.instances.size()));

@@ -98,6 +98,7 @@ void write(s::DemandReport::Builder out, const demand_report& report) {
   out.setWithoutRoom(report.without_room);
   out.setLookedAt(report.looked_at);
   out.setOverdue(report.overdue);
+  out.setMixedApart(report.mixed_apart);
 }
 
 demand_report read(s::DemandReport::Reader in) {
@@ -114,6 +115,7 @@ demand_report read(s::DemandReport::Reader in) {
   report.without_room = in.getWithoutRoom();
   report.looked_at = in.getLookedAt();
   report.overdue = in.getOverdue();
+  report.mixed_apart = in.getMixedApart();
   return report;
 }
 

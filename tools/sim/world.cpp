@@ -258,6 +258,7 @@ void world::sample_fleet() {
 // As the scheduler's shell does, but whether there is something to tell or not: virtual time is cheap.
 void world::report_demand() {
   auto report = demand_.take(scheduler_.state(), events_.now());
+  report.mixed_apart = scheduler_.mixed_apart();
   events_.after(hardware_.control_latency, [this, e = scaler::demand_reported{std::move(report)}] { tell_scaler(e); });
   events_.after(scheduler::demand_meter::every, [this] { report_demand(); });
 }

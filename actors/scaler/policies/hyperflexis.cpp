@@ -105,7 +105,7 @@ public:
     slow_hold_ = std::max(hold_, from_s(slow_leads_ * to_s(v.lead_time)));
     numbers_.clear();
     if (v.disaggregated()) {
-      auto p = prefill_side(v), d = decode_side(v);
+      auto p = prefill_side(v, instance_role::prefill), d = decode_side(v, instance_role::decode);
       settle(v, p, held_prefill_, now, counts);
       settle(v, d, held_decode_, now, counts);
       trade(v, p, held_prefill_, d, counts);
@@ -155,6 +155,9 @@ private:
   }
 
   double mixed_need(const fleet_view& v) {
+    // Each of them does one thing for now, as if it had that role.
+    if (v.demand.mixed_apart)
+      return prefill_side(v, instance_role::mixed).need + decode_side(v, instance_role::mixed).need;
     auto w = rate_of(prefill_, v.lead_time);
     const auto decode = rate_of(decode_, v.lead_time);
     w.expected += decode.expected;
@@ -168,23 +171,22 @@ private:
         std::max(need_of_the_late(v, instance_role::mixed, w, share), need_of_the_homeless(v, instance_role::mixed)));
   }
 
-  side prefill_side(const fleet_view& v) {
+  side prefill_side(const fleet_view& v, instance_role role) {
     auto w = rate_of(prefill_, v.lead_time);
     w.variance = variance_of_arrivals();
     // A prefill instance binds nobody's token times: its steps are as long as they may be.
     step_shape full;
     std::uint32_t most = 2048;
     for (const auto& i : v.demand.instances)
-      if (i.role == instance_role::prefill) most = i.max_batched_tokens;
+      if (i.role == role) most = i.max_batched_tokens;
     full.add_prefill(most, 0);
     const double share = fill_ * share_for_work(model_, std::min(model_.predict(full), queue_time()));
     const double need = instances_for(w, share, queue_time(), margin_);
     note_numbers(v, w, share, need);
-    return {instance_role::prefill, std::max(need, need_of_the_late(v, instance_role::prefill, w, share)),
-        w.expected / share, prefill_lately() / share, 0};
+    return {role, std::max(need, need_of_the_late(v, role, w, share)), w.expected / share, prefill_lately() / share, 0};
   }
 
-  side decode_side(const fleet_view& v) {
+  side decode_side(const fleet_view& v, instance_role role) {
     auto w = rate_of(decode_, v.lead_time);
     // Work stays for as long as an answer takes: chance evens out over that.
     double outputs = 0, ended = 0, arrivals = 0, prompts = 0, work = 0;
@@ -204,8 +206,8 @@ private:
     numbers_.push_back({"decode_share_for_work", share});
     numbers_.push_back({"decode_need", need});
     const double here = instances_for_residents(v.demand, model_, targets_.tpot, instance_role::decode);
-    return {instance_role::decode, std::max({need, here, need_of_the_homeless(v, instance_role::decode)}),
-        std::max(w.expected / share, here), work / share, 0};
+    return {role, std::max({need, here, need_of_the_homeless(v, role)}), std::max(w.expected / share, here),
+        work / share, 0};
   }
 
   // That a decode instance holds, by its limit and by its memory, with some room for what comes next.

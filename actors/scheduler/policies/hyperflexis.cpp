@@ -87,6 +87,7 @@ public:
     fleet_.finished(v, p, output_tokens);
   }
   bool reckons_with_weights() const override { return true; }
+  bool mixed_apart() const override { return fleet_.apart(); }
   std::uint64_t looks() const override { return fleet_.looks(); }
 
   void place_newcomer(const view& v, const waiting_request& w, time_point now, decisions& d) override {

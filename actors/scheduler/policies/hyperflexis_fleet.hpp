@@ -52,6 +52,7 @@ public:
   instance_role duty_of(const instance_load& at) const { return duties_.of(at); }
   bool prefills(const instance_load& at) const { return at.may_prefill() && can_prefill(duty_of(at)); }
   bool decodes(const instance_load& at) const { return at.may_decode() && can_decode(duty_of(at)); }
+  bool apart() const { return duties_.apart(); }
   /// Whether some instance does both.
   bool some_do_both(const view& v) const { return v.fleet.mixed > 0 && !duties_.apart(); }
   bool takes_decodes(const instance_load& at) const { return at.may_decode() && duties_.takes_decodes(at); }
