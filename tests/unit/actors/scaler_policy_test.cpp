@@ -72,11 +72,11 @@ struct fleet_desk {
       demand_reported e;
       e.demand.span = milliseconds{250};
       if (n > 0)
-        e.demand.classes.push_back(
-            {"standard", seconds{2}, milliseconds{100}, n, prompt * n, prompt * prompt * n, n, output * n});
+        e.demand.classes.push_back({"standard", seconds{2}, tpot, n, prompt * n, prompt * prompt * n, n, output * n});
       for (const auto& [id, i] : it.state().instances)
         if (i.phase == life::ready)
           e.demand.instances.push_back({id, i.role, false, 0, 0, 0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
+      e.demand.mixed_apart = mixed_apart;
       e.demand.late = late;
       e.demand.waiting = late;
       e.demand.waiting_tokens = std::uint64_t{late} * tokens_each;
@@ -100,6 +100,8 @@ struct fleet_desk {
   std::uint32_t most{};
   double owed{};
   std::uint32_t tokens_each{10'000}; ///< of those that are late
+  bool mixed_apart{false};
+  duration tpot{milliseconds{100}};
   double prompt{900};
   double output{100};
 };
@@ -175,6 +177,19 @@ TEST_CASE("a steady load is served by a steady fleet") {
   const auto starts = d.starts;
   d.load(25, seconds{300});
   CHECK(d.starts == starts);
+}
+
+TEST_CASE("a mixed fleet whose instances do one thing each needs fewer where the target for tokens is tight") {
+  fleet_desk together(using_policy("hyperflexis")), apart(using_policy("hyperflexis"));
+  for (auto* d : {&together, &apart}) {
+    d->tpot = milliseconds{15}; // a step of 10 ms leaves a third of it for work
+    d->prompt = 2000;
+    d->output = 20;
+    d->mixed_apart = d == &apart;
+    d->load(15, seconds{60});
+  }
+  CHECK(apart.running() < together.running());
+  CHECK(apart.running() >= 4); // three instances' work of prefill alone
 }
 
 TEST_CASE("a side that lacks instances takes those of the other before any is started") {

@@ -165,6 +165,7 @@ TEST_CASE("a mixed fleet of a large model gathers the decodes of code requests a
   std::size_t together = 0;
   CHECK(fleet.hosts(40, &together).size() == 1);
   CHECK(together == 0);
+  CHECK(fleet.core.mixed_apart());
 }
 
 TEST_CASE("a mixed fleet decodes where it has prefilled when that serves as many") {
@@ -176,8 +177,10 @@ TEST_CASE("a mixed fleet decodes where it has prefilled when that serves as many
   small_model.serve(100);
   loose_targets.serve(100, 2000);
   told_not_to.serve(100);
-  for (auto* fleet : {&small_model, &loose_targets, &told_not_to})
+  for (auto* fleet : {&small_model, &loose_targets, &told_not_to}) {
+    CHECK_FALSE(fleet->core.mixed_apart());
     for (const auto& d : fleet->dispatches) CHECK(d.prefill == d.decode);
+  }
 }
 
 TEST_CASE("a fleet whose steps were not measured is not divided") {
