@@ -334,7 +334,7 @@ snapshot core::report() const {
   r.cached_tokens = cached_tokens_;
   r.last_shape = last_shape_;
   r.last_elapsed = last_elapsed_;
-  r.handover_wait = handover_wait_.value_or(duration{0});
+  if (handover_wait_) r.handover_wait = std::max<duration>(*handover_wait_, std::chrono::microseconds{1}); // 0 is none
   return r;
 }
 

@@ -22,7 +22,7 @@ constexpr double hysteresis = 0.04;
 // A change of mind costs what residents on the wrong instances cost until they have ended.
 constexpr duration minds_apart = std::chrono::seconds{30};
 // Links that were too slow for hand-overs are tried again after that long.
-constexpr duration handovers_remembered = std::chrono::minutes{10};
+constexpr duration handovers_remembered = std::chrono::hours{1};
 
 // Estimates are made so often; of a mix that is young, at each review: the first requests decide where all begin.
 constexpr duration estimates_apart = std::chrono::milliseconds{250};
