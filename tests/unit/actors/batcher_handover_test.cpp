@@ -79,6 +79,18 @@ TEST_CASE("a report tells how long the rows were on their way after the prefill'
   CHECK(b.report().handover_wait == 35ms); // smoothed
 }
 
+TEST_CASE("rows that are still on their way count for as long as they have been") {
+  prefill_side b;
+  b.send(offer_accepted{b.id});
+  b.prefill();
+  b.now += 700ms;
+  b.send(tick{});
+  CHECK(b.report().handover_wait == 700ms);
+  b.now += 100ms;
+  b.send(kv_delivered{b.id});
+  CHECK(b.report().handover_wait > 700ms);
+}
+
 TEST_CASE("hand-overs of one core have different ids, and those of two instances too") {
   auto o = side(instance_role::prefill);
   bench b(o);
