@@ -11,9 +11,8 @@ namespace {
 // 1.03 to 1.06 were tried on the paper's points: up to 1.04, 8B with code requests is divided, and attains up to a
 // point less.
 constexpr knob divide_gain{"hyperflexis.divide_gain", 1.05, 0.5, 1000,
-    "a fleet of mixed instances gathers its decodes on some of them when the step-time model says that it serves so "
-    "many "
-    "times the requests then; 1000: never"};
+    "times the requests that a mixed fleet has to serve with its decodes on some of its instances, by the step-time "
+    "model, for them to be gathered there; 1000: never"};
 constexpr std::array division_knobs{divide_gain};
 
 // Once divided, a fleet stays so until the estimate says that much less.
