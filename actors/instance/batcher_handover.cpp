@@ -52,9 +52,10 @@ sequence* core::find_inbound(transfer_id id) {
 
 void core::expire_leases(time_point now, effects& out) {
   // One that is slow is told of before it has ended.
-  for (const auto& [id, s] : by_transfer_)
-    if (s->at == stage::sending && now - *s->transfer->prefilled_at > handover_wait_.value_or(duration{0}))
-      handover_wait_ = now - *s->transfer->prefilled_at;
+  if (sending_ > 0)
+    for (const auto& [id, s] : by_transfer_)
+      if (s->at == stage::sending && now - *s->transfer->prefilled_at > handover_wait_.value_or(duration{0}))
+        handover_wait_ = now - *s->transfer->prefilled_at;
   while (!leases_.empty() && leases_.begin()->first <= now) {
     auto& s = *by_transfer_.at(leases_.begin()->second);
     const error why{errc::reroute, fmt::format("hand-over of {} took longer than its lease", to_string(s.spec.key))};
