@@ -8,8 +8,6 @@ namespace {
 
 constexpr double ms = 1e-3;
 
-double per_step(const step_time_model& m) { return std::max(0.0, m.c0_ms - m.c1_ms * m.m0) * ms; }
-
 } // namespace
 
 double prefill_work(const step_time_model& m, double tokens, double squared) {
@@ -33,28 +31,10 @@ binding binding_targets(const mix& classes, double least_share) {
   return b;
 }
 
-double share_for_work(const step_time_model& m, duration tau) {
-  return std::clamp(1.0 - per_step(m) * m.safety / std::max(to_s(tau), 1e-6), 0.02, 1.0);
-}
-
 double decode_share_for_work(const step_time_model& m, duration tau, double most, double context) {
-  const auto step = [&](double sequences) {
-    step_shape shape;
-    shape.decode_seqs = static_cast<std::uint32_t>(sequences);
-    shape.decode_context = shape.decode_seqs * context;
-    return shape;
-  };
-  double least = 1, more = std::max(most, 1.0);
-  while (more - least >= 1) {
-    const double middle = std::ceil((least + more) / 2);
-    if (m.plan_ahead(step(middle)) <= tau)
-      least = middle;
-    else
-      more = middle - 1;
-  }
-  const auto n = std::floor(least);
+  const auto n = most_decodes(m, tau, most, context);
   const double work_ms = n * (m.c1_ms + m.c3_ms + m.c4_ms * context);
-  return std::clamp(work_ms / std::max(to_ms(m.predict(step(n))), 1e-9), 0.02, 1.0);
+  return std::clamp(work_ms / std::max(to_ms(m.predict(decode_step(n, context))), 1e-9), 0.02, 1.0);
 }
 
 double instances_for(const work_rate& w, double share, duration horizon, double z) {

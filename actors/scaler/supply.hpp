@@ -2,12 +2,11 @@
 // Pure functions; the hyperflexis scaling policy asks them.
 //
 // Work is counted in instance-seconds: what a request adds to the steps that it is part of, c1 per token, c2 per
-// query-key pair, c3 per decode and c4 per context token. What a step costs whoever is in it, c0 less the tokens that
-// ride along free (c1*m0), is paid once per step, so an instance whose steps may last S2 has 1 - (c0 - c1*m0)/S2 of its
-// time for work.
+// query-key pair, c3 per decode and c4 per context token. The rest of a step's cost is paid once per step
+// (share_for_work).
 #pragma once
 #include "actors/common/demand.hpp"
-#include "actors/common/step_time.hpp"
+#include "actors/common/step_capacity.hpp"
 #include <map>
 #include <string>
 
@@ -44,11 +43,9 @@ struct binding {
 /// `least_share` of the arrivals makes a class count.
 binding binding_targets(const mix& classes, double least_share);
 
-/// Share of an instance's time that is left for work when its steps may last `tau`; at least 0.02.
-double share_for_work(const step_time_model& m, duration tau);
-
-/// The same for an instance that only decodes: in steps of at most `tau`, and no more than `most` sequences, each of
-/// which reads `context` tokens. The tokens that ride along free count as work, here and in decode_work().
+/// The share for work (step_capacity.hpp) of an instance that only decodes: in steps of at most `tau`, and no more than
+/// `most` sequences, each of which reads `context` tokens. The tokens that ride along free count as work, here and in
+/// decode_work().
 double decode_share_for_work(const step_time_model& m, duration tau, double most, double context);
 
 /// Work per second, and how uneven it is.

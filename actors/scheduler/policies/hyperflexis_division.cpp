@@ -1,4 +1,5 @@
 #include "actors/scheduler/policies/hyperflexis_division.hpp"
+#include "actors/common/step_capacity.hpp"
 #include "actors/scheduler/policy.hpp"
 #include <algorithm>
 #include <cmath>
@@ -68,21 +69,16 @@ struct request_cost {
   double tiers{};       ///< how many there are, small ones counting for less (inverse Simpson index of the work)
 };
 
-/// The share of a step's time that is left for work when it may last `limit_ms`.
-double work_share(const step_time_model& m, double limit_ms) {
-  return std::max(0.02, 1 - (m.c0_ms - m.c1_ms * m.m0) / std::max(limit_ms, 1e-6));
-}
-
-double full_step_ms(const instance_load& at) {
+duration full_step(const instance_load& at) {
   step_shape full;
   full.add_prefill(at.is.max_batched_tokens, 0);
-  return to_ms(at.model().predict(full));
+  return at.model().plan_ahead(full);
 }
 
 request_cost cost_of(const request_mix& mix, const instance_load& at) {
   const auto& m = at.model();
   const double n = mix.requests();
-  const double longest = full_step_ms(at);
+  const auto longest = full_step(at);
   request_cost c;
   double seen = 0, read = 0, work = 0, squares = 0;
   mix.each_tier([&](const request_mix::tier& t) {
@@ -96,7 +92,7 @@ request_cost cost_of(const request_mix& mix, const instance_load& at) {
     c.prefill_ms += prefill / n;
     c.decode_ms += decode / n;
     c.outputs += outputs / n;
-    c.own_tier_ms += both / work_share(m, std::min(tpot / m.safety, longest)) / n;
+    c.own_tier_ms += both / share_for_work(m, std::min(from_ms(tpot), longest)) / n;
     read += context / n;
     work += both;
     squares += both * both;
@@ -109,17 +105,10 @@ request_cost cost_of(const request_mix& mix, const instance_load& at) {
 /// Output tokens per ms of an instance that only decodes, as full as it may be.
 double host_rate(const instance_load& at, const request_cost& c) {
   const auto& m = at.model();
-  const auto step = [&](double sequences) {
-    return m.c0_ms + m.c1_ms * std::max(0.0, sequences - m.m0) + sequences * (m.c3_ms + m.c4_ms * c.context);
-  };
   const double memory = share_of_memory * at.is.kv_blocks * at.is.block_size / std::max(c.context, 1.0);
-  const double limit = share_of_step * c.tightest_ms / m.safety;
-  double least = 1, most = std::max(std::min(share_of_sequences * at.is.max_sequences, memory), 1.0);
-  while (most - least > 0.5) {
-    const double middle = (least + most) / 2;
-    (step(middle) <= limit ? least : most) = middle;
-  }
-  return least / step(least);
+  const double most = std::min(share_of_sequences * at.is.max_sequences, memory);
+  const auto n = most_decodes(m, from_ms(share_of_step * c.tightest_ms), most, c.context);
+  return n / to_ms(m.predict(decode_step(n, c.context)));
 }
 
 } // namespace
@@ -171,15 +160,15 @@ double request_mix::output_of(const tier& t) const {
 division_yield estimate_division(const request_mix& mix, const instance_load& typical, std::uint32_t instances) {
   const auto& m = typical.model();
   const auto c = cost_of(mix, typical);
-  const double longest = full_step_ms(typical);
+  const auto longest = full_step(typical);
   const double all_tight =
-      work_share(m, std::min(c.tightest_ms / m.safety, longest)) / std::max(c.prefill_ms + c.decode_ms, 1e-9);
+      share_for_work(m, std::min(from_ms(c.tightest_ms), longest)) / std::max(c.prefill_ms + c.decode_ms, 1e-9);
   const double own_tier = 1 / std::max(c.own_tier_ms, 1e-9);
   // Two tiers keep apart by themselves, as placement goes by what others lose; more have to share instances.
   const double separate = 1 / std::max(1.0, c.tiers - 1);
   division_yield y;
   y.together = instances * 1e3 * (all_tight + separate * (own_tier - all_tight));
-  const double prefills = 1e3 * work_share(m, longest) / std::max(c.prefill_ms, 1e-9); // requests/s of one instance
+  const double prefills = 1e3 * share_for_work(m, longest) / std::max(c.prefill_ms, 1e-9); // requests/s of one instance
   const double decodes = 1e3 * host_rate(typical, c) / std::max(c.outputs, 1e-9);
   const auto balanced = static_cast<std::uint32_t>(instances * prefills / (prefills + decodes));
   for (auto hosts : {balanced, balanced + 1}) {
