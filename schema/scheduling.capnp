@@ -48,6 +48,11 @@ struct Migrate {                 # scheduler -> router: move a decoding request;
   why @3 :Text;                  # for people
 }
 
+struct InstanceDuty {            # scheduler -> cluster: what an instance of role mixed is used for now, for people
+  instance @0 :UInt32;           # instance id
+  duty @1 :Role;                 # mixed: for both
+}
+
 struct Moved {                   # router -> scheduler: a migration is over
   key @0 :RequestKey;            # request and attempt
   at @1 :UInt32;                 # instance that decodes it now

@@ -36,6 +36,7 @@ struct Actor {
   stepMsMean @11 :Float64;       # smoothed time of a step
   kvBlocksCached @12 :UInt32;    # in the prefix cache, in use or idle
   prefixHitRatio @13 :Float64;   # share of the tokens to compute that the prefix cache had, since the start
+  duty @14 :Text;                # what a mixed instance is used for alone, for now: "prefill" or "decode"; empty: its role
 }
 
 struct Link {

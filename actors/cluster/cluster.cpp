@@ -10,6 +10,10 @@ namespace hflex::cluster {
 namespace {
 
 constexpr std::size_t max_name_length = 128;
+
+std::string duty_text(std::optional<instance_role> role, instance_role duty) {
+  return role == instance_role::mixed && duty != instance_role::mixed ? std::string(to_string(duty)) : "";
+}
 constexpr std::size_t max_devices = 256;
 constexpr std::size_t past_lives_kept = 16;
 
@@ -273,6 +277,10 @@ void core::on(const role_changed& e, time_point, std::vector<effect>& out) {
   if (auto it = actors_.find(ref); it != actors_.end()) set_role(ref, it->second, e.role, out);
 }
 
+void core::on(const duty_status& e, time_point, std::vector<effect>&) {
+  if (auto it = actors_.find(instance_ref(e.instance)); it != actors_.end()) it->second.duty = e.duty;
+}
+
 void core::set_role(const actor_ref& ref, actor& a, std::optional<instance_role> role, effects& out) {
   if (!role || a.role == role) return;
   auto before = a.role ? std::string(to_string(*a.role)) : std::string("none");
@@ -394,7 +402,7 @@ snapshot core::topology() const {
     s.actors.push_back({to_string(ref), std::string(to_string(ref.kind)), a.node ? to_string(a.node) : "",
         a.role ? std::string(to_string(*a.role)) : "", a.device ? to_string(device_id{a.node, *a.device}) : "",
         load.state, load.running, load.waiting, load.kv_blocks_total, load.kv_blocks_free, load.mailbox,
-        load.step_ms_mean, load.kv_blocks_cached, load.prefix_hit_ratio});
+        load.step_ms_mean, load.kv_blocks_cached, load.prefix_hit_ratio, duty_text(a.role, a.duty)});
   }
   for (auto& [key, l] : links_) {
     auto& [from, to, kind] = key;

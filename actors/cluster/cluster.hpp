@@ -131,6 +131,12 @@ struct role_changed {
   instance_id instance{};
   instance_role role{};
 };
+/// What the scheduler uses a mixed instance for now; mixed: for both. Of another role: kept for when it is mixed. No
+/// change of the cluster: it may be another one several times a second, as load is.
+struct duty_status {
+  instance_id instance{};
+  instance_role duty{instance_role::mixed};
+};
 /// It is to be: a way is looked for. Both ends must be known actors; a link ends with either.
 struct link_opening {
   actor_ref from{};
@@ -216,6 +222,7 @@ public:
   void on(const mailbox_status& e, time_point now, std::vector<effect>& out);
   void on(const actor_down& e, time_point now, std::vector<effect>& out);
   void on(const role_changed& e, time_point now, std::vector<effect>& out);
+  void on(const duty_status& e, time_point now, std::vector<effect>& out);
   void on(const link_opening& e, time_point now, std::vector<effect>& out);
   void on(const link_opened& e, time_point now, std::vector<effect>& out);
   void on(const link_failed& e, time_point now, std::vector<effect>& out);
@@ -253,6 +260,7 @@ private:
     node_id node{};
     std::optional<instance_role> role;
     std::optional<std::uint32_t> device;
+    instance_role duty{instance_role::mixed};
     actor_status status{};
   };
   struct link {

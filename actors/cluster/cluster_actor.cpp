@@ -23,6 +23,7 @@ public:
     for (auto kind :
         {actor_kind::router, actor_kind::scheduler, actor_kind::scaler, actor_kind::weights, actor_kind::cluster})
       feed(actor_up{head_ref(kind), {}, {}, {}, "ready"});
+    wire::tell(self_, set_.scheduler, msg<s::Ack>{}, wire::duty_actor{self_});
   }
 
   template <class Event>
@@ -454,6 +455,9 @@ wire::cluster_actor::behavior_type cluster_shell(wire::cluster_actor::pointer se
         }
       },
       on<s::StepReport>([sh](s::StepReport::Reader in) { sh->report(in); }),
+      on<s::InstanceDuty>([sh](s::InstanceDuty::Reader in) {
+        sh->feed(duty_status{instance_id{in.getInstance()}, wire::from_wire(in.getDuty())});
+      }),
       on<s::LinkAnswer>([sh](s::LinkAnswer::Reader in) { sh->link_answered(in); }),
       on<s::LinkTraffic>([sh](s::LinkTraffic::Reader in) { sh->traffic(in); }),
       on<s::WeightsTraffic>([sh](s::WeightsTraffic::Reader in) { sh->weights_traffic(in); }),

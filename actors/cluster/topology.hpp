@@ -44,6 +44,7 @@ struct actor_view {
   double step_ms_mean{};
   std::uint32_t kv_blocks_cached{};
   double prefix_hit_ratio{};
+  std::string duty{}; ///< what a mixed instance is used for alone, for now: "prefill" or "decode"; empty: its role
   friend bool operator==(const actor_view&, const actor_view&) = default;
 };
 

@@ -73,9 +73,13 @@ std::string bar(std::uint64_t used, std::uint64_t total) {
   return text;
 }
 
+std::string role_text(const actor_view& a) {
+  return a.duty.empty() ? plain(a.role) : fmt::format("{} ({} for now)", plain(a.role), plain(a.duty));
+}
+
 branch actor_branch(const actor_view& a, const tree_style& style) {
   auto text = painted(plain(a.id), paint::bold, style);
-  if (!a.role.empty()) text += "  " + plain(a.role);
+  if (!a.role.empty()) text += "  " + role_text(a);
   if (!a.state.empty()) text += "  " + state_text(a.state, style);
   if (a.kind == "instance") {
     text += fmt::format("  running {}  waiting {}", a.running, a.waiting);
@@ -138,7 +142,7 @@ void dot_actors(const snapshot& s, const std::string& node, std::string& out) {
   for (auto& a : s.actors) {
     if (a.node != node) continue;
     auto label = dot_text(a.id);
-    if (!a.role.empty()) label += "\\n" + dot_text(a.role);
+    if (!a.role.empty()) label += "\\n" + dot_text(role_text(a));
     if (!a.device.empty()) label += " on " + dot_text(a.device);
     label += "\\n" + dot_text(a.state);
     out += fmt::format("    \"{}\" [label=\"{}\"];\n", dot_text(a.id), label);
@@ -152,7 +156,7 @@ const char* dot_line(const std::string& kind) {
 
 // ---- JSON ----
 
-/// Ids are never empty: an empty one means "none".
+/// Ids, roles and duties are never empty: an empty one means "none".
 void id_or_null(json_writer& w, const char* key, const std::string& id) {
   w.key(key);
   id.empty() ? w.null() : w.value(id);
@@ -173,6 +177,7 @@ void json_actor(json_writer& w, const actor_view& a) {
   w.begin_object().key("id").value(a.id).key("kind").value(a.kind);
   id_or_null(w, "node", a.node);
   id_or_null(w, "role", a.role);
+  id_or_null(w, "duty", a.duty);
   id_or_null(w, "device", a.device);
   w.key("state").value(a.state).key("running").value(a.running).key("waiting").value(a.waiting);
   w.key("kv_blocks_total").value(a.kv_blocks_total).key("kv_blocks_free").value(a.kv_blocks_free);

@@ -32,6 +32,8 @@ public:
   virtual void wake(time_point when) = 0;
   /// For people: a waiting request lost its place in the plan. Changes nothing.
   virtual void demoted(request_key, const explanation&) {}
+  /// For people: a mixed instance is used for this alone from now on, or (mixed) for both again. Changes nothing.
+  virtual void used_for(instance_id, instance_role) {}
 };
 
 class policy {

@@ -32,6 +32,9 @@ public:
     if (!wake_ || when < *wake_) wake_ = when;
   }
   void demoted(request_key key, const explanation& why) override { log_.add(key, happening_kind::demoted, now_, why); }
+  void used_for(instance_id instance, instance_role duty) override {
+    out_.emplace_back(scheduler::used_for{instance, duty});
+  }
   std::optional<time_point> wanted_wake() const { return wake_; }
 
 private:

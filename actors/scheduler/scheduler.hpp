@@ -148,7 +148,13 @@ struct wake_at {
   time_point when;
 };
 
-using effect = std::variant<dispatch, shed, migrate, wake_at>;
+/// For people: an instance of role mixed is used for this alone from now on, or (mixed) for both again.
+struct used_for {
+  instance_id instance;
+  instance_role duty{instance_role::mixed};
+};
+
+using effect = std::variant<dispatch, shed, migrate, wake_at, used_for>;
 
 // --- options --------------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ public:
 
   void scaler(const wire::demand_actor& handle) { scaler_ = handle; }
 
+  void cluster(const wire::duty_actor& handle) { cluster_ = handle; }
+
   void router(const wire::router_actor& handle) { router_ = handle; }
 
   void tick_now() {
@@ -145,6 +147,14 @@ public:
 
   void perform(wake_at& e) { timer_.at(e.when); }
 
+  void perform(used_for& e) {
+    if (cluster_)
+      wire::tell(self_, cluster_, msg<s::InstanceDuty>::make([&](s::InstanceDuty::Builder out) {
+        out.setInstance(e.instance.value);
+        out.setDuty(wire::to_wire(e.duty));
+      }));
+  }
+
 private:
   static void write(s::Story::Builder out, const request_story& story, time_point now) {
     out.setId(story.id.value);
@@ -212,6 +222,7 @@ private:
   wire::router_actor router_;
   std::map<instance_id, std::uint64_t> steps_; ///< finished, as last reported
   wire::demand_actor scaler_;
+  wire::duty_actor cluster_;
   std::map<request_key, caf::typed_response_promise<msg<s::CommandAnswer>>> asked_; ///< who waits for the end of a move
 };
 
@@ -258,6 +269,7 @@ wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::poin
   return {
       on<s::Ack, wire::router_actor>([sh](s::Ack::Reader, const wire::router_actor& router) { sh->router(router); }),
       on<s::Ack, wire::demand_actor>([sh](s::Ack::Reader, const wire::demand_actor& scaler) { sh->scaler(scaler); }),
+      on<s::Ack, wire::duty_actor>([sh](s::Ack::Reader, const wire::duty_actor& cluster) { sh->cluster(cluster); }),
       on<s::RequestArrived>(
           [sh, self](s::RequestArrived::Reader in) { sh->arrived(read_arrival(in, wire::now(self))); }),
       on<s::RequestEnded>([sh](s::RequestEnded::Reader in) {

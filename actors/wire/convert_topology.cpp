@@ -41,6 +41,7 @@ void write(schema::Snapshot::Builder out, const cluster::snapshot& snapshot) {
     actors[i].setStepMsMean(a.step_ms_mean);
     actors[i].setKvBlocksCached(a.kv_blocks_cached);
     actors[i].setPrefixHitRatio(a.prefix_hit_ratio);
+    actors[i].setDuty(a.duty);
   }
   auto links = out.initLinks(static_cast<unsigned>(snapshot.links.size()));
   for (unsigned i = 0; i < snapshot.links.size(); ++i) {
@@ -67,9 +68,10 @@ cluster::snapshot read(schema::Snapshot::Reader in) {
     snapshot.nodes.push_back(std::move(view));
   }
   for (auto a : in.getActors())
-    snapshot.actors.push_back({read(a.getId()), read(a.getKind()), read(a.getNode()), read(a.getRole()),
-        read(a.getDevice()), read(a.getState()), a.getRunning(), a.getWaiting(), a.getKvBlocksTotal(),
-        a.getKvBlocksFree(), a.getMailbox(), a.getStepMsMean(), a.getKvBlocksCached(), a.getPrefixHitRatio()});
+    snapshot.actors.push_back(
+        {read(a.getId()), read(a.getKind()), read(a.getNode()), read(a.getRole()), read(a.getDevice()),
+            read(a.getState()), a.getRunning(), a.getWaiting(), a.getKvBlocksTotal(), a.getKvBlocksFree(),
+            a.getMailbox(), a.getStepMsMean(), a.getKvBlocksCached(), a.getPrefixHitRatio(), read(a.getDuty())});
   for (auto l : in.getLinks())
     snapshot.links.push_back({read(l.getFrom()), read(l.getTo()), read(l.getKind()), read(l.getTransport()),
         l.getBytesTotal(), l.getBytesExpected(), read(l.getState())});

@@ -42,9 +42,13 @@ using router_actor = caf::typed_actor<asks<msg<s::SubmitAnswer>, msg<s::SubmitJo
 /// Who wants to know what is asked of the fleet.
 using demand_actor = caf::typed_actor<tells<msg<s::DemandReport>>>;
 
+/// Who shows people what instances are used for.
+using duty_actor = caf::typed_actor<tells<msg<s::InstanceDuty>>>;
+
 /// Decides which instance serves which request, and when.
 using scheduler_actor = caf::typed_actor<tells<msg<s::Ack>, router_actor>, // "this is the router": placements go there
     tells<msg<s::Ack>, demand_actor>,                                      // "this is the scaler": demand goes there
+    tells<msg<s::Ack>, duty_actor>,                                        // "this is the cluster": duties go there
     tells<msg<s::RequestArrived>>, tells<msg<s::RequestEnded>>, tells<msg<s::PrefillFinished>>,
     tells<msg<s::InstanceUp>>, tells<msg<s::InstanceGone>>, tells<msg<s::InstanceDraining>>, tells<msg<s::StepReport>>,
     tells<msg<s::WeightsExpected>>, tells<msg<s::Moved>>, asks<msg<s::CommandAnswer>, msg<s::MigrateRequest>>,
@@ -73,7 +77,7 @@ using weights_actor = caf::typed_actor<tells<msg<s::NodeUp>, node_agent_actor>, 
     tells<msg<s::WeightsFailed>>, tells<msg<s::DeviceTicket>>, tells<msg<s::Tick>>>;
 
 /// The head's front door: membership and topology. Answers a hello with the handles of the other roles.
-using cluster_actor = caf::typed_actor<
+using cluster_actor = duty_actor::extend<
     caf::replies_to<msg<s::Hello>>::with<msg<s::Directory>, router_actor, scheduler_actor, scaler_actor, weights_actor>,
     asks<msg<s::NodeAnswer>, msg<s::NodeJoin>, node_agent_actor>, tells<msg<s::Heartbeat>>, tells<msg<s::NodeLeave>>,
     tells<msg<s::InstanceReady>, instance_actor>, tells<msg<s::InstanceState>>, tells<msg<s::StepReport>>,
@@ -184,5 +188,7 @@ HFLEX_MSG(WeightsArriving)
 HFLEX_MSG(WeightsExpected)
 HFLEX_MSG(DeviceTicket)
 HFLEX_MSG(GiveDeviceWeights)
+CAF_ADD_TYPE_ID(hflex, (hflex::wire::duty_actor))
+HFLEX_MSG(InstanceDuty)
 #undef HFLEX_MSG
 CAF_END_TYPE_ID_BLOCK(hflex)

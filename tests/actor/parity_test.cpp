@@ -290,6 +290,9 @@ TEST_CASE_METHOD(parity_divided, "mixed instances of which some gather the decod
       std::count_if(fates.begin(), fates.end(), [](const fate& f) { return f.prefill != f.decode; });
   CHECK(handed_over > 40);
   CHECK(handed_over < 80); // the first ones came before anything was known of them
+  // People see who does what: those that only prefill hand over to the one that the last request decodes on.
+  for (const auto& a : topology().actors)
+    if (a.kind == "instance") CHECK((a.duty == "prefill") == (a.id != fmt::format("i{}", fates.back().decode)));
 }
 
 } // namespace hflex::test::parity_test

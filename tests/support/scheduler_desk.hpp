@@ -4,6 +4,7 @@
 #include "actors/scheduler/view.hpp"
 #include "tests/support/catch.hpp"
 #include <algorithm>
+#include <map>
 
 namespace hflex::test {
 
@@ -27,6 +28,7 @@ struct scheduler_desk {
     for (const auto& x : out) {
       if (auto* d = std::get_if<scheduler::dispatch>(&x)) dispatches.push_back(*d);
       if (auto* s = std::get_if<scheduler::shed>(&x)) sheds.push_back(*s);
+      if (auto* u = std::get_if<scheduler::used_for>(&x)) duties[u->instance.value] = u->duty;
       if (auto* w = std::get_if<scheduler::wake_at>(&x)) wake = std::min(wake.value_or(w->when), w->when);
     }
     return out;
@@ -106,6 +108,7 @@ struct scheduler_desk {
   time_point now{std::chrono::seconds{100}};
   scheduler::core core;
   std::vector<scheduler::dispatch> dispatches;
+  std::map<std::uint32_t, instance_role> duties; ///< of mixed instances, as told last
   std::vector<scheduler::shed> sheds;
   std::optional<time_point> wake; ///< earliest asked for so far
 };

@@ -101,6 +101,7 @@ private:
   void perform(const scheduler::migrate& m) {
     at(now_, [this, m] { send(scheduler::moved{m.key, m.from}); });
   }
+  static void perform(const scheduler::used_for&) {}
   void perform(const scheduler::wake_at& w) {
     at(w.when, [this] { send(scheduler::tick{}); });
   }

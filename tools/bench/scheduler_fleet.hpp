@@ -65,6 +65,7 @@ private:
   void perform(const scheduler::shed&) {}
   void perform(const scheduler::migrate& e);
   void perform(const scheduler::wake_at& e);
+  static void perform(const scheduler::used_for&) {}
   void arrive();
   void next_arrival(std::uint64_t stream);
   void top_up();

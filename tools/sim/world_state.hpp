@@ -96,6 +96,7 @@ private:
   void perform(const scheduler::shed& e);
   void perform(const scheduler::migrate& e);
   void perform(const scheduler::wake_at& e);
+  static void perform(const scheduler::used_for&) {} // for people who watch a live fleet
   void perform(const scaler::start_instance& e);
   void perform(const scaler::stop_instance& e);
   void perform(const scaler::change_role& e);

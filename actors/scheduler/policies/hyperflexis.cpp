@@ -91,7 +91,7 @@ public:
   std::uint64_t looks() const override { return fleet_.looks(); }
 
   void place_newcomer(const view& v, const waiting_request& w, time_point now, decisions& d) override {
-    fleet_.review(v, now);
+    fleet_.review(v, now, d);
     if (w.request.produced > 0 || !surely_in_time(v, w, now)) return;
     held_for_right_.reset();
     if (serve(v, w, now, claim::within_budget, planned, d) != attempt::served) return;
@@ -105,7 +105,7 @@ public:
   }
 
   void plan(const view& v, time_point now, decisions& d) override {
-    fleet_.review(v, now);
+    fleet_.review(v, now, d);
     if (!hyperflexis_fleet::is_small(v)) backlog_.bring_up_to_date(v); // bit by bit, so that no replan has it all to do
     turn_away_the_late(v, now, d);
     held_for_right_.reset();

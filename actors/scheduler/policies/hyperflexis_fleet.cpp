@@ -1,5 +1,6 @@
 #include "actors/scheduler/policies/hyperflexis_fleet.hpp"
 #include "actors/scheduler/policies/hyperflexis_queue.hpp"
+#include "actors/scheduler/policy.hpp"
 #include <cmath>
 
 namespace hflex::scheduler {
@@ -69,8 +70,11 @@ void hyperflexis_fleet::gone(const instance_load& at) {
   best_case_until_ = time_point::min();
 }
 
-void hyperflexis_fleet::review(const view& v, time_point now) {
-  duties_.review(v, now, [&](const instance_load& at) { changed(v, at); });
+void hyperflexis_fleet::review(const view& v, time_point now, decisions& d) {
+  duties_.review(v, now, [&](const instance_load& at) {
+    changed(v, at);
+    if (at.is.role == instance_role::mixed) d.used_for(at.is.instance, duties_.of(at));
+  });
   refresh(now);
 }
 

@@ -46,8 +46,8 @@ public:
   }
   /// Brings what has changed up to date. Before anything below is asked.
   void refresh(time_point now);
-  /// Before a plan: settles what mixed instances are used for, now and then. Then as refresh().
-  void review(const view& v, time_point now);
+  /// Before a plan: settles what mixed instances are used for, now and then, and tells so. Then as refresh().
+  void review(const view& v, time_point now, decisions& d);
 
   instance_role duty_of(const instance_load& at) const { return duties_.of(at); }
   bool prefills(const instance_load& at) const { return at.may_prefill() && can_prefill(duty_of(at)); }

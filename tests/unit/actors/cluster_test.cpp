@@ -200,6 +200,22 @@ TEST_CASE("a heartbeat from a life that does not count asks for a new join, afte
   CHECK(b.state_of("n1") == "not there");
 }
 
+TEST_CASE("a duty is shown while the role is mixed") {
+  bench b;
+  const auto duty = [&] { return b.c.topology().actors.at(0).duty; };
+  b.on(node_joined{"gpu-a", 1, "a:1", {{"cpu", "Zen", 1000, 0}}});
+  b.on(actor_up{instance_ref({1}), {1}, instance_role::mixed, 0, "ready"});
+  CHECK(duty().empty());
+  b.on(duty_status{{1}, instance_role::decode});
+  CHECK(duty() == "decode");
+  b.on(role_changed{{1}, instance_role::prefill});
+  CHECK(duty().empty());
+  b.on(role_changed{{1}, instance_role::mixed});
+  CHECK(duty() == "decode");
+  b.on(duty_status{{1}, instance_role::mixed});
+  CHECK(duty().empty());
+}
+
 TEST_CASE("the epoch rises by one with each change and with nothing else") {
   bench b;
   auto expect = [&](std::uint64_t rise, const auto& event) {
@@ -222,6 +238,8 @@ TEST_CASE("the epoch rises by one with each change and with nothing else") {
   expect(0, mailbox_status{head_ref(actor_kind::router), 4});
   expect(1, role_changed{{1}, instance_role::mixed});
   expect(0, role_changed{{1}, instance_role::mixed});
+  expect(0, duty_status{{1}, instance_role::prefill});
+  expect(0, duty_status{{7}, instance_role::prefill});
   expect(1, link_opened{i1, i2, link_kind::kv, "shm"});
   expect(0, link_opened{i1, i2, link_kind::kv, "shm"});
   expect(0, link_opened{i1, instance_ref({7}), link_kind::kv, "shm"});

@@ -275,6 +275,11 @@ private:
     CHECK_FALSE(s.reason.empty());
     ++answered_;
   }
+  void check(const used_for& u) {
+    trace_ += fmt::format("{}={};", u.instance.value, to_string(u.duty));
+    REQUIRE(instances_.count(u.instance) == 1);
+    CHECK(instances_.at(u.instance).role == instance_role::mixed);
+  }
   void check(const wake_at& w) {
     if (!wake_ || w.when < *wake_) wake_ = w.when;
   }

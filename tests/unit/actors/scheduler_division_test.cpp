@@ -163,9 +163,12 @@ TEST_CASE("a mixed fleet of a large model gathers the decodes of code requests a
   code_fleet fleet(8, {});
   fleet.serve(100);
   std::size_t together = 0;
-  CHECK(fleet.hosts(40, &together).size() == 1);
+  const auto hosts = fleet.hosts(40, &together);
+  CHECK(hosts.size() == 1);
   CHECK(together == 0);
   CHECK(fleet.core.mixed_apart());
+  for (std::uint32_t id = 1; id <= 8; ++id) // as it was told
+    CHECK(fleet.duties.at(id) == (hosts.count(id) > 0 ? instance_role::decode : instance_role::prefill));
 }
 
 TEST_CASE("a mixed fleet decodes where it has prefilled when that serves as many") {

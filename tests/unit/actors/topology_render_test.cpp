@@ -94,12 +94,23 @@ TEST_CASE("the JSON document has the keys that scripts rely on") {
       render_json(s) ==
       R"({"epoch":12,"nodes":[{"id":"n1","name":"gpu-a","address":"10.0.0.1:7451","state":"up","weights_bytes":3221225472,"weights_idle_bytes":1073741824,"devices":)"
       R"([{"id":"n1/0","kind":"cuda","memory_bytes":161061273600,"memory_used_bytes":80530636800}]}],"actors":)"
-      R"([{"id":"router","kind":"router","node":null,"role":null,"device":null,"state":"running","running":0,)"
+      R"([{"id":"router","kind":"router","node":null,"role":null,"duty":null,"device":null,"state":"running","running":0,)"
       R"("waiting":0,"kv_blocks_total":0,"kv_blocks_free":0,"kv_blocks_cached":0,"prefix_hit_ratio":0,"mailbox":2,"step_ms_mean":0},)"
-      R"({"id":"i1","kind":"instance","node":"n1","role":"prefill","device":"n1/0","state":"ready","running":1,)"
+      R"({"id":"i1","kind":"instance","node":"n1","role":"prefill","duty":null,"device":"n1/0","state":"ready","running":1,)"
       R"("waiting":4,"kv_blocks_total":400,"kv_blocks_free":280,"kv_blocks_cached":90,"prefix_hit_ratio":0.625,"mailbox":0,"step_ms_mean":8.125}],"links":)"
       R"([{"from":"i1","to":"i2","kind":"kv","transport":"shm","bytes_total":1610612736,"bytes_expected":0,"state":"open"}]})");
   CHECK(render_json({}) == R"({"epoch":0,"nodes":[],"actors":[],"links":[]})");
+}
+
+TEST_CASE("what a mixed instance is used for alone is shown beside its role") {
+  snapshot s;
+  actor_view a{"i1", "instance", "n1", "mixed", "n1/0", "ready"};
+  a.duty = "decode";
+  s.nodes = {{"n1", "a", "b", "up", {{"n1/0", "cpu", "", 100, 10}}}};
+  s.actors = {a};
+  CHECK(render_tree(s, {}).find("i1  mixed (decode for now)  ready") != std::string::npos);
+  CHECK(render_dot(s).find("i1\\nmixed (decode for now) on n1/0") != std::string::npos);
+  CHECK(render_json(s).find(R"("role":"mixed","duty":"decode")") != std::string::npos);
 }
 
 TEST_CASE("a hostile name breaks neither terminal, dot nor JSON") {
