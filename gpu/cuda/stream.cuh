@@ -176,8 +176,14 @@ public:
   void launch(void (*kernel)(Parameters...), grid_index grid, unsigned threads, std::size_t shared,
       const Arguments&... arguments) {
     if (faults_.bad()) return;
-    kernel<<<dim3(grid.x, grid.y, grid.z), threads, shared, stream_>>>(static_cast<Parameters>(arguments)...);
-    faults_.check(cudaGetLastError(), "kernel launch");
+    cudaLaunchConfig_t how{};
+    how.gridDim = dim3(grid.x, grid.y, grid.z);
+    how.blockDim = dim3(threads);
+    how.dynamicSmemBytes = shared;
+    how.stream = stream_;
+    // Not <<<>>> and cudaGetLastError: that tells of whatever failed last on this thread (an allocation that was too
+    // large, say), and this launch would be taken for it.
+    faults_.check(cudaLaunchKernelEx(&how, kernel, static_cast<Parameters>(arguments)...), "kernel launch");
   }
   void copy(void* to, const void* from, std::size_t bytes) {
     if (!faults_.bad()) faults_.check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync");
