@@ -7,7 +7,9 @@
 #include "gpu/cuda/context.hpp"
 #include "gpu/cuda/copy_lane.cuh"
 #include "gpu/cuda/weights.cuh"
+#include <atomic>
 #include <map>
+#include <memory>
 
 namespace hflex::cuda {
 
@@ -17,40 +19,37 @@ public:
   typed_context(const typed_weights<T>& weights, const hflex_cuda_options& o, fault_box& faults)
       : weights_(weights),
         processors_(processors_of(weights.device, faults)), rules_{o.block_size, o.blocks, weights.shape.group(),
-                                                                sizeof(T) == 2, o.max_batched_tokens,
-                                                                o.blocks + 2 * o.max_batched_tokens +
-                                                                    weights.max_context / o.block_size},
+                                                                sizeof(T) == 2, o.max_batched_tokens},
         stream_(faults_), products_(faults_), begin_(faults_, true), end_(faults_, true),
         reads_(weights.device, row_bytes(), faults_), writes_(weights.device, row_bytes(), faults_) {
     allocate();
+    make_arrays(o.blocks + 2 * o.max_batched_tokens + weights.max_context / o.block_size);
     if (faults_.bad()) faults.note("device context", faults_.fault().words);
   }
   ~typed_context() override {
     cudaSetDevice(weights_.device);
     cudaStreamSynchronize(stream_.get());
-    for (auto& [bucket, g] : graphs_)
-      if (g.executable != nullptr) cudaGraphExecDestroy(g.executable);
+    drop_graphs();
   }
 
-  std::uint64_t bytes() const override { return memory_.bytes() + reads_.bytes() + writes_.bytes(); }
+  std::uint64_t bytes() const override { return memory_.bytes() + array_bytes_ + reads_.bytes() + writes_.bytes(); }
 
   hflex_cuda_status launch(const hflex_cuda_step& step, hflex_cuda_fault& fault) override {
     const step_shape shape = shape_of(rules_, step);
-    if (shape.tables > rules_.max_tables) {
-      std::snprintf(fault.words, sizeof fault.words, "%u block table entries, at most %u fit a step", shape.tables,
-          rules_.max_tables);
-      return hflex_cuda_rejected;
-    }
     faults_.clear();
     faults_.check(cudaSetDevice(weights_.device), "cudaSetDevice");
-    lay_out(rules_, step, shape, step_arrays::at(host_arrays_, shape.capacity));
+    if (shape.tables > arrays_->tables && !make_arrays(2 * shape.tables)) {
+      fault = faults_.fault();
+      return hflex_cuda_rejected;
+    }
+    lay_out(rules_, step, shape, step_arrays::at(arrays_->host, shape.capacity));
     samples_ = 0;
     for (std::uint32_t i = 0; i < step.item_count; ++i) samples_ += step.items[i].sample;
     for (auto& m : marks_) m.step = {step.signal, step.user};
     reports_layers_ = step.wants_layers != 0;
 
     stream_.record(begin_.get());
-    stream_.copy(arrays_, host_arrays_, step_arrays::bytes(shape.capacity, shape.tables));
+    stream_.copy(arrays_->device, arrays_->host, step_arrays::bytes(shape.capacity, shape.tables));
     compute(shape);
     if (samples_ > 0) stream_.copy(host_sampled_, work_.sampled, samples_ * sizeof(std::int32_t));
     stream_.record(end_.get());
@@ -122,6 +121,13 @@ private:
     cudaGraphExec_t executable{};
     bool seen{};
   };
+  /// A step's arrays, on the device and where they are laid out, with so many entries of block tables.
+  struct array_room {
+    memory_owner memory;
+    unsigned char* device{};
+    unsigned char* host{};
+    std::uint32_t tables{};
+  };
 
   static int processors_of(int device, fault_box& faults) {
     int count = 0;
@@ -140,7 +146,6 @@ private:
     const work_sizes n(m, rules_.max_rows, static_cast<std::uint32_t>(processors_));
     const std::size_t kv =
         std::size_t{m.layers} * 2 * (std::size_t{rules_.blocks} + 1) * rules_.block_size * m.kv_heads * m.head_dim;
-    const std::size_t arrays = step_arrays::bytes(rules_.max_rows, rules_.max_tables);
     work_.x = memory_.device<float>(n.x, faults_);
     work_.normed = memory_.device<T>(n.normed, faults_);
     work_.qkv = memory_.device<T>(n.qkv, faults_);
@@ -153,8 +158,6 @@ private:
     work_.sampled = memory_.device<std::int32_t>(n.sampled, faults_);
     work_.inverse_frequency = memory_.device<float>(m.head_dim / 2, faults_);
     work_.kv = memory_.device<T>(kv, faults_);
-    arrays_ = memory_.device<unsigned char>(arrays, faults_);
-    host_arrays_ = memory_.pinned<unsigned char>(arrays, faults_);
     host_sampled_ = memory_.pinned<std::int32_t>(n.sampled, faults_);
     if (faults_.bad()) return;
     // Products read rows up to a round number: those that nobody writes are zeros, not what was there before.
@@ -170,6 +173,27 @@ private:
     marks_.push_back({{}, hflex_cuda_finished});
   }
 
+  /// Room for more block tables than there was; false when there is no memory for it, and then nothing has changed. How
+  /// many a step has is not bounded by the pool: sequences with a prefix in common share its blocks.
+  bool make_arrays(std::uint32_t tables) {
+    auto room = std::make_unique<array_room>();
+    const std::size_t bytes = step_arrays::bytes(rules_.max_rows, tables);
+    room->device = room->memory.template device<unsigned char>(bytes, faults_);
+    room->host = room->memory.template pinned<unsigned char>(bytes, faults_);
+    room->tables = tables;
+    if (faults_.bad()) return false;
+    drop_graphs(); // they read the arrays where they lay
+    arrays_ = std::move(room);
+    array_bytes_ = bytes;
+    return true;
+  }
+
+  void drop_graphs() {
+    for (auto& [bucket, g] : graphs_)
+      if (g.executable != nullptr) cudaGraphExecDestroy(g.executable);
+    graphs_.clear();
+  }
+
   void zero(void* at, std::size_t bytes) {
     if (!faults_.bad()) faults_.check(cudaMemsetAsync(at, 0, bytes, stream_.get()), "cudaMemsetAsync");
   }
@@ -180,7 +204,7 @@ private:
 
   /// Runs the pass or its graph.
   void compute(const step_shape& shape) {
-    const step_arrays in = step_arrays::at(arrays_, shape.capacity);
+    const step_arrays in = step_arrays::at(arrays_->device, shape.capacity);
     if (!shape.padded || !graphs_work_) {
       make_pass().run(shape, in);
       return;
@@ -222,8 +246,8 @@ private:
   copy_lane writes_;
   memory_owner memory_;
   work_space<T> work_;
-  unsigned char* arrays_{};
-  unsigned char* host_arrays_{};
+  std::unique_ptr<array_room> arrays_;
+  std::atomic<std::uint64_t> array_bytes_{0}; ///< asked for by any thread
   std::int32_t* host_sampled_{};
   std::uint32_t samples_{};
   bool reports_layers_{};

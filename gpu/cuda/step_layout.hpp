@@ -13,11 +13,10 @@ namespace hflex::cuda {
 /// What of a model and its pool the layout depends on.
 struct layout_rules {
   std::uint32_t block_size{};
-  std::uint32_t blocks{};     ///< of the pool that anyone may use; the one behind them takes what padding rows write
-  std::uint32_t group{};      ///< query heads per key/value head
-  bool tensor_cores{};        ///< chunks go to prefill_attention; else every row is attended alone
-  std::uint32_t max_rows{};   ///< tokens of a step
-  std::uint32_t max_tables{}; ///< block table entries of a step
+  std::uint32_t blocks{};   ///< of the pool that anyone may use; the one behind them takes what padding rows write
+  std::uint32_t group{};    ///< query heads per key/value head
+  bool tensor_cores{};      ///< chunks go to prefill_attention; else every row is attended alone
+  std::uint32_t max_rows{}; ///< tokens of a step
 };
 
 /// Batches of single tokens are padded up to one of these sizes: one captured graph for each.
@@ -80,7 +79,7 @@ private:
   }
 };
 
-/// What a step needs; nothing is written yet. A shape with more tables than max_tables must be refused.
+/// What a step needs; nothing is written yet. Its tables may be any number: sequences share blocks.
 step_shape shape_of(const layout_rules& rules, const hflex_cuda_step& step);
 
 /// Fills the arrays of a step whose shape is `shape`.

@@ -123,6 +123,27 @@ TEST_CASE("a CUDA device gives the CPU's greedy tokens in f32, alone, in batches
   }
 }
 
+TEST_CASE("sequences that share a prefix may have many times more block table entries than the pool has blocks") {
+  const auto cuda = cuda_or_skip();
+  if (!cuda) return;
+  auto options = engine_options(compute_type::f32);
+  options.kv_blocks = 80;
+  options.max_batched_tokens = 330;
+  const auto device = on_cuda(*cuda, options);
+  const auto cpu = on_cpu(options);
+  const auto prefix = item_of(prompt_of(320, 8), 0, block_range(0, 20));
+  CHECK(sampled_by(*device, {prefix}) == sampled_by(*cpu, {prefix}));
+  for (const std::uint32_t batch : {4U, 60U, 4U}) { // 1,260 entries; the graphs of before must not see the old ones
+    std::vector<step_item> items;
+    for (std::uint32_t i = 0; i < batch; ++i) {
+      auto table = block_range(0, 20);
+      table.push_back(20 + i);
+      items.push_back(item_of({static_cast<token_id>(i * 30)}, 320, table, 1));
+    }
+    for (int i = 0; i < 3; ++i) CHECK(sampled_by(*device, items) == sampled_by(*cpu, items));
+  }
+}
+
 TEST_CASE("a CUDA device runs models with biases and with norms of heads as the CPU does") {
   const auto cuda = cuda_or_skip();
   if (!cuda) return;

@@ -78,7 +78,7 @@ public:
         weights_(cuda::model_unpacker<T, emulated_memory<T>>(source_.model, memory_).run()) {
     const auto& c = source_.config;
     shape_ = {c.hidden, c.intermediate, c.layers, c.heads, c.kv_heads, c.head_dim, c.vocab, c.rms_norm_eps};
-    rules_ = {block_size, blocks, shape_.group(), sizeof(T) == 2, max_rows, 4096};
+    rules_ = {block_size, blocks, shape_.group(), sizeof(T) == 2, max_rows};
     const cuda::work_sizes n(shape_, max_rows, processors);
     work_ = {memory_.floats(n.x), memory_.elements(n.normed), memory_.elements(n.qkv), memory_.elements(n.attended),
         memory_.floats(n.cos_sin), memory_.elements(n.gate_up), memory_.elements(n.activated), memory_.floats(n.logits),

@@ -150,7 +150,7 @@ TEST_CASE("a batch of 257 single tokens is more than any graph and runs as it is
   const std::int32_t token = 1;
   const std::uint32_t block = 2;
   for (int i = 0; i < 257; ++i) items.push_back({&token, 1, 0, &block, 1, 1, 0.0F, 1.0F, 0, 0, 0});
-  const cuda::layout_rules rules{16, 10, 4, true, 512, 1000};
+  const cuda::layout_rules rules{16, 10, 4, true, 512};
   CHECK(!cuda::shape_of(rules, {items.data(), 257, 0, nullptr, nullptr}).padded);
   const auto shape = cuda::shape_of(rules, {items.data(), 250, 0, nullptr, nullptr});
   CHECK(shape.padded);
