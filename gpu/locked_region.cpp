@@ -12,9 +12,9 @@ result<std::shared_ptr<const locked_region>> locked_region::lock(
   hflex_cuda_fault fault{};
   if (cuda.lock_host(map->bytes().data(), region.bytes(), static_cast<int>(device), &fault) != hflex_cuda_ok)
     return fail(errc::reject, "page-locking weights: {}", fault.words);
-  return std::make_shared<const locked_region>(cuda, std::move(*map));
+  return std::make_shared<const locked_region>(cuda, std::move(*map), device);
 }
 
-locked_region::~locked_region() { cuda_.unlock_host(map_.bytes().data()); }
+locked_region::~locked_region() { cuda_.unlock_host(map_.bytes().data(), static_cast<int>(device_)); }
 
 } // namespace hflex::gpu

@@ -13,7 +13,8 @@ public:
   /// memory is not to be locked; uploads go through pinned buffers then.
   static result<std::shared_ptr<const locked_region>> lock(
       const hflex_cuda_functions& cuda, const weight_region& region, std::uint32_t device);
-  locked_region(const hflex_cuda_functions& cuda, region_mapping map) : cuda_(cuda), map_(std::move(map)) {}
+  locked_region(const hflex_cuda_functions& cuda, region_mapping map, std::uint32_t device)
+      : cuda_(cuda), map_(std::move(map)), device_(device) {}
   locked_region(const locked_region&) = delete;
   locked_region& operator=(const locked_region&) = delete;
   ~locked_region();
@@ -22,6 +23,7 @@ public:
 private:
   const hflex_cuda_functions& cuda_;
   region_mapping map_;
+  std::uint32_t device_;
 };
 
 } // namespace hflex::gpu

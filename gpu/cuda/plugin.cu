@@ -45,6 +45,7 @@ hflex::cuda::context_maker maker_for(hflex_cuda_element element) {
   return hflex::cuda::bf16_maker();
 }
 
+/// Does not make the device current: that takes some hundred MiB of it, and fails where others have all of it.
 bool describe(int index, hflex_cuda_device& out, fault_box& faults) {
   cudaDeviceProp properties{};
   if (!faults.check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties")) return false;
@@ -53,12 +54,7 @@ bool describe(int index, hflex_cuda_device& out, fault_box& faults) {
   std::memcpy(out.uuid, properties.uuid.bytes, sizeof out.uuid);
   out.compute_major = properties.major;
   out.compute_minor = properties.minor;
-  std::size_t free_bytes = 0;
-  std::size_t all_bytes = 0;
-  if (!faults.check(cudaSetDevice(index), "cudaSetDevice")) return false;
-  if (!faults.check(cudaMemGetInfo(&free_bytes, &all_bytes), "cudaMemGetInfo")) return false;
-  out.memory_bytes = all_bytes;
-  out.memory_free_bytes = free_bytes;
+  out.memory_bytes = properties.totalGlobalMem;
   return true;
 }
 
@@ -114,7 +110,8 @@ hflex_cuda_status lock_host(const void* memory, std::uint64_t bytes, int device,
   return faults.bad() ? hflex_cuda_rejected : hflex_cuda_ok;
 }
 
-void unlock_host(const void* memory) {
+void unlock_host(const void* memory, int device) {
+  cudaSetDevice(device);
   cudaHostUnregister(const_cast<void*>(memory));
   cudaGetLastError();
 }
@@ -159,14 +156,14 @@ hflex_cuda_status make_ticket(
   return guarded(fault, hflex_cuda_failed, [&] {
     fault_box faults;
     const auto& w = *weights->value;
-    ncclUniqueId id;
+    ncclUniqueId id{};
+    const bool current = faults.check(cudaSetDevice(w.device), "cudaSetDevice");
     if (const auto r = ncclGetUniqueId(&id); r != ncclSuccess) faults.note("ncclGetUniqueId", ncclGetErrorString(r));
     std::memcpy(out->id, &id, sizeof out->id);
     out->bytes = w.memory->bytes();
     out->rank = 0;
     out->ranks = ranks;
-    if (faults.check(cudaSetDevice(w.device), "cudaSetDevice"))
-      out->checksum = hflex::cuda::checksum_of(*w.memory, faults);
+    if (current) out->checksum = hflex::cuda::checksum_of(*w.memory, faults);
     *fault = faults.fault();
     return faults.bad() ? hflex_cuda_failed : hflex_cuda_ok;
   });

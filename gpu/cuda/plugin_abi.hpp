@@ -9,7 +9,7 @@
 // NOLINTBEGIN(readability-identifier-naming): C names have no namespace to live in
 extern "C" {
 
-constexpr std::uint32_t hflex_cuda_abi = 8;
+constexpr std::uint32_t hflex_cuda_abi = 9;
 
 struct hflex_cuda_device {
   char name[128];
@@ -17,7 +17,6 @@ struct hflex_cuda_device {
   std::int32_t compute_major;
   std::int32_t compute_minor;
   std::uint64_t memory_bytes;
-  std::uint64_t memory_free_bytes;
 };
 
 /// Element type of weights, activations and KV on the device.
@@ -131,7 +130,8 @@ struct hflex_cuda_weights; // opaque
 struct hflex_cuda_context; // opaque
 
 struct hflex_cuda_functions {
-  /// Fills `out` with up to `capacity` devices and returns how many there are; -1 when CUDA cannot be used.
+  /// Fills `out` with up to `capacity` devices and returns how many there are; -1 when CUDA cannot be used. Takes no
+  /// memory of any.
   int (*devices)(hflex_cuda_device* out, int capacity, hflex_cuda_fault* fault);
   /// NCCL's version number (22809 = 2.28.9), 0 without NCCL.
   int (*nccl_version)();
@@ -143,8 +143,8 @@ struct hflex_cuda_functions {
   /// Page-locks memory that is mapped for reading, for all devices. Blocks. rejected: `device` cannot, or there is too
   /// much of it; nothing has changed then.
   hflex_cuda_status (*lock_host)(const void* memory, std::uint64_t bytes, int device, hflex_cuda_fault* fault);
-  /// No make_weights may be reading it.
-  void (*unlock_host)(const void* memory);
+  /// No make_weights may be reading it. `device`: of lock_host.
+  void (*unlock_host)(const void* memory, int device);
   /// A descriptor of weights on a device, the caller's to close, and what goes with it; -1 where they cannot be shared.
   /// Whoever has adopted them may use them when this process has dropped them, or ended. Blocks.
   int (*share_weights)(const hflex_cuda_weights*, hflex_cuda_share* out, hflex_cuda_fault* fault);

@@ -86,7 +86,7 @@ hflex_cuda_status lock_host(const void* memory, std::uint64_t bytes, int device,
   locked_memory[memory] = bytes;
   return hflex_cuda_ok;
 }
-void unlock_host(const void* memory) {
+void unlock_host(const void* memory, int) {
   const std::lock_guard lock(locked_mutex);
   locked_memory.erase(memory);
 }
