@@ -159,7 +159,8 @@ private:
   std::map<shape_key, plan> plans_; ///< bounded: padded_rows has few values
 };
 
-/// A stream that kernels are launched on; skips everything after the first error.
+/// A stream that kernels are launched on; skips everything after the first error. When it goes, nothing of it runs any
+/// more: memory that it used may go next, and unmapping memory (device_memory.cuh) waits for nothing.
 class device_stream {
 public:
   explicit device_stream(fault_box& faults) : faults_(faults) {
@@ -168,7 +169,9 @@ public:
   device_stream(const device_stream&) = delete;
   device_stream& operator=(const device_stream&) = delete;
   ~device_stream() {
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    if (stream_ == nullptr) return;
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
   }
   cudaStream_t get() const { return stream_; }
 
