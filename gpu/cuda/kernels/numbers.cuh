@@ -87,6 +87,22 @@ HFLEX_DEVICE std::uint32_t pack2(float low, float high) {
   return std::uint32_t{to<T>(low).bits} | std::uint32_t{to<T>(high).bits} << 16U;
 }
 
+/// The reverse of load8, rounded; `at` is 16-byte aligned. Stored one by one, eight neighbours of 16 bits would be
+/// eight writes of a warp, each to two bytes of all 16 sectors.
+HFLEX_DEVICE void store8(float* at, const float (&values)[8]) {
+  HFLEX_UNROLLED for (int half = 0; half < 2; ++half) {
+    quad q;
+    HFLEX_UNROLLED for (int i = 0; i < 4; ++i) q.word[i] = gpu::bits_of_f32(values[half * 4 + i]);
+    store_quad(at + half * 4, q);
+  }
+}
+template <class T>
+HFLEX_DEVICE void store8(T* at, const float (&values)[8]) {
+  quad q;
+  HFLEX_UNROLLED for (int i = 0; i < 4; ++i) q.word[i] = pack2<T>(values[2 * i], values[2 * i + 1]);
+  store_quad(at, q);
+}
+
 /// d[16][8] += a[16][16] b[16][8] by one warp, f32 sums. With g = lane / 4 and t = lane % 4 (PTX ISA, mma.m16n8k16):
 /// a: (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8), each with its right neighbour;
 /// b: (2t, g), (2t + 8, g), each with the one below; d: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).

@@ -130,7 +130,8 @@ swiglu(const T* gate_up, std::uint32_t width, std::uint32_t stripes, T* out) {
       float u[8];
       load8(gate + i, g);
       load8(up + i, u);
-      HFLEX_UNROLLED for (int j = 0; j < 8; ++j) to_row[i + j] = to<T>(swiglu_of(g[j], u[j]));
+      HFLEX_UNROLLED for (int j = 0; j < 8; ++j) g[j] = swiglu_of(g[j], u[j]);
+      store8(to_row + i, g);
     }
     return;
   }
