@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <fcntl.h>
+#include <random>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -112,6 +113,16 @@ void measure_file(
   ::close(fd);
 }
 
+/// Of the size that weights have, and different: a device multiplies equal numbers a tenth faster.
+void fill(bf16* at, std::size_t count, device_stream& stream) {
+  std::mt19937 random(1);
+  std::vector<std::uint32_t> some(std::size_t{1} << 22U);
+  for (auto& word : some) word = (random() & 0x80ff80ffU) | 0x3c003c00U;
+  for (std::size_t done = 0, piece = 2 * some.size(); done < count; done += piece)
+    stream.copy(at + done, some.data(), std::min(piece, count - done) * sizeof(bf16));
+  stream.wait();
+}
+
 double matrix_rate(device_stream& stream, memory_owner& memory, fault_box& faults) {
   constexpr std::uint32_t m = 8192;
   constexpr std::uint32_t n = 28672;
@@ -120,8 +131,8 @@ double matrix_rate(device_stream& stream, memory_owner& memory, fault_box& fault
   auto* x = memory.device<bf16>(std::size_t{m} * k, faults);
   auto* y = memory.device<bf16>(std::size_t{m} * n, faults);
   if (faults.bad()) return 0.0;
-  faults.check(cudaMemset(w, 0x3c, std::size_t{n} * k * sizeof(bf16)), "cudaMemset");
-  faults.check(cudaMemset(x, 0x3c, std::size_t{m} * k * sizeof(bf16)), "cudaMemset");
+  fill(w, std::size_t{n} * k, stream);
+  fill(x, std::size_t{m} * k, stream);
   matrix_products products(faults);
   const double seconds = seconds_of(stream, faults, [&] {
     products.run(product<bf16>{w, n, k, x, m, y, false, false}, stream.get());
