@@ -2,6 +2,7 @@
 #include "gpu/cuda/context.hpp"
 #include "gpu/cuda/weights.cuh"
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <cuda_runtime.h>
 #include <exception>
@@ -267,4 +268,11 @@ constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights,
 } // namespace
 
 extern "C" std::uint32_t hflex_cuda_abi_version() { return hflex_cuda_abi; }
-extern "C" const hflex_cuda_functions* hflex_cuda_entry() { return &functions; }
+extern "C" const hflex_cuda_functions* hflex_cuda_entry() {
+#if defined(HFLEX_WITH_NCCL)
+  // Between two devices of one process NCCL would have one write to the other's buffers; only their own device can
+  // reach the memory that weights lie in (device_memory.cuh). It asks for this with its first communicator.
+  ::setenv("NCCL_P2P_DIRECT_DISABLE", "1", 0);
+#endif
+  return &functions;
+}
