@@ -93,6 +93,12 @@ result<unique_fd> create_region_memory(std::uint64_t bytes) {
   return fd;
 }
 
+result<unique_fd> duplicate(int fd) {
+  unique_fd again(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!again) return fail(errc::fatal, "a second descriptor of weights: {}", system_message(errno));
+  return again;
+}
+
 result<void> reserve_memory(int fd, const region_mapping& map, std::uint64_t offset, std::uint64_t bytes) {
   // In huge pages a newcomer maps in a millisecond what takes a quarter of a second in small ones, and making them is
   // cheaper, too; what is left over at the ends is made in small ones.

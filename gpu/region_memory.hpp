@@ -35,6 +35,8 @@ result<region_mapping> map_file(int fd, std::uint64_t bytes, map_mode mode);
 
 /// A memfd of that size; its memory comes with the first write (or with reserve_memory). errc::fatal.
 result<unique_fd> create_region_memory(std::uint64_t bytes);
+/// A second descriptor of the same memory. errc::fatal.
+result<unique_fd> duplicate(int fd);
 /// Makes the memory of a part of a writable mapping of `fd`, in one go instead of page by page; the part begins at a
 /// page. errc::fatal when there is none: an error now instead of a signal later.
 result<void> reserve_memory(int fd, const region_mapping& map, std::uint64_t offset, std::uint64_t bytes);

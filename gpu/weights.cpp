@@ -6,6 +6,7 @@
 #include "gpu/model/tensor_sources.hpp"
 #include "gpu/region_memory.hpp"
 #include "gpu/thread_pool.hpp"
+#include "gpu/weights_arrival.hpp"
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -181,9 +182,48 @@ result<void> reserve_all(int fd, const region_mapping& map, const region_layout&
   return fault.outcome();
 }
 
+/// A region's chunks while threads fill them: each is hashed by the thread that wrote the last of it, and is here then.
+class chunk_filling {
+public:
+  chunk_filling(const region_layout& layout, std::span<const std::byte> region)
+      : layout_(layout), region_(region), left_(layout.chunks()), sums_(layout.chunks()),
+        arrival_(std::make_shared<weights_arrival>(layout.chunks())) {
+    for (const auto& t : layout.tensors)
+      each_part(t.offset, t.bytes, [&](std::uint32_t chunk, std::uint64_t bytes) { left_[chunk] += bytes; });
+  }
+
+  /// So many bytes of a tensor are there. Once for each; any thread.
+  void wrote(std::uint64_t offset, std::uint64_t bytes) {
+    each_part(offset, bytes, [&](std::uint32_t chunk, std::uint64_t part) {
+      if (left_[chunk].fetch_sub(part) != part) return;
+      sums_[chunk] = checksum_of(region_.subspan(layout_.chunk_offset(chunk), layout_.chunk_size(chunk)));
+      arrival_->put(chunk);
+    });
+  }
+  const std::shared_ptr<weights_arrival>& arrival() const { return arrival_; }
+  std::span<const hash128> sums() const { return sums_; } ///< when all is written
+
+private:
+  template <class F>
+  void each_part(std::uint64_t offset, std::uint64_t bytes, const F& f) const {
+    auto at = offset - layout_.head_bytes;
+    for (const auto end = at + bytes; at < end;) {
+      const auto part = std::min(end - at, weight_chunk_bytes - at % weight_chunk_bytes);
+      f(static_cast<std::uint32_t>(at / weight_chunk_bytes), part);
+      at += part;
+    }
+  }
+
+  const region_layout& layout_;
+  const std::span<const std::byte> region_;
+  std::vector<std::atomic<std::uint64_t>> left_; ///< bytes of tensors that are to be written yet
+  std::vector<hash128> sums_;
+  std::shared_ptr<weights_arrival> arrival_;
+};
+
 /// Fills the region's chunks; the caller hears of progress.
-result<void> write_tensors(
-    const packing& plan, thread_pool& threads, std::byte* region, const progress_callback& progress) {
+result<void> write_tensors(const packing& plan, thread_pool& threads, std::byte* region, chunk_filling& filling,
+    const progress_callback& progress) {
   const auto pieces = cut(plan.layout);
   piece_reader reader(plan, pieces, threads.threads());
   first_fault fault;
@@ -194,8 +234,11 @@ result<void> write_tensors(
     const tensor_place& place = plan.layout.tensors[p.tensor];
     const auto source = reader.read(i, thread);
     if (!source) return fault.note(source.error());
-    write_piece(place, *source, p, region + place.offset + p.first * unit_bytes(place));
-    const auto so_far = done += p.count * unit_bytes(place);
+    const auto offset = place.offset + p.first * unit_bytes(place);
+    const auto bytes = p.count * unit_bytes(place);
+    write_piece(place, *source, p, region + offset);
+    filling.wrote(offset, bytes);
+    const auto so_far = done += bytes;
     if (progress && thread == 0) progress(so_far, plan.layout.bytes);
   });
   if (!fault && progress) progress(plan.layout.bytes, plan.layout.bytes);
@@ -210,21 +253,36 @@ std::vector<hash128> sum_chunks(const region_layout& layout, thread_pool& thread
   return sums;
 }
 
+/// The memory of `fd` for those who can use a part of it.
+result<std::shared_ptr<const weight_region>> coming_region(
+    int fd, const region_layout& layout, std::shared_ptr<weights_arrival> arrival) {
+  auto again = duplicate(fd);
+  if (!again) return pass(again.error());
+  return open_region(std::move(*again), layout.bytes, {}, std::move(arrival));
+}
+
 /// Makes a sealed region of what `write` puts behind the head.
 template <class Write>
 result<std::shared_ptr<const weight_region>> make_region(
-    const region_config& config, const region_layout& layout, std::uint32_t thread_count, const Write& write) {
+    const region_config& config, const region_layout& layout, const load_options& options, const Write& write) {
   auto fd = create_region_memory(layout.bytes);
   if (!fd) return pass(fd.error());
   std::string digest;
   {
     auto writable = map_file(fd->get(), layout.bytes, map_mode::write);
     if (!writable) return pass(writable.error());
-    thread_pool threads{thread_count};
+    thread_pool threads{options.threads > 0 ? std::min(options.threads, max_packing_threads) : packing_threads()};
     if (auto ok = reserve_all(fd->get(), *writable, layout, threads); !ok) return pass(ok.error());
     const auto region = writable->bytes();
-    if (auto written = write(region.data(), threads); !written) return pass(written.error());
-    digest = write_region_head(region, config, layout, sum_chunks(layout, threads, region));
+    chunk_filling filling(layout, region);
+    if (options.coming) {
+      write_region_head(region, config, layout, filling.sums()); // without the sums yet
+      auto coming = coming_region(fd->get(), layout, filling.arrival());
+      if (!coming) return pass(coming.error());
+      options.coming(std::move(*coming));
+    }
+    if (auto written = write(region.data(), threads, filling); !written) return pass(written.error());
+    digest = write_region_head(region, config, layout, filling.sums());
   } // a writable mapping forbids the seal
   if (auto sealed = seal_region(fd->get()); !sealed) return pass(sealed.error());
   return open_region(std::move(*fd), layout.bytes, std::move(digest));
@@ -249,12 +307,13 @@ void write_random(const tensor_place& place, std::byte* at, std::uint64_t seed) 
 } // namespace
 
 result<std::shared_ptr<const weight_region>> load_weights(
-    const std::string& model_dir, const progress_callback& progress, load_options options) {
+    const std::string& model_dir, const progress_callback& progress, const load_options& options) {
   auto plan = plan_packing(model_dir);
   if (!plan) return pass(plan.error());
-  const auto thread_count = options.threads > 0 ? std::min(options.threads, max_packing_threads) : packing_threads();
-  return make_region(plan->config, plan->layout, thread_count,
-      [&](std::byte* base, thread_pool& threads) { return write_tensors(*plan, threads, base, progress); });
+  return make_region(
+      plan->config, plan->layout, options, [&](std::byte* base, thread_pool& threads, chunk_filling& filling) {
+        return write_tensors(*plan, threads, base, filling, progress);
+      });
 }
 
 result<std::shared_ptr<const weight_region>> random_weights(const model_config& config, std::uint64_t seed) {
@@ -262,12 +321,15 @@ result<std::shared_ptr<const weight_region>> random_weights(const model_config& 
   if (!layout) return pass(layout.error());
   auto fixed = to_region_config(config);
   if (!fixed) return pass(fixed.error());
-  return make_region(*fixed, *layout, packing_threads(), [&](std::byte* base, thread_pool& threads) -> result<void> {
-    threads.parallel_for(static_cast<std::uint32_t>(layout->tensors.size()), [&](std::uint32_t i, std::uint32_t) {
-      write_random(layout->tensors[i], base + layout->tensors[i].offset, seed * 0x9e3779b97f4a7c15U + i);
-    });
-    return {};
-  });
+  return make_region(
+      *fixed, *layout, {}, [&](std::byte* base, thread_pool& threads, chunk_filling& filling) -> result<void> {
+        threads.parallel_for(static_cast<std::uint32_t>(layout->tensors.size()), [&](std::uint32_t i, std::uint32_t) {
+          const auto& place = layout->tensors[i];
+          write_random(place, base + place.offset, seed * 0x9e3779b97f4a7c15U + i);
+          filling.wrote(place.offset, place.bytes);
+        });
+        return {};
+      });
 }
 
 result<std::shared_ptr<const weight_region>> map_weights(int fd, const std::string& expected_digest, trust how) {

@@ -39,12 +39,16 @@ public:
 
 struct load_options {
   std::uint32_t threads{0}; ///< that pack, 0 = all cores, up to 16
+  /// Hears once of the region as it will be, before any of it is read, on the calling thread; may be empty. Its head
+  /// says what lies where, its arrival which of it may be read, and its digest, which is not known yet, is empty. When
+  /// reading fails the rest never arrives: who waits for it is to be told.
+  std::function<void(std::shared_ptr<const weight_region>)> coming{};
 };
 
 /// Reads a checkpoint (a directory with config.json and model.safetensors, or a GGUF file), packs it and seals it.
 /// Blocks: call it on a loader thread. errc::reject names the file and tensor that are at fault.
 result<std::shared_ptr<const weight_region>> load_weights(
-    const std::string& model_dir, const progress_callback& progress, load_options options = {});
+    const std::string& model_dir, const progress_callback& progress, const load_options& options = {});
 
 /// Weights of no meaning in the shape of `config`, for benchmarks: same seed, same weights. errc::reject as
 /// load_weights.

@@ -3,6 +3,7 @@
 #include "gpu/model/region_head.hpp"
 #include "gpu/region_memory.hpp"
 #include "gpu/weights.hpp"
+#include "gpu/weights_arrival.hpp"
 #include "tests/unit/gpu/engine_fixture.hpp"
 #include <cstring>
 #include <fcntl.h>
@@ -96,6 +97,32 @@ TEST_CASE("packing seals the region, reports progress and names its content") {
   REQUIRE_FALSE(calls.empty());
   CHECK(std::is_sorted(calls.begin(), calls.end()));
   CHECK(calls.back() == std::pair{(*region)->bytes(), (*region)->bytes()});
+}
+
+TEST_CASE("who hears of a region before it is read finds each chunk right as soon as it is here") {
+  const auto whole = demo_weights()->data();
+  const auto layout = layout_region(packed_model(*demo_weights()).config()).value();
+  std::shared_ptr<const weight_region> coming;
+  std::vector<bool> seen(layout.chunks());
+  const auto look = [&](std::uint64_t done, std::uint64_t total) {
+    for (std::uint32_t i = 0; i < layout.chunks(); ++i) {
+      const chunk_range chunk{i, i + 1};
+      const std::atomic<bool> stopped{true}; // nobody waits
+      if (seen[i] || !coming->arrival()->wait(chunk, {}, stopped)) continue;
+      seen[i] = true;
+      const auto came = coming->data().subspan(layout.chunk_offset(i), layout.chunk_size(i));
+      CHECK(std::equal(came.begin(), came.end(), whole.subspan(layout.chunk_offset(i)).begin()));
+      if (i + 1 < layout.chunks()) CHECK(done < total);
+    }
+  };
+  load_options options{1, [&](std::shared_ptr<const weight_region> region) { coming = std::move(region); }};
+  const auto region = load_weights(demo_model(), look, options).value();
+  CHECK(std::count(seen.begin(), seen.end(), true) == layout.chunks());
+  CHECK(coming->digest().empty());
+  CHECK(packed_model(*coming).config() == packed_model(*region).config());
+  CHECK(region->digest() == demo_weights()->digest());
+  CHECK(std::equal(whole.begin(), whole.end(), region->data().begin()));
+  CHECK(sealed_size(region->fd()).has_value()); // although somebody has it mapped
 }
 
 TEST_CASE("a region keeps what was made of it as long as itself") {
