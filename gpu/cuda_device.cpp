@@ -4,6 +4,7 @@
 #include "gpu/cuda_device.hpp"
 #include "gpu/model/step_rules.hpp"
 #include "gpu/step_worker.hpp"
+#include "gpu/weights_upload.hpp"
 #include <algorithm>
 #include <chrono>
 #include <optional>
@@ -220,9 +221,15 @@ public:
   plugin_backend(const hflex_cuda_functions& cuda, cuda_report found)
       : cuda_(cuda), devices_(std::move(found.devices)), weights_(cuda, std::move(found.uuids)) {}
   const std::vector<device_info>& devices() const override { return devices_; }
+  result<std::shared_ptr<const weight_region>> load_weights(std::uint32_t device, compute_type compute,
+      const std::string& model_dir, const progress_callback& progress, load_options options) override;
   result<std::shared_ptr<device_context>> make_context(std::uint32_t device,
       std::shared_ptr<const weight_region> weights, const host_context_options& options,
-      const device_sharing& sharing) override;
+      const device_sharing& sharing) override {
+    auto made = place_and_make(device, weights, options, sharing);
+    if (!made && weights) weights_.let_go(device, options.compute, weights->digest());
+    return made;
+  }
 
   result<std::vector<std::vector<std::byte>>> give(
       const std::string& digest, const std::string& kind, std::uint32_t receivers) override {
@@ -230,13 +237,32 @@ public:
   }
 
 private:
+  result<std::shared_ptr<device_context>> place_and_make(std::uint32_t device,
+      const std::shared_ptr<const weight_region>& weights, const host_context_options& options,
+      const device_sharing& sharing);
+
   const hflex_cuda_functions& cuda_;
   const std::vector<device_info> devices_;
   cuda_weights weights_;
 };
 
-result<std::shared_ptr<device_context>> plugin_backend::make_context(std::uint32_t device,
-    std::shared_ptr<const weight_region> weights, const host_context_options& options, const device_sharing& sharing) {
+result<std::shared_ptr<const weight_region>> plugin_backend::load_weights(std::uint32_t device, compute_type compute,
+    const std::string& model_dir, const progress_callback& progress, load_options options) {
+  if (device >= devices_.size()) return fail(errc::reject, "CUDA device {} of {}", device, devices_.size());
+  std::shared_ptr<early_upload> early; // ends with this call when the weights are not read to their end
+  options.coming = [&](std::shared_ptr<const weight_region> region) {
+    early = weights_.begin(device, compute, std::move(region));
+  };
+  auto loaded = gpu::load_weights(model_dir, progress, options);
+  if (!loaded || !early) return loaded;
+  early->name((*loaded)->digest());
+  (*loaded)->keep(std::move(early)); // weights that nobody makes a context of take it with them
+  return loaded;
+}
+
+result<std::shared_ptr<device_context>> plugin_backend::place_and_make(std::uint32_t device,
+    const std::shared_ptr<const weight_region>& weights, const host_context_options& options,
+    const device_sharing& sharing) {
   if (!weights) return fail(errc::reject, "no weights");
   if (device >= devices_.size()) return fail(errc::reject, "CUDA device {} of {}", device, devices_.size());
   if (options.max_queued_steps == 0) return fail(errc::reject, "max_queued_steps: expected at least 1");

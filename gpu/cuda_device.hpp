@@ -18,6 +18,10 @@ public:
   /// Never empty; the index of a device is its CUDA ordinal.
   virtual const std::vector<device_info>& devices() const = 0;
 
+  /// As gpu::load_weights, for a context on that device: the weights go there while they are read. Blocks.
+  virtual result<std::shared_ptr<const weight_region>> load_weights(std::uint32_t device, compute_type compute,
+      const std::string& model_dir, const progress_callback& progress, load_options options = {}) = 0;
+
   /// Of the options, `threads` and `isa` mean nothing here; `isa` must be empty. Weights are on a device once for each
   /// compute type, however many contexts run them. Unlike the CPU's, a step's results may depend in the last bits on
   /// what else is in the batch. In f16 a model with a weight beyond 65504 is refused, and a step in which a value grows

@@ -1,8 +1,6 @@
 #include "gpu/cuda_weights.hpp"
-#include "gpu/model/f16_range.hpp"
-#include "gpu/model/packed_model.hpp"
-#include "gpu/thread_pool.hpp"
 #include "gpu/weights_arrival.hpp"
+#include "gpu/weights_upload.hpp"
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -12,25 +10,11 @@
 namespace hflex::gpu {
 namespace {
 
-hflex_cuda_element element_of(compute_type compute) {
-  switch (compute) {
-  case compute_type::f32:
-    return hflex_cuda_f32;
-  case compute_type::f16:
-    return hflex_cuda_f16;
-  case compute_type::bf16:
-    break;
-  }
-  return hflex_cuda_bf16;
-}
-
 /// The other side of a ticket is there at once or not at all; then the slowest network that is worth it.
 constexpr std::chrono::milliseconds meeting_patience{10'000};
 constexpr std::chrono::seconds meeting_with_copy{4}; ///< more than NCCL should need to begin
 constexpr std::uint64_t slowest_bytes_per_ms = 200'000;
 constexpr std::size_t max_sends = 8;
-/// As long as a step on a CPU waits for weights of which nothing comes.
-constexpr std::chrono::seconds region_patience{30};
 
 std::uint32_t patience_ms(const hflex_cuda_ticket& ticket) {
   const auto ms = static_cast<std::uint64_t>(meeting_patience.count()) + ticket.bytes / slowest_bytes_per_ms;
@@ -55,20 +39,6 @@ struct group_wait {
     return meeting != 0 && here && std::chrono::steady_clock::now() - w.begun >= meeting_with_copy ? 1 : 0;
   }
 };
-
-/// Copying within memory gains little from more threads, and the others have something else to do.
-constexpr std::uint32_t max_copy_threads = 8;
-constexpr std::uint64_t copy_slice = 1U << 20U;
-
-/// hflex_cuda_upload::copy, by a thread_pool.
-void copy_by_threads(void* pool, void* to, const void* from, std::uint64_t bytes) {
-  const auto slices = static_cast<std::uint32_t>((bytes + copy_slice - 1) / copy_slice);
-  static_cast<thread_pool*>(pool)->parallel_for(slices, [&](std::uint32_t i, std::uint32_t) {
-    const auto at = i * copy_slice;
-    std::memcpy(
-        static_cast<std::byte*>(to) + at, static_cast<const std::byte*>(from) + at, std::min(copy_slice, bytes - at));
-  });
-}
 
 /// A neighbour that answers at all does so at once: it passes a descriptor.
 constexpr std::chrono::seconds device_weights_patience{1};
@@ -105,8 +75,8 @@ cuda_weights::cuda_weights(const hflex_cuda_functions& cuda, std::vector<std::st
 std::string device_kind(compute_type compute) { return fmt::format("cuda{}/{}", hflex_cuda_abi, name_of(compute)); }
 
 std::string_view name_of(weights_way way) {
-  constexpr std::array<std::string_view, 5> names{
-      "host memory", "host memory, page-locked", "another host's device", "another device", "this device"};
+  constexpr std::array<std::string_view, 6> names{"host memory", "host memory, page-locked",
+      "host memory, while it was read", "another host's device", "another device", "this device"};
   return names[static_cast<std::size_t>(way)];
 }
 
@@ -123,10 +93,13 @@ result<std::shared_ptr<placed_weights>> cuda_weights::place(std::uint32_t device
   const std::lock_guard lock(mutex_);
   std::erase_if(placed_, [](const auto& entry) { return entry.second.expired(); });
   const place_key where{device, compute, region->digest()};
+  auto early = claim_early(where);
   if (const auto it = placed_.find(where); it != placed_.end())
     if (auto there = it->second.lock()) return there;
   search s{where, source, sharing, {}};
   auto found = from_neighbours(s, true);
+  if (!found) found = from_early(s, early, region);
+  early.reset(); // a device never holds the same weights twice
   if (!found) found = from_own_devices(s);
   if (!found) found = from_neighbours(s, false);
   if (!found) found = from_another_host(s, *region);
@@ -136,9 +109,49 @@ result<std::shared_ptr<placed_weights>> cuda_weights::place(std::uint32_t device
     found = std::move(*loaded);
   }
   found->refused_ = std::move(s.refused);
+  found->region_bytes_ = region->bytes();
   offer(*found, where, sharing);
   placed_[where] = found;
   return found;
+}
+
+std::shared_ptr<early_upload> cuda_weights::begin(
+    std::uint32_t device, compute_type compute, std::shared_ptr<const weight_region> region) {
+  const std::lock_guard lock(mutex_);
+  auto& slot = early_[device];
+  if (!slot.expired()) return nullptr;
+  for (const auto& [where, weights] : placed_)
+    if (const auto there = weights.lock(); there && where.device == device && there->region_bytes_ == region->bytes())
+      return nullptr;
+  auto begun = std::make_shared<early_upload>(cuda_, device, compute, std::move(region));
+  slot = begun;
+  return begun;
+}
+
+/// The device's early upload, if it is of these weights, or if nobody can tell of which it is: weights that are known
+/// go first. Nobody else gets it then, and when the caller lets go of it, what it has not taken is off the device.
+std::shared_ptr<early_upload> cuda_weights::claim_early(const place_key& where) {
+  const auto found = early_.find(where.device);
+  auto there = found == early_.end() ? nullptr : found->second.lock();
+  if (!there) return nullptr;
+  const auto digest = there->digest();
+  if (!digest.empty() && (digest != where.digest || there->compute() != where.compute)) return nullptr;
+  early_.erase(found);
+  auto* upload = there.get();
+  return {upload, [owner = std::move(there)](early_upload* e) { e->give_up(); }};
+}
+
+void cuda_weights::let_go(std::uint32_t device, compute_type compute, const std::string& digest) {
+  const std::lock_guard lock(mutex_);
+  claim_early({device, compute, digest});
+}
+
+std::shared_ptr<placed_weights> cuda_weights::from_early(
+    const search& s, const std::shared_ptr<early_upload>& early, const std::shared_ptr<const weight_region>& region) {
+  if (!early || early->digest() != s.where.digest || early->compute() != s.where.compute) return nullptr;
+  auto taken = early->take();
+  if (taken) lock_later(region, s.where.device);
+  return taken;
 }
 
 /// With the device, because who shares it has nothing to copy.
@@ -233,46 +246,23 @@ result<std::vector<std::vector<std::byte>>> cuda_weights::give(
   return out;
 }
 
-/// All of the region, where it is still arriving.
-result<void> cuda_weights::wait_for_region(const search& s, const weight_region& region) {
-  const auto arrival = region.arrival();
-  if (!arrival || arrival->whole()) return {};
-  const std::atomic<bool> never{false};
-  return arrival->wait({0, layout_region(s.source.config)->chunks()}, region_patience, never);
-}
-
 result<std::shared_ptr<placed_weights>> cuda_weights::from_host(
     search& s, const std::shared_ptr<const weight_region>& region) {
-  const auto device = s.where.device;
-  if (auto here = wait_for_region(s, *region); !here)
-    return fail(here.error().code, "weights on CUDA device {}: {}", device, here.error().message);
-  if (s.where.compute == compute_type::f16)
-    if (auto fits = check_f16_range(region->data(), layout_region(s.source.config)->tensors); !fits)
-      return fail(fits.error().code, "weights on CUDA device {}: {}", device, fits.error().message);
-  if (const auto memory = locked(s.where.digest))
-    if (auto made = upload(s, memory.get(), s.refused)) return made;
-  std::string why;
-  auto made = upload(s, nullptr, why);
-  if (!made) return fail(errc::fatal, "weights on CUDA device {}: {}", device, why);
-  lock_later(region, device);
-  return made;
-}
-
-/// Null, and the reason, when it fails.
-std::shared_ptr<placed_weights> cuda_weights::upload(
-    const search& s, const locked_region* locked, std::string& why) const {
-  thread_pool threads{locked != nullptr ? 1 : std::min(usable_cores(), max_copy_threads)};
-  const hflex_cuda_upload how{locked != nullptr ? 1U : 0U, &copy_by_threads, &threads};
-  auto model = s.source.model;
-  if (locked != nullptr) model.region = locked->data();
-  hflex_cuda_fault fault{};
-  auto* handle =
-      cuda_.make_weights(&model, static_cast<int>(s.where.device), element_of(s.where.compute), &how, &fault);
-  if (handle == nullptr) {
-    why = fault.words;
-    return nullptr;
+  static const std::atomic<bool> never{false};
+  const upload_order order{cuda_, s.source, s.where.device, s.where.compute};
+  const auto refused = [&](const error& e) {
+    return fail(e.code, "weights on CUDA device {}: {}", s.where.device, e.message);
+  };
+  if (auto fits = check_range(order, *region, never); !fits) return refused(fits.error());
+  if (const auto memory = locked(s.where.digest)) {
+    auto made = upload_locked(order, *memory);
+    if (made) return made;
+    s.refused = made.error().message;
   }
-  return std::make_shared<placed_weights>(cuda_, handle, locked != nullptr ? weights_way::locked : weights_way::host);
+  auto made = upload_weights(order, *region, weights_way::host, never);
+  if (!made) return refused(made.error());
+  lock_later(region, s.where.device);
+  return made;
 }
 
 std::shared_ptr<const locked_region> cuda_weights::locked(const std::string& digest) {

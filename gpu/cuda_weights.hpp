@@ -1,6 +1,7 @@
 // Where a CUDA device gets a model's weights from: from the memory of another process on the same device (nothing
 // moves), from another device of this process or of a neighbour (device to device), from a device of another host
-// (NCCL), or from the host's region. Whoever has them offers them to the next one.
+// (NCCL), or from the host's region, which may go to the device while it is still read from a disk. Whoever has them
+// offers them to the next one.
 #pragma once
 #include "gpu/compute_type.hpp"
 #include "gpu/cuda/model_source.hpp"
@@ -33,9 +34,12 @@ device_sharing sharing_over(const std::shared_ptr<transport>& transport, const d
 std::string device_kind(compute_type compute);
 
 /// How weights came to a device.
-enum class weights_way : std::uint8_t { host, locked, network, device, mapped };
-/// "host memory", "host memory, page-locked", "another host's device", "another device", "this device".
+enum class weights_way : std::uint8_t { host, locked, early, network, device, mapped };
+/// "host memory", "host memory, page-locked", "host memory, while it was read", "another host's device", "another
+/// device", "this device".
 std::string_view name_of(weights_way way);
+
+class early_upload; // weights_upload.hpp
 
 /// Weights on one device; dropped, and no longer offered, with the last context that runs them.
 class placed_weights {
@@ -57,6 +61,7 @@ private:
   hflex_cuda_weights* handle_;
   weights_way way_;
   std::string refused_;
+  std::uint64_t region_bytes_{};
   std::function<void()> withdraw_;
 };
 
@@ -73,6 +78,14 @@ public:
   result<std::shared_ptr<placed_weights>> place(std::uint32_t device,
       const std::shared_ptr<const weight_region>& region, const cuda_model_source& source, compute_type compute,
       const device_sharing& sharing);
+  /// Brings a region to a device while it is read from a disk (load_options::coming), on a thread of its own: whoever
+  /// reads it names the upload when its digest is known, and keeps it until place() has taken it. Nobody is offered it
+  /// before. Null, and the region goes there when it is read, where another such upload is on its way to the device, or
+  /// where weights of the same size are, which may be the same. Blocks while weights load.
+  std::shared_ptr<early_upload> begin(
+      std::uint32_t device, compute_type compute, std::shared_ptr<const weight_region> region);
+  /// There will be no place() for weights that were read: what has come of them to the device is freed.
+  void let_go(std::uint32_t device, compute_type compute, const std::string& digest);
   /// Tickets for weights of that device_kind, one for each of so many processes of other hosts; when all have shown
   /// theirs to place() there, they get them from a thread of this object, and when one does not come nobody does. Waits
   /// while such weights load. errc::reroute: they are on no device here, NCCL is not there, or too many are being
@@ -99,9 +112,10 @@ private:
   std::shared_ptr<placed_weights> from_own_devices(search& s) const;
   std::shared_ptr<placed_weights> from_another_host(search& s, const weight_region& region) const;
   std::shared_ptr<placed_weights> adopt(search& s, std::uint32_t from, const shared_device_memory& memory) const;
-  static result<void> wait_for_region(const search& s, const weight_region& region);
+  std::shared_ptr<early_upload> claim_early(const place_key& where);
+  std::shared_ptr<placed_weights> from_early(
+      const search& s, const std::shared_ptr<early_upload>& early, const std::shared_ptr<const weight_region>& region);
   result<std::shared_ptr<placed_weights>> from_host(search& s, const std::shared_ptr<const weight_region>& region);
-  std::shared_ptr<placed_weights> upload(const search& s, const locked_region* locked, std::string& why) const;
   std::shared_ptr<const locked_region> locked(const std::string& digest);
   void lock_later(const std::shared_ptr<const weight_region>& region, std::uint32_t device);
   std::optional<shared_device_memory> share(const placed_weights& weights, std::string* why) const;
@@ -112,6 +126,7 @@ private:
   const std::vector<std::string> uuids_;
   std::mutex mutex_; ///< held while weights load
   std::map<place_key, std::weak_ptr<placed_weights>> placed_;
+  std::map<std::uint32_t, std::weak_ptr<early_upload>> early_;       ///< by device; not those that were claimed
   std::mutex locked_mutex_;                                          ///< of the next
   std::map<std::string, std::weak_ptr<const locked_region>> locked_; ///< by digest; their regions keep them
   task_crew sends_; ///< goes first, as the other: what they run uses the rest

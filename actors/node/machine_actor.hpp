@@ -15,9 +15,10 @@
 namespace hflex::node {
 
 struct backend {
-  /// Reads and packs a checkpoint. Called where `run_blocking` runs things.
+  /// Reads and packs a checkpoint for a context on device `index`, which may begin to take it meanwhile. Called where
+  /// `run_blocking` runs things.
   std::function<result<std::shared_ptr<const gpu::weight_region>>(
-      const std::string& dir, const gpu::progress_callback&)>
+      std::uint32_t index, const wire::instance_options&, const std::string& dir, const gpu::progress_callback&)>
       load_weights;
   /// As gpu::checkpoint_stamp. Looks at the directory, opens no file.
   std::function<std::string(const std::string& dir)> stamp_of;

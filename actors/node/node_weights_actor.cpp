@@ -47,9 +47,9 @@ void shell::load(s::LoadFrom::Reader in) {
         {progress_to(id, load.attempt), arriving_to(id, load.attempt), loaded_by(id, load.attempt)});
     break;
   case s::SourceKind::DISK:
-    set_.machine.run_blocking(
-        [load = set_.machine.load_weights, dir = wire::read(in.getModelDir()), report = progress_to(id, load.attempt),
-            done = loaded_by(id, load.attempt)] { done(load(dir, report)); });
+    set_.machine.run_blocking([load = set_.machine.load_weights, device = entry.device, options = entry.options,
+                                  dir = wire::read(in.getModelDir()), report = progress_to(id, load.attempt),
+                                  done = loaded_by(id, load.attempt)] { done(load(device, options, dir, report)); });
     break;
   }
 }

@@ -43,7 +43,7 @@ struct hflex_cuda_model {
   std::uint32_t max_context;
   float rms_norm_eps;
   const float* rope_frequencies; ///< [head_dim / 2] radians a position; read during make_weights only
-  const void* region;            ///< the host's packed weights; read during make_weights only
+  const void* region;            ///< the host's packed weights; read during make_weights only, by `copy` or locked
   const hflex_cuda_tensor* tensors;
   std::uint32_t tensor_count;
 };
@@ -51,8 +51,10 @@ struct hflex_cuda_model {
 /// How a region comes to a device.
 struct hflex_cuda_upload {
   std::uint32_t locked; ///< 1: it is page-locked (lock_host) and copied from where it lies; 0: through pinned buffers
-  /// Copies within the host's memory, by as many threads as the program likes. Blocks.
-  void (*copy)(void* user, void* to, const void* from, std::uint64_t bytes);
+  /// Copies within the host's memory, by as many threads as the program likes. Blocks, also until these bytes of the
+  /// region are there: unless it is locked, nothing else may read it. Not 0: they never will be, and make_weights
+  /// fails.
+  int (*copy)(void* user, void* to, const void* from, std::uint64_t bytes);
   void* user;
 };
 

@@ -3,6 +3,7 @@
 #include "gpu/cuda/device_memory.cuh"
 #include "gpu/cuda/kernels/checksum.cuh"
 #include "gpu/cuda/slab.cuh"
+#include <list>
 #include <vector>
 
 namespace hflex::cuda {
@@ -37,6 +38,11 @@ public:
 
   float* floats(std::size_t count) { return weights_.template take<float>(count); }
   T* elements(std::size_t count) { return weights_.template take<T>(count); }
+  /// Of a vector: so little that it needs no pinned buffer, whose turn it would take from a matrix.
+  void copy(void* to, const void* from, std::size_t bytes) {
+    if (how_.locked == 0) from = bring(vectors_.emplace_back(bytes).data(), from, bytes);
+    device_stream::copy(to, from, bytes);
+  }
   const void* stage(const void* from, std::size_t bytes) {
     if (bytes > stage_bytes) faults_.note("weights", "one panel is larger than the staging buffer");
     if (faults_.bad()) return nullptr;
@@ -45,7 +51,7 @@ public:
     } else {
       turn_ ^= 1U; // the stream's order keeps what was launched before off the buffer
     }
-    copy(buffers_[turn_].device, from, bytes);
+    device_stream::copy(buffers_[turn_].device, from, bytes);
     return buffers_[turn_].device;
   }
 
@@ -58,8 +64,12 @@ private:
     record(done_[turn_].get()); // what was launched since the last call has read that buffer then
     turn_ ^= 1U;
     faults_.check(cudaEventSynchronize(done_[turn_].get()), "cudaEventSynchronize");
-    if (!faults_.bad()) how_.copy(how_.user, buffers_[turn_].host, from, bytes);
-    return buffers_[turn_].host;
+    return bring(buffers_[turn_].host, from, bytes);
+  }
+  const void* bring(std::byte* to, const void* from, std::size_t bytes) {
+    if (!faults_.bad() && how_.copy(how_.user, to, from, bytes) != 0)
+      faults_.note("weights", "the rest of them does not come");
+    return to;
   }
 
   slab_cutter weights_;
@@ -69,6 +79,7 @@ private:
   buffer buffers_[2];
   device_event done_[2];
   unsigned turn_{};
+  std::list<std::vector<std::byte>> vectors_; ///< on their way
 };
 
 /// What is known of weights before they are anywhere.

@@ -311,6 +311,21 @@ TEST_CASE("weights that are uploaded again come from page-locked memory, where d
   if (from != "host memory, page-locked") WARN("no page was locked; the weights come from " + from);
 }
 
+TEST_CASE("weights that went to a CUDA device while they were read are those of the host") {
+  const auto cuda = cuda_or_skip();
+  if (!cuda) return;
+  const auto other = cuda_backend::load(HFLEX_CUDA_PLUGIN); // which has none on its devices
+  REQUIRE(other);
+  const auto options = engine_options(compute_type::f32);
+  const std::vector<step_item> prompt{item_of(prompt_of(40, 3), 0, block_range(0, 4))};
+  const auto region = (*other)->load_weights(0, options.compute, demo_model(), {});
+  REQUIRE(region.has_value());
+  const auto made = (*other)->make_context(0, *region, options);
+  if (!made) FAIL(made.error().message);
+  CHECK((*made)->weights_from() == "host memory, while it was read");
+  CHECK(sampled_by(**made, prompt) == sampled_by(*on_cpu(options), prompt));
+}
+
 TEST_CASE("where there are two CUDA devices, weights go from one to the other, directly and by NCCL") {
   const auto cuda = cuda_or_skip();
   if (!cuda) return;

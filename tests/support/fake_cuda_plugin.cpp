@@ -5,10 +5,13 @@
 #include "gpu/cuda/plugin_abi.hpp"
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <poll.h>
 #include <sys/mman.h>
@@ -23,6 +26,43 @@ using namespace hflex::test;
 namespace {
 
 std::atomic<int> weights_made{0};
+fake_counts counts;
+
+/// Memory of a device.
+struct weights_memory {
+  weights_memory() {
+    const int now = ++counts.there;
+    for (int most = counts.most; most < now && !counts.most.compare_exchange_weak(most, now);) {
+    }
+  }
+  weights_memory(const weights_memory&) = delete;
+  weights_memory& operator=(const weights_memory&) = delete;
+  ~weights_memory() { --counts.there; }
+};
+
+/// A bus of known speed.
+class bus {
+public:
+  void carry(std::uint64_t bytes) {
+    if (mib_s_ <= 0) return;
+    due_ +=
+        std::chrono::nanoseconds(static_cast<std::int64_t>(static_cast<double>(bytes) / mib_s_ * 1e9 / (1U << 20U)));
+    const auto left = due_ - (std::chrono::steady_clock::now() - begun_);
+    if (left > std::chrono::nanoseconds{0})
+      ::poll(nullptr, 0, static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count()));
+    else
+      due_ -= left; // it was idle meanwhile
+  }
+
+private:
+  static double rate() {
+    const char* set = std::getenv(fake_mib_s);
+    return set == nullptr ? 0 : std::atof(set);
+  }
+  const double mib_s_{rate()};
+  const std::chrono::steady_clock::time_point begun_{std::chrono::steady_clock::now()};
+  std::chrono::nanoseconds due_{0};
+};
 
 } // namespace
 
@@ -31,7 +71,7 @@ struct hflex_cuda_weights {
   std::size_t row_bytes{};
   int device{};
   int memory{-1}; ///< holds a number that stands for the weights
-  bool own{};
+  std::unique_ptr<weights_memory> own;
 };
 
 struct hflex_cuda_context {
@@ -95,13 +135,16 @@ void unlock_host(const void* memory, int) {
 bool comes(const hflex_cuda_model& model, const hflex_cuda_upload& how) {
   const auto* region = static_cast<const unsigned char*>(model.region);
   std::uint64_t end = 0;
+  bus to_device;
   for (std::uint32_t i = 0; i < model.tensor_count; ++i) {
     const auto& t = model.tensors[i];
     end = std::max(end, t.offset + t.bytes);
     if (how.locked != 0) continue;
     std::vector<unsigned char> staged(t.bytes);
-    how.copy(how.user, staged.data(), region + t.offset, t.bytes);
+    if (how.copy(how.user, staged.data(), region + t.offset, t.bytes) != 0) return false;
     if (std::memcmp(staged.data(), region + t.offset, t.bytes) != 0) return false;
+    to_device.carry(t.bytes);
+    ++counts.tensors;
   }
   const std::lock_guard lock(locked_mutex);
   const auto found = locked_memory.find(model.region);
@@ -110,6 +153,7 @@ bool comes(const hflex_cuda_model& model, const hflex_cuda_upload& how) {
 
 hflex_cuda_weights* make_weights(const hflex_cuda_model* model, int device, hflex_cuda_element element,
     const hflex_cuda_upload* how, hflex_cuda_fault* fault) {
+  auto own = std::make_unique<weights_memory>();
   const bool fails = how->locked != 0 && element == hflex_cuda_f32; // so that a test can see what happens then
   if (model->tensor_count == 0 || fails || !comes(*model, *how)) {
     say(fault, fails ? "cudaMemcpyAsync: no" : "something else came");
@@ -119,7 +163,7 @@ hflex_cuda_weights* make_weights(const hflex_cuda_model* model, int device, hfle
   const int memory = ::memfd_create("fake-weights", MFD_CLOEXEC);
   const std::uint64_t number = number_of(*model, element);
   if (::write(memory, &number, sizeof number) != sizeof number) say(fault, "no memory");
-  return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, memory, true};
+  return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, memory, std::move(own)};
 }
 
 int share_weights(const hflex_cuda_weights* w, hflex_cuda_share* out, hflex_cuda_fault*) {
@@ -137,7 +181,8 @@ hflex_cuda_weights* adopt_weights(const hflex_cuda_model* model, int device, hfl
     return nullptr;
   }
   const bool same = from->device[0] == device + 1;
-  return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, ::dup(fd), !same};
+  auto own = same ? nullptr : std::make_unique<weights_memory>();
+  return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, ::dup(fd), std::move(own)};
 }
 
 /// A listening socket stands for NCCL's bootstrap: its name is the ticket.
@@ -208,7 +253,8 @@ hflex_cuda_weights* receive_weights(const hflex_cuda_model* model, int device, h
   }
   const int memory = ::memfd_create("fake-weights", MFD_CLOEXEC);
   if (::write(memory, &number, sizeof number) != sizeof number) say(fault, "no memory");
-  return new hflex_cuda_weights{model->layers, row_bytes_of(*model, element), device, memory, true};
+  return new hflex_cuda_weights{
+      model->layers, row_bytes_of(*model, element), device, memory, std::make_unique<weights_memory>()};
 }
 
 std::uint64_t weights_bytes(const hflex_cuda_weights* w) { return w->own ? 1000 : 0; }
@@ -302,3 +348,4 @@ constexpr hflex_cuda_functions functions{&devices, &nccl_version, &make_weights,
 
 extern "C" std::uint32_t hflex_cuda_abi_version() { return hflex_cuda_abi; }
 extern "C" const hflex_cuda_functions* hflex_cuda_entry() { return &functions; }
+extern "C" fake_counts* fake_cuda_counts() { return &counts; }

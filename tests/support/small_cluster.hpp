@@ -249,7 +249,7 @@ public:
 private:
   node::backend backend_of(const test_node& node) {
     node::backend machine;
-    machine.load_weights = [loads = node.loads](const std::string&,
+    machine.load_weights = [loads = node.loads](std::uint32_t, const wire::instance_options&, const std::string&,
                                const gpu::progress_callback&) -> result<std::shared_ptr<const gpu::weight_region>> {
       ++*loads;
       return std::make_shared<named_weights>();

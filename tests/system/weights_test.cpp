@@ -56,6 +56,7 @@ TEST_CASE("an instance in another process of the same GPU uses the weights where
   o.devices = "cuda:0";
   o.agent_environment = {"HFLEX_CUDA_PLUGIN=" HFLEX_FAKE_CUDA_PLUGIN};
   cluster c{o};
+  c.agent("a").wait_line(stream::err, "i1 has its weights on the device from host memory, while it was read");
   const auto jobs = some_jobs(4, 20);
   check_all_finished(c.submit(jobs), jobs.size());
 

@@ -111,8 +111,11 @@ result<machine_plan> plan_devices(const agent_plan& plan) {
 node::backend make_backend(
     std::shared_ptr<worker> loader, std::shared_ptr<gpu::transport> transport, machine_plan machine) {
   node::backend b;
-  b.load_weights = [](const std::string& dir, const gpu::progress_callback& progress) {
-    return gpu::load_weights(dir, progress);
+  b.load_weights = [machine](std::uint32_t index, const wire::instance_options& o, const std::string& dir,
+                       const gpu::progress_callback& progress) {
+    const device_plan& device = machine.devices.at(index);
+    if (!device.cuda) return gpu::load_weights(dir, progress);
+    return machine.cuda->load_weights(*device.cuda, gpu::compute_named(o.compute).value(), dir, progress);
   };
   b.stamp_of = gpu::checkpoint_stamp;
   if (machine.cuda) {
