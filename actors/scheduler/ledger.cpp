@@ -38,6 +38,7 @@ void ledger::take_in(const request_arrived& r, time_point now) {
   w.order = next_order_++;
   w.length_class = lengths_.number_of(r.slo_class);
   w.output_to_come = lengths_.predict(w.length_class, r.produced, r.max_output_tokens) - r.produced;
+  w.output_hold = std::min(w.output_to_come, lengths_.expected_hold(w.length_class, r.produced, r.max_output_tokens));
   w.cached.clear();
   if (!r.prefix.empty()) w.cached = prefixes_.find(r.prefix);
   auto& slo = w.request.slo;
@@ -416,6 +417,7 @@ void ledger::report(const step_reported& r, time_point now) {
     at->decode_steps += r.steps;
     at->decode_context += std::uint64_t{at->decoding} * r.steps;
     view_.decoded += std::uint64_t{at->decoding} * r.steps;
+    lengths_.made(std::uint64_t{at->decoding} * r.steps);
   }
   const auto used = at->is.kv_blocks - std::min(r.kv_blocks_free, at->is.kv_blocks);
   // An idle instance has nothing that could outgrow its promise; what it still holds (a prefix cache) it can give up.

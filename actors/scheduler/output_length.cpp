@@ -6,6 +6,8 @@ namespace hflex::scheduler {
 
 namespace {
 constexpr std::uint32_t enough = 16;
+constexpr std::uint32_t hold_every = 16; // observations
+constexpr double usual_hold = 512;
 constexpr std::uint32_t halve_at = 2048;
 constexpr std::size_t most_classes = 256; // class names come from configuration; this only bounds a mistake
 constexpr std::uint32_t nobody = ~std::uint32_t{0};
@@ -41,6 +43,9 @@ void output_length_predictor::observe(std::uint32_t class_number, std::uint32_t 
   auto& h = classes_[class_number];
   const auto bucket = bucket_of(tokens);
   ++h.counts[bucket];
+  ++finished_;
+  outputs_ += tokens;
+  if (finished_ >= halve_at) finished_ /= 2, outputs_ /= 2, made_ /= 2;
   if (bucket < h.quantile_bucket) ++h.below;
   if (++h.total >= halve_at) {
     h.total = 0;
@@ -48,6 +53,7 @@ void output_length_predictor::observe(std::uint32_t class_number, std::uint32_t 
     h.quantile_bucket = h.below = 0;
   }
   settle_quantile(h);
+  if (h.total % hold_every == 0) h.hold = hold_from(h, 0);
 }
 
 void output_length_predictor::settle_quantile(histogram& h) const {
@@ -76,6 +82,34 @@ std::uint32_t output_length_predictor::predict(
   const auto& h = classes_[class_number];
   const auto bucket = produced == 0 ? h.quantile_bucket : quantile_from(h, bucket_of(produced + 1));
   return bucket < buckets ? std::clamp(upper_end(bucket), produced + 1, ceiling) : ceiling;
+}
+
+double output_length_predictor::hold_from(const histogram& h, std::uint32_t produced) {
+  const auto from = bucket_of(produced + 1);
+  std::uint32_t longer = 0, left = 0;
+  for (auto b = from; b < buckets; ++b) longer += h.counts[b];
+  double most = 0;
+  left = longer;
+  for (auto b = from; b < buckets && left > 0; left -= h.counts[b++])
+    most = std::max(most, (static_cast<double>(upper_end(b)) - produced) * left / longer);
+  return most;
+}
+
+// The first to finish are the short ones: for a while they say too little. What all have made, over what those had, is
+// too much for as long.
+double output_length_predictor::stretch() const {
+  return outputs_ > 0 ? std::sqrt(std::max(1.0, (made_ + finished_) / outputs_)) : 1.0;
+}
+
+std::uint32_t output_length_predictor::expected_hold(
+    std::uint32_t class_number, std::uint32_t produced, std::uint32_t max_tokens) const {
+  const auto most = std::max(max_tokens, produced + 1) - produced;
+  double hold = usual_hold;
+  if (class_number != nobody && classes_[class_number].total >= enough) {
+    const auto& h = classes_[class_number];
+    hold = (produced == 0 ? h.hold : hold_from(h, produced)) * stretch();
+  }
+  return static_cast<std::uint32_t>(std::clamp(hold, 1.0, static_cast<double>(most)));
 }
 
 } // namespace hflex::scheduler

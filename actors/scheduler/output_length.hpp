@@ -1,5 +1,6 @@
-// How long an answer will be: per SLO class, a quantile of the output lengths seen lately. Kept by the ledger; used to
-// reserve KV blocks. Until a class has been seen often enough the answer is "as long as it may".
+// How long an answer will be, per SLO class, from the output lengths seen lately: a quantile of them, and what room to
+// keep for one of many. Kept by the ledger; used to reserve KV blocks. Until a class has been seen often enough the
+// first answer is "as long as it may", the second a usual length.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -23,6 +24,14 @@ public:
     return predict(number_of(slo_class), produced, max_tokens);
   }
 
+  /// Output tokens after the first ones that were made by all requests, those that go on as well.
+  void made(std::uint64_t tokens) { made_ += static_cast<double>(tokens); }
+  /// Output tokens beyond `produced` to keep room for in a pool that many share: as many as such a request is expected
+  /// to hold when that is most, which is the maximum over t of t * P(it makes more than t). They do not all come to an
+  /// end at once: a sum of these is not exceeded in the mean at any time, while a sum of quantiles is two to four times
+  /// what is ever in use. >= 1; no more than predict() leaves.
+  std::uint32_t expected_hold(std::uint32_t class_number, std::uint32_t produced, std::uint32_t max_tokens) const;
+
 private:
   // Eight buckets per doubling: 9 % wide. Counts are halved now and then, so that old days fade.
   static constexpr std::size_t buckets = 8 * 24;
@@ -35,13 +44,19 @@ private:
     // Where the quantile of all lies: moved along with each observation, so that a fresh request is predicted at once.
     std::size_t quantile_bucket{};
     std::uint32_t below{}; ///< counts of the buckets before it
+    double hold{};         ///< of a fresh request; brought up to date now and then
   };
   void settle_quantile(histogram& h) const;
   /// The first bucket from `from` on that the quantile of what lies there is in.
   std::size_t quantile_from(const histogram& h, std::size_t from) const;
+  static double hold_from(const histogram& h, std::uint32_t produced);
+  double stretch() const;
 
   double quantile_;
   std::vector<histogram> classes_;
+  double made_{};     ///< tokens, of all requests
+  double finished_{}; ///< requests
+  double outputs_{};  ///< tokens of those
 };
 
 } // namespace hflex::scheduler

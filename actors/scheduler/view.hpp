@@ -20,6 +20,7 @@ struct waiting_request {
   time_point queued_at;
   std::uint64_t order{};                 ///< first come, first served is ascending `order`
   std::uint32_t output_to_come{};        ///< predicted tokens that it still produces, >= 1
+  std::uint32_t output_hold{};           ///< of them, to keep room for (output_length_predictor::expected_hold)
   std::vector<prefix_index::hit> cached; ///< who is likely to have how much of its text, by instance id
   std::uint32_t length_class{};          ///< of its SLO class, for the length prediction
   std::uint32_t place_in_line{};         ///< in view::first_come

@@ -33,16 +33,19 @@ double knob_of(const options& opts, std::string_view name) {
   return 0;
 }
 
-// A fleet of fixed size has no more than so many decode instances for each that is expected to be busy. Up to there
-// they get their part of the instances, their work counting for more: where decodes find no room, nothing goes on.
+// A fleet of fixed size has no more than so many decode instances for each that the residents need now, and half a one.
+// Up to there they get their part of the instances, their work counting for more: where decodes find no room, nothing
+// goes on. What is forecast does not count: a role changes in milliseconds, and answers of a minute let the prefill
+// side starve for a burst whose decodes are still to come.
 constexpr double decode_room = 1.5;
+constexpr double decode_spare = 0.5;
 constexpr double decode_weight = 1.25;
 
 /// One kind of instance and what it needs.
 struct side {
   instance_role role{};
   double need{};       ///< instances, not rounded
-  double expected{};   ///< of them, without room for chance
+  double here{};       ///< of them, for those who are resident now
   double work{};       ///< instances' time for what has come lately, to compare sides by
   std::uint32_t now{}; ///< rounded up: wanted if nothing were held on to
 };
@@ -183,7 +186,7 @@ private:
     const double share = fill_ * share_for_work(model_, std::min(model_.predict(full), queue_time()));
     const double need = instances_for(w, share, queue_time(), margin_);
     note_numbers(v, w, share, need);
-    return {role, std::max(need, need_of_the_late(v, role, w, share)), w.expected / share, prefill_lately() / share, 0};
+    return {role, std::max(need, need_of_the_late(v, role, w, share)), 0, prefill_lately() / share, 0};
   }
 
   side decode_side(const fleet_view& v, instance_role role) {
@@ -206,8 +209,7 @@ private:
     numbers_.push_back({"decode_share_for_work", share});
     numbers_.push_back({"decode_need", need});
     const double here = instances_for_residents(v.demand, model_, targets_.tpot, instance_role::decode);
-    return {role, std::max({need, here, need_of_the_homeless(v, role)}), std::max(w.expected / share, here),
-        work / share, 0};
+    return {role, std::max({need, here, need_of_the_homeless(v, role)}), here, work / share, 0};
   }
 
   // That a decode instance holds, by its limit and by its memory, with some room for what comes next.
@@ -286,7 +288,7 @@ private:
     };
     std::uint32_t decodes = 1;
     while (decodes + 1 < total && relief(decodes + 1) > relief(decodes)) ++decodes;
-    const double enough = std::max(d.need, decode_room * d.expected);
+    const double enough = decode_room * d.here + decode_spare;
     numbers_.push_back({"decode_part", total * d.work / (p.work + d.work)});
     numbers_.push_back({"decode_enough", enough});
     decodes = std::min(decodes, static_cast<std::uint32_t>(std::clamp<double>(std::ceil(enough - 0.25), 1, total - 1)));

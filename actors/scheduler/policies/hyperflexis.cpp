@@ -301,6 +301,11 @@ private:
     return blocks_for(d, std::uint64_t{w.request.tokens} + w.output_to_come);
   }
 
+  // Whoever comes finds room for all that it may well need; what is promised to it is what many like it hold at a time.
+  static std::uint32_t blocks_kept(const instance_load& d, const waiting_request& w) {
+    return blocks_for(d, std::uint64_t{w.request.tokens} + w.output_hold);
+  }
+
   static bool has_space(const view& v, const instance_load& d, const waiting_request& w) {
     return has_room(v, d) && d.sequences() < d.is.max_sequences && blocks_wanted(d, w) <= d.free_blocks();
   }
@@ -450,7 +455,7 @@ private:
                                                 : explanation(words.due, due_ms);
     const bool best_effort = how == claim::left_over || (how == claim::by_right && w.request.produced == 0);
     d.dispatch(
-        w.request.key, {c.prefill->is.instance, c.decode->is.instance, blocks_wanted(*c.decode, w), best_effort, why});
+        w.request.key, {c.prefill->is.instance, c.decode->is.instance, blocks_kept(*c.decode, w), best_effort, why});
   }
 
   // A request with a right that fits nowhere now: the instance closest to having the space is kept for it.

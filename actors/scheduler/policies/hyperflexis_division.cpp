@@ -16,8 +16,14 @@ constexpr knob divide_gain{"hyperflexis.divide_gain", 1.05, 0.5, 1000,
     "model, for them to be gathered there; 1000: never"};
 constexpr std::array division_knobs{divide_gain};
 
-// Once divided, a fleet stays so until the estimate says that much less.
-constexpr double hysteresis = 0.04;
+// Once divided, a fleet stays so until the estimate says that much less. A fleet that has been divided from the start
+// is 1 to 2 points worse off than one that is together where that is better; one that changes its mind under way, up
+// to 6.
+constexpr double hysteresis = 0.10;
+
+// Outputs are known that well, once as many have finished as go on. The number of hosts is whole: what a division is
+// worth goes up and down by 8 % as the expected output does, so that one estimate alone says little.
+constexpr double spread_of_outputs = 1.25;
 
 // A change of mind costs what residents on the wrong instances cost until they have ended.
 constexpr duration minds_apart = std::chrono::seconds{30};
@@ -75,7 +81,7 @@ duration full_step(const instance_load& at) {
   return at.model().plan_ahead(full);
 }
 
-request_cost cost_of(const request_mix& mix, const instance_load& at) {
+request_cost cost_of(const request_mix& mix, const instance_load& at, double lean = 0) {
   const auto& m = at.model();
   const double n = mix.requests();
   const auto longest = full_step(at);
@@ -85,7 +91,7 @@ request_cost cost_of(const request_mix& mix, const instance_load& at) {
     const double tpot = t.tpot_ms / t.requests;
     if (seen < binding_share * n) c.tightest_ms = tpot;
     seen += t.requests;
-    const double outputs = t.requests * mix.output_of(t), context = outputs * mix.context_of(t);
+    const double outputs = t.requests * mix.output_of(t, lean), context = outputs * mix.context_of(t, lean);
     const double prefill = m.c1_ms * t.work + m.c2_ms * t.pairs;
     const double decode = (m.c1_ms + m.c3_ms) * outputs + (m.c4_ms + m.c5_ms) * context;
     const double both = prefill + decode;
@@ -146,20 +152,22 @@ void request_mix::finished(const request_arrived& r, std::uint32_t output_tokens
 // The first to finish are the short ones: the mean of those is too small for a while. What all have made, those that go
 // on as well, over the number of those that have finished is too large for as long. How tiers compare, the finished
 // say.
-double request_mix::output_of(const tier& t) const {
+double request_mix::output_of(const tier& t, double lean) const {
   const auto mean = [](double outputs, double requests, double before) {
     return (usual_weight * before + outputs) / (usual_weight + requests);
   };
   const double least = mean(outputs_, finished_, usual_output);
   const double most = mean(made_ + finished_, finished_, usual_output);
-  return mean(t.outputs, t.finished, least) / least * std::sqrt(least * most);
+  const double all = std::sqrt(least * most) * std::pow(std::sqrt(most / least) * spread_of_outputs, lean);
+  return mean(t.outputs, t.finished, least) / least * all;
 }
 
 // --- what a division brings -----------------------------------------------------------------------------------------
 
-division_yield estimate_division(const request_mix& mix, const instance_load& typical, std::uint32_t instances) {
+division_yield estimate_division(
+    const request_mix& mix, const instance_load& typical, std::uint32_t instances, double lean) {
   const auto& m = typical.model();
-  const auto c = cost_of(mix, typical);
+  const auto c = cost_of(mix, typical, lean);
   const auto longest = full_step(typical);
   const double all_tight =
       share_for_work(m, std::min(from_ms(c.tightest_ms), longest)) / std::max(c.prefill_ms + c.decode_ms, 1e-9);
@@ -265,8 +273,12 @@ bool mixed_duties::hand_over_in_time(time_point now) const {
 }
 
 bool mixed_duties::pays(const instance_load& typical, std::uint32_t instances) const {
-  const auto y = estimate_division(mix_, typical, instances);
-  return y.apart >= (gain_ - (divided_ ? hysteresis : 0)) * y.together;
+  double gain = 0;
+  for (const double lean : {-1, 0, 1}) {
+    const auto y = estimate_division(mix_, typical, instances, lean);
+    gain += y.apart / std::max(y.together, 1e-9) / 3;
+  }
+  return gain >= gain_ - (divided_ ? hysteresis : 0);
 }
 
 // Whoever has most of the decodes goes on with them: what another one still has ends there.

@@ -36,9 +36,10 @@ public:
   void made(std::uint64_t tokens) { made_ += static_cast<double>(tokens); }
 
   double requests() const { return requests_; }
-  /// Output tokens of one request of a tier, and the context that one of them reads, as expected.
-  double output_of(const tier& t) const;
-  double context_of(const tier& t) const { return t.prompt / t.requests + output_of(t) / 2; }
+  /// Output tokens of one request of a tier, and the context that one of them reads, as expected. `lean`: -1 as few as
+  /// there may be, 0 between, 1 as many as there may be.
+  double output_of(const tier& t, double lean = 0) const;
+  double context_of(const tier& t, double lean = 0) const { return t.prompt / t.requests + output_of(t, lean) / 2; }
   /// Calls f(tier) for those that have any, the tightest first.
   template <class F>
   void each_tier(F f) const {
@@ -61,8 +62,9 @@ struct division_yield {
   double apart{};        ///< some gather the decodes: as many as is best
   std::uint32_t hosts{}; ///< so many
 };
-/// For two instances or more like `typical`, and a mix with requests in it.
-division_yield estimate_division(const request_mix& mix, const instance_load& typical, std::uint32_t instances);
+/// For two instances or more like `typical`, and a mix with requests in it whose outputs are as long as `lean` says.
+division_yield estimate_division(
+    const request_mix& mix, const instance_load& typical, std::uint32_t instances, double lean = 0);
 
 /// How many of these, the first ones, are needed to gather what all of them decode now: within the tightest target and
 /// each one's sequences and memory, with some room for what comes next. At least 1, at most all but one; two or more

@@ -75,7 +75,8 @@ struct fleet_desk {
         e.demand.classes.push_back({"standard", seconds{2}, tpot, n, prompt * n, prompt * prompt * n, n, output * n});
       for (const auto& [id, i] : it.state().instances)
         if (i.phase == life::ready)
-          e.demand.instances.push_back({id, i.role, false, 0, 0, 0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
+          e.demand.instances.push_back({id, i.role, false, i.role == decode ? residents / it.state().ready(decode) : 0U,
+              0, 0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
       e.demand.mixed_apart = mixed_apart;
       e.demand.late = late;
       e.demand.waiting = late;
@@ -101,6 +102,7 @@ struct fleet_desk {
   double owed{};
   std::uint32_t tokens_each{10'000}; ///< of those that are late
   bool mixed_apart{false};
+  std::uint32_t residents{0}; ///< that decode, where that is a role
   duration tpot{milliseconds{100}};
   double prompt{900};
   double output{100};
@@ -241,7 +243,10 @@ TEST_CASE("a fleet of fixed size prefills with most of it where prompts are long
   CHECK(d.it.state().ready(decode) == 1);
   d.prompt = 300; // and the other way round, as this becomes what is usual
   d.output = 600;
-  d.load(15, seconds{60});
+  d.load(15, seconds{30});
+  CHECK(d.it.state().ready(decode) == 1); // they are still to come: until then, prefill has the use of the others
+  d.residents = 600;
+  d.load(15, seconds{30});
   CHECK(d.it.state().ready(decode) >= 3);
   CHECK(d.running() == 8);
 }

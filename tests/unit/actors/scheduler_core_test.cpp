@@ -244,6 +244,32 @@ TEST_CASE("output lengths are predicted by the class's quantile once it is known
   CHECK(lengths.predict("chat", 500, 1000) == 1000);
 }
 
+TEST_CASE("what is kept for one of many is what many hold at a time") {
+  scheduler::output_length_predictor lengths(0.7);
+  const auto chat = lengths.number_of("chat");
+  CHECK(lengths.expected_hold(chat, 0, 32768) == 512); // nothing is known yet: what is usual
+  CHECK(lengths.expected_hold(chat, 0, 100) == 100);
+  const auto all_finish = [&](std::uint32_t class_number, std::uint32_t tokens) {
+    lengths.observe(class_number, tokens);
+    lengths.made(tokens - 1);
+  };
+  // Every half of those that are left ends within 400 tokens: 37 % of the mean length, not 120 % as the quantile.
+  for (std::uint32_t i = 0; i < 640; ++i)
+    all_finish(chat, static_cast<std::uint32_t>(400 * std::log2(640.0 / (i + 0.5))) + 1);
+  CHECK(lengths.predict(chat, 0, 32768) == Approx(695).epsilon(0.1));
+  CHECK(lengths.expected_hold(chat, 0, 32768) == Approx(212).epsilon(0.1));
+  CHECK(lengths.expected_hold(chat, 600, 32768) == Approx(212).epsilon(0.15)); // and so again, however far it is
+  CHECK(lengths.expected_hold(chat, 600, 650) == 50);
+  // All of the same length come to that at once, if they came at once.
+  const auto fixed = lengths.number_of("fixed");
+  for (int i = 0; i < 640; ++i) all_finish(fixed, 1000);
+  CHECK(lengths.expected_hold(fixed, 0, 32768) == Approx(1000).epsilon(0.1));
+  // The first to end are the short ones: while others go on, those say too little.
+  const auto before = lengths.expected_hold(chat, 0, 32768);
+  lengths.made(3'000'000);
+  CHECK(lengths.expected_hold(chat, 0, 32768) > 1.4 * before);
+}
+
 TEST_CASE("targets beyond all reason do not break the clock") {
   for (const auto& entry : scheduler::policies()) {
     scheduler_desk desk(with_policy(std::string(entry.name)));

@@ -140,6 +140,22 @@ TEST_CASE("what has not finished yet counts for the expected output") {
   CHECK(after > 1.5 * before);
 }
 
+TEST_CASE("outputs are leant to both sides of what is expected, the further the less is known") {
+  const auto spread = [](const request_mix& mix) {
+    double all = 0;
+    mix.each_tier([&](const request_mix::tier& t) {
+      CHECK(mix.output_of(t, -1) * mix.output_of(t, 1) == Approx(mix.output_of(t) * mix.output_of(t)));
+      all = mix.output_of(t, 1) / mix.output_of(t, -1);
+    });
+    return all;
+  };
+  auto mix = mix_of({code});
+  const auto known = spread(mix);
+  CHECK(known > 1.2);
+  mix.made(100'000); // by many that go on
+  CHECK(spread(mix) > 1.5 * known);
+}
+
 TEST_CASE("a mix forgets what it has not seen for long") {
   auto mix = mix_of({code});
   const auto r = scheduler_desk::request(1, 500, 1000, 200);
