@@ -120,8 +120,11 @@ std::optional<std::string> core::join_fault(const node_joined& e, const node* kn
   if (known->incarnation == e.incarnation)
     return known->live() ? std::nullopt
                          : std::optional<std::string>("this incarnation is out; join again with a new one");
-  if (known->state == node_state::up && now - known->last_heard < opts_.suspect_after && known->address != e.address)
-    return fmt::format("the name \"{}\" is taken by a live node at {}; choose another name", e.name, known->address);
+  // Each of two agents with one name would end the other's life for ever, and the jobs there with it.
+  const auto same_agent = known->address == e.address && known->process == e.process;
+  if (known->state == node_state::up && now - known->last_heard < opts_.suspect_after && !same_agent)
+    return fmt::format("the name \"{}\" is taken by a live node, process {} at {}; choose another one with --name",
+        e.name, known->process, known->address);
   return std::nullopt;
 }
 
@@ -131,6 +134,7 @@ void core::admit(node& n, const node_joined& e, time_point now, effects& out) {
   if (n.past_incarnations.size() > past_lives_kept) n.past_incarnations.pop_front();
   n.incarnation = e.incarnation;
   n.address = e.address;
+  n.process = e.process;
   n.devices = e.devices;
   n.state = node_state::up;
   n.last_sequence = n.weights_bytes = n.weights_idle_bytes = 0;

@@ -72,6 +72,8 @@ struct node_joined {
   std::uint64_t incarnation{}; ///< random, of this life of the agent's connection; never 0, never used before
   std::string address;
   std::vector<device_description> devices;
+  std::uint32_t
+      process{}; ///< of the agent, on its host; the same one may come again while its former life still counts
 };
 struct heartbeat {
   node_id node{};
@@ -245,6 +247,7 @@ private:
     node_id id{};
     std::string name;
     std::string address;
+    std::uint32_t process{};
     std::uint64_t incarnation{};
     std::deque<std::uint64_t> past_incarnations; ///< bounded: the latest lives
     node_state state{node_state::up};

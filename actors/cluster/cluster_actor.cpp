@@ -58,6 +58,7 @@ public:
     e.name = wire::read(in.getName());
     e.incarnation = in.getIncarnation();
     e.address = wire::read(in.getAddress());
+    e.process = in.getPid();
     for (auto d : in.getDevices())
       e.devices.push_back(
           {wire::read(d.getKind()), wire::read(d.getName()), d.getMemoryBytes(), d.getMemoryUsedBytes()});

@@ -124,8 +124,7 @@ public:
     }
     wire::dial<wire::cluster_actor>(
         self_, set_.head_host, set_.head_port, set_.core.connect_deadline,
-        [this](const wire::cluster_actor& head) { greet(head); },
-        [this](const std::string& why) { feed(connect_failed{why}); });
+        [this](const wire::cluster_actor& head) { greet(head); }, [this](const std::string& why) { unreachable(why); });
   }
 
   void perform(hang_up&) {
@@ -316,20 +315,34 @@ private:
               router_ = router;
               scheduler_ = scheduler;
               weights_ = weights;
-              watcher_.watch(self_, head, [this](const std::string& reason) { feed(head_lost{reason}); });
+              watcher_.watch(self_, head, [this](const std::string& reason) {
+                if (!set_.head) complain("the head is gone: " + reason); // one in this process goes with it
+                feed(head_lost{reason});
+              });
               feed(opened{std::max<std::uint64_t>(set_.random(), 1)});
             },
-            [this](const caf::error& err) { feed(connect_failed{self_->home_system().render(err)}); });
+            [this](const caf::error& err) { unreachable(self_->home_system().render(err)); });
+  }
+
+  void unreachable(const std::string& why) {
+    complain("cannot reach the head: " + why);
+    feed(connect_failed{why});
+  }
+
+  /// Once for each trouble, not for each try: they go on until the head answers.
+  void complain(const std::string& trouble) {
+    if (std::exchange(trouble_, trouble) != trouble) spdlog::warn("node: {}; trying on", trouble);
   }
 
   void joined(std::uint64_t incarnation, const msg<s::NodeAnswer>& answer) {
     auto in = answer.read();
     if (in->isRefused()) {
-      spdlog::error("node: the head refuses {}: {}", set_.core.name, in->getRefused().cStr());
+      complain(fmt::format("the head refuses {}: {}", set_.core.name, in->getRefused().cStr()));
       feed(refused{incarnation, wire::read(in->getRefused())});
       return;
     }
     auto welcome = in->getWelcome();
+    trouble_.clear();
     spdlog::info("node: joined as {}", to_string(node_id{welcome.getNode()}));
     feed(welcomed{
         incarnation, node_id{welcome.getNode()}, std::chrono::milliseconds{std::max(welcome.getHeartbeatMs(), 10U)}});
@@ -403,6 +416,7 @@ private:
   std::shared_ptr<workshop> shop_;
   std::map<instance_id, instance_entry> instances_;
   std::map<context_id, context_entry> contexts_;
+  std::string trouble_;                       ///< with the head, as it was told last
   std::vector<start_order> early_;            ///< came before the welcome
   std::set<context_id> wanted_contexts_;      ///< not released: what comes of making another one is freed
   std::map<std::string, region_ptr> regions_; ///< by digest: weights that this process holds

@@ -85,6 +85,25 @@ TEST_CASE("an agent that is started again under its name is the same node and se
   CHECK(tokens_of(second) == tokens_of(first));
 }
 
+TEST_CASE("an agent whose name is taken is refused until that name is free, and disturbs no job") {
+  cluster c{{"collocated", "f32", {"a"}, {}, {}}};
+  const auto before = instance_of_role(c.topology(), "mixed")["id"];
+  process second{command{{HFLEX_PROGRAM, "agent", "--join", c.head(), "--name", "a", "--devices", "cpu:1"}, {}, {}}};
+  second.wait_line(stream::err, "is taken by a live node");
+  check_all_finished(c.submit(some_jobs(4, 40)), 4);
+  CHECK(instance_of_role(c.topology(), "mixed")["id"] == before);
+  c.agent("a").signal(SIGKILL);
+  second.wait_line(stream::err, "joined as n1");
+  c.until("an instance on the second", [&](const json& t) { return holder_of(t, "mixed") == "a"; });
+}
+
+TEST_CASE("an agent that finds no head says so, and goes on trying") {
+  process agent{command{{HFLEX_PROGRAM, "agent", "--join", "127.0.0.1:1", "--devices", "cpu:1"}, {}, {}}};
+  agent.wait_line(stream::err, "cannot reach the head: 127.0.0.1:1");
+  agent.signal(SIGTERM);
+  CHECK(agent.wait_exit() == 0);
+}
+
 TEST_CASE("jobs that wait for an instance run when an agent joins") {
   cluster c{{"disaggregated", "f32", {}, {}, {}}};
   auto submit = c.start_submit(some_jobs(3, 20));

@@ -170,9 +170,22 @@ TEST_CASE("garbage, replaced and dead incarnations are refused with a reason") {
 TEST_CASE("two hosts cannot share a name, but a silent node's name can be taken over") {
   bench b;
   auto n = b.join("gpu-a", 1, "a:1");
-  CHECK(says(b.refusal("gpu-a", 2, "b:1"), "taken by a live node at a:1"));
+  CHECK(says(b.refusal("gpu-a", 2, "b:1"), "taken by a live node, process 0 at a:1"));
   b.on(tick{}, 300ms);
   CHECK(only<welcome>(b.on(node_joined{"gpu-a", 2, "b:1", {}})).node == n);
+}
+
+TEST_CASE("a second agent cannot take a live node's name, but the same agent may come again at once") {
+  bench b;
+  node_joined first{"gpu-a", 1, "a:1", {}, 100};
+  const auto n = only<welcome>(b.on(first)).node;
+  const node_joined second{"gpu-a", 2, "a:1", {}, 200};
+  CHECK(says(only<refuse_join>(b.on(second)).reason, "taken by a live node, process 100 at a:1"));
+  CHECK(b.state_of("n1") == "up");
+  first.incarnation = 3;
+  CHECK(only<welcome>(b.on(first)).node == n);
+  b.on(node_down{n, 3, "connection reset"});
+  CHECK(only<welcome>(b.on(second)).node == n); // the first one is gone
 }
 
 TEST_CASE("the number of nodes is bounded and the longest gone makes room") {
