@@ -50,13 +50,17 @@ device_sharing sharing_over(const std::shared_ptr<transport>& transport, const d
   device_sharing out;
   out.ticket = sources.ticket;
   if (!sources.neighbours.empty())
-    out.fetch = [transport, neighbours = sources.neighbours](const std::string& key) -> memory {
-      auto came = std::make_shared<std::promise<memory>>();
+    out.fetch = [transport, neighbours = sources.neighbours, hung = false](const std::string& key) mutable -> memory {
+      if (hung) return std::nullopt; // it would cost as much again for each device
+      auto came = std::make_shared<std::promise<result<shared_device_memory>>>();
       auto answer = came->get_future();
       transport->fetch_device_weights(neighbours, key, device_weights_patience,
-          [came](const result<shared_device_memory>& r) { came->set_value(r ? memory{*r} : std::nullopt); });
-      if (answer.wait_for(2 * device_weights_patience) != std::future_status::ready) return std::nullopt; // it ends
-      return answer.get();
+          [came](const result<shared_device_memory>& r) { came->set_value(r); });
+      hung = answer.wait_for(2 * device_weights_patience) != std::future_status::ready; // when the transport ends
+      if (hung) return std::nullopt;
+      auto found = answer.get();
+      hung = !found && found.error().code == errc::retry; // no answer in time
+      return found ? memory{std::move(*found)} : std::nullopt;
     };
   out.offer = [transport](const std::string& key, shared_device_memory m) -> std::function<void()> {
     const auto made = transport->offer_device_weights(key, std::move(m));

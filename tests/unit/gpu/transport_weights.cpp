@@ -1,4 +1,5 @@
 // Weights that go from process to process as a descriptor.
+#include "gpu/cuda_weights.hpp"
 #include "tests/support/model_dir.hpp"
 #include "tests/support/spin.hpp"
 #include "tests/support/transport_kit.hpp"
@@ -141,6 +142,21 @@ TEST_CASE("memory of a device is passed on with its note, by key, until it is wi
   CHECK(fetch_memory("k").first.error().code == errc::reroute);
   holder->offer_device_weights("k", {std::vector<std::byte>(gpu::max_note_bytes + 1), memory()});
   CHECK(fetch_memory("k").first.error().code == errc::reroute); // nobody could read that
+}
+
+TEST_CASE("a neighbour that hangs is asked once for device memory, not for each device") {
+  child_process child{[](const child_process& parent) {
+    auto holder = gpu::transport::start({});
+    parent.say(endpoint_of(**holder, "shm"));
+    parent.hear();
+  }};
+  const gpu::endpoint_list holder{child.hear()};
+  child.stop();
+  const auto sharing = gpu::sharing_over(started({}), {holder, {}});
+  CHECK_FALSE(sharing.fetch("device 0")); // waits out its patience, of a second
+  const auto begin = std::chrono::steady_clock::now();
+  for (int device = 1; device < 8; ++device) CHECK_FALSE(sharing.fetch("device " + std::to_string(device)));
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds{1});
 }
 
 TEST_CASE("a holder that passes something else than those weights is found out") {
