@@ -35,6 +35,11 @@ std::string_view to_string(happening_kind k) {
   return "ended";
 }
 
+std::string place(instance_id prefill, instance_id decode) {
+  if (!prefill) return decode ? to_string(decode) : std::string{};
+  return prefill == decode ? to_string(prefill) : to_string(prefill) + " > " + to_string(decode);
+}
+
 const request_story* decision_log::find(request_id id) const {
   if (!on() || !id || slot_of(id) >= stories_.size()) return nullptr; // an empty slot is nobody's
   const auto& story = stories_[slot_of(id)];

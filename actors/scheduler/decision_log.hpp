@@ -8,6 +8,7 @@
 #include "actors/common/explanation.hpp"
 #include "actors/common/ids.hpp"
 #include "actors/common/slo.hpp"
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -29,6 +30,9 @@ enum class happening_kind : std::uint8_t {
 
 /// One word, for scripts.
 std::string_view to_string(happening_kind k);
+
+/// The instances of a happening for people: "i1", "i1 > i2" where prefill and decode differ, or nothing.
+std::string place(instance_id prefill, instance_id decode);
 
 struct happening {
   happening_kind what{happening_kind::arrived};

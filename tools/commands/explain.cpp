@@ -1,4 +1,5 @@
 // `hflex explain`: what happened to a request and why, as scheduler and router tell it; and why the fleet changed.
+#include "actors/scheduler/decision_log.hpp"
 #include "actors/wire/convert.hpp"
 #include "tools/cli/exit_code.hpp"
 #include "tools/cli/json_line.hpp"
@@ -91,19 +92,12 @@ std::string headline(s::JobRecord::Reader job) {
   return out + "\n";
 }
 
-std::string place(s::Happening::Reader h) {
-  if (h.getPrefillInstance() == 0) return h.getDecodeInstance() == 0 ? "" : instance_name(h.getDecodeInstance());
-  auto at = instance_name(h.getPrefillInstance());
-  if (h.getDecodeInstance() != h.getPrefillInstance()) at += " > " + instance_name(h.getDecodeInstance());
-  return at;
-}
-
 void print_story(s::Story::Reader in) {
   cli::table table(
       {{"AFTER", cli::align::right}, {"TRY", cli::align::right}, {"WHAT"}, {"WHERE"}, {"WHY", cli::align::left}});
   for (auto h : in.getHappenings())
-    table.add({shown_ms(h.getAfterMs()), std::to_string(h.getAttempt()), wire::read(h.getWhat()), place(h),
-        cli::one_line(wire::read(h.getWhy()))});
+    table.add({shown_ms(h.getAfterMs()), std::to_string(h.getAttempt()), wire::read(h.getWhat()),
+        scheduler::place({h.getPrefillInstance()}, {h.getDecodeInstance()}), cli::one_line(wire::read(h.getWhy()))});
   std::fputs(table.render(cli::detect_terminal(1)).c_str(), stdout);
   if (in.getOmitted() > 0) std::printf("(%u happenings in the middle are left out)\n", in.getOmitted());
   if (!in.hasStanding()) return;

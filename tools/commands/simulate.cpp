@@ -38,6 +38,7 @@ struct simulate_flags {
   bool no_prefix_cache{false};
   std::string plot;
   std::string requests_file;
+  std::string decisions_file;
   simulate_format format{simulate_format::table};
   sim::study_options study;
 };
@@ -97,6 +98,7 @@ result<void> complete(simulate_flags& f) {
   if (f.duration_s > 0) study.requests.length = from_s(f.duration_s);
   study.run.seed = study.requests.seed;
   study.run.prefix_cache = !f.no_prefix_cache;
+  study.run.keep_decisions = !f.decisions_file.empty();
   study.modes.clear();
   for (const auto& mode : f.modes) study.modes.push_back(mode == "disaggregated");
   auto fleet = parse_fleet(f.fleet);
@@ -155,6 +157,14 @@ result<void> write_requests(const std::vector<sim::run_result>& runs, const std:
   return {};
 }
 
+/// What was decided, as `hflex explain` says it of a live cluster.
+result<void> write_decisions(const std::vector<sim::run_result>& runs, const std::string& file) {
+  std::ofstream out(file, std::ios::binary);
+  out << sim::decisions_csv(runs);
+  if (!out.flush()) return fail(errc::fatal, "{}: cannot be written", file);
+  return {};
+}
+
 int run_simulate(simulate_flags& f) {
   if (auto ok = complete(f); !ok) return report(ok.error());
   const auto terminal = cli::detect_terminal(2);
@@ -195,6 +205,8 @@ int run_simulate(simulate_flags& f) {
   }
   if (!f.requests_file.empty())
     if (auto ok = write_requests(*runs, f.requests_file); !ok) return report(ok.error());
+  if (!f.decisions_file.empty())
+    if (auto ok = write_decisions(*runs, f.decisions_file); !ok) return report(ok.error());
   if (f.plot.empty()) return cli::exit_done;
   if (auto ok = write_plots(*runs, f.plot, f.study.hardware.name); !ok) return report(ok.error());
   std::fprintf(stderr, "plots: %s\n", f.plot.c_str());
@@ -250,6 +262,8 @@ runner add_simulate(CLI::App& app) {
   app.add_option("--jobs", f->study.threads, "Runs at a time")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_option("--plot", f->plot, "Write charts (SVG) into this folder");
   app.add_option("--requests", f->requests_file, "Write one CSV line a request of every run into this file");
+  app.add_option("--decisions", f->decisions_file,
+      "Write what was decided about every request and the fleet into this file (CSV), in the words of hflex explain");
   app.add_option("-o,--output", f->format, "table, json or csv")
       ->transform(CLI::CheckedTransformer(std::map<std::string, simulate_format>{
           {"table", simulate_format::table}, {"json", simulate_format::json}, {"csv", simulate_format::csv}}))
@@ -259,7 +273,9 @@ runner add_simulate(CLI::App& app) {
       "\\\n"
       "    --trace synthetic:poisson,rate=150,duration=60,prompt=p50:1000/p99:4000,output=p50:130/p99:600\n"
       "  hflex simulate --cluster config/sim/h100x8-8b.yaml --policy hyperflexis,round_robin --load 0.5,0.8,1,1.2 \\\n"
-      "    --trace conv.csv.gz --slo-class standard --plot charts -o csv");
+      "    --trace conv.csv.gz --slo-class standard --plot charts -o csv\n"
+      "  hflex simulate --cluster config/sim/h100x8-8b.yaml --scaling hyperflexis --slo-class standard \\\n"
+      "    --trace synthetic:poisson,rate=20,duration=20,prompt=200,output=50 --decisions decisions.csv");
   return [f] { return run_simulate(*f); };
 }
 

@@ -25,6 +25,16 @@ struct attainment_bound {
   double alone{};               ///< could attain if each were the only one
 };
 
+/// What was decided about a request or the fleet, in the words of `hflex explain`.
+struct decision {
+  duration at{};                      ///< since the start
+  std::optional<std::size_t> request; ///< its place in the workload; none when it is about the fleet
+  std::uint32_t attempt{};
+  std::string what;  ///< one word: a scheduler::happening_kind, "scaling", "advice", "omitted"
+  std::string where; ///< the instances, where there are some
+  std::string why;
+};
+
 /// One policy over one workload.
 struct run_result {
   std::string policy;
@@ -36,6 +46,7 @@ struct run_result {
   slo_report report;
   std::vector<request_record> records; ///< in the order of the workload
   std::vector<fleet_sample> fleet;     ///< at even distances
+  std::vector<decision> decisions;     ///< by time; when they were asked for
   double cost_instance_s{};
   double cost_device_s{};
   std::uint32_t peak_instances{};

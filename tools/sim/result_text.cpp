@@ -242,4 +242,16 @@ std::string result_csv(std::span<const run_result> runs) {
   return out;
 }
 
+std::string decisions_csv(std::span<const run_result> runs) {
+  std::string out = "policy,mode,scaling,rate_scale,time_s,request,attempt,what,instances,why\n";
+  for (const run_result& r : runs) {
+    const auto run =
+        fmt::format("{},{},{},{}", csv_cell(r.policy), csv_cell(r.mode), csv_cell(r.scaling), r.rate_scale);
+    for (const decision& d : r.decisions)
+      out += fmt::format("{},{:.6f},{},{},{},{},{}\n", run, to_s(d.at), d.request ? fmt::format("{}", *d.request) : "",
+          d.request ? fmt::format("{}", d.attempt) : "", d.what, csv_cell(d.where), csv_cell(d.why));
+  }
+  return out;
+}
+
 } // namespace hflex::sim

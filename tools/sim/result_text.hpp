@@ -20,4 +20,7 @@ nlohmann::ordered_json result_json(std::span<const run_result> runs);
 /// What is known of the whole run only (cost, steps, ...) is empty in the lines of classes.
 std::string result_csv(std::span<const run_result> runs);
 
+/// A header, then one line per decision of every run, by time. The request is its place in the workload.
+std::string decisions_csv(std::span<const run_result> runs);
+
 } // namespace hflex::sim

@@ -105,6 +105,7 @@ result<double> saturation(const cluster& hardware, const workload& load, const r
   run_with.scheduler.policy = "least_loaded";
   run_with.scaling = "fixed";
   run_with.on_progress = nullptr;
+  run_with.keep_decisions = false;
   auto r = run(hardware, at_once, run_with);
   if (!r) return pass(r.error());
   std::vector<duration> ends;

@@ -1,5 +1,6 @@
 #include "tools/sim/world.hpp"
 #include "actors/common/check.hpp"
+#include "actors/scheduler/decision_log.hpp"
 #include "actors/scheduler/policy.hpp"
 #include "actors/scheduler/view.hpp"
 #include "tools/sim/world_state.hpp"
@@ -103,6 +104,15 @@ void world::perform(const scaler::change_role& e) {
   tell_scheduler(scheduler::instance_draining{e.instance});
   i->becomes = e.to;
   tell(*i, instance::retire{std::chrono::hours{1}});
+}
+
+void world::perform(const scaler::note& e) {
+  if (!options_.keep_decisions || !open_) return; // the fleet that stands when clients come was there before
+  std::string numbers;
+  for (const auto& n : e.numbers) numbers += fmt::format("{}{} {:.4g}", numbers.empty() ? "" : ", ", n.name, n.value);
+  if (!numbers.empty()) numbers = " (" + numbers + ")";
+  result_.decisions.push_back(
+      {events_.now() - start_, std::nullopt, 0, e.advice ? "advice" : "scaling", "", e.why + numbers});
 }
 
 void world::perform(const scaler::wake_at& e) {
@@ -284,8 +294,27 @@ hflex::result<run_result> world::run() {
       return fail(errc::fatal, "stopped");
   }
   auto r = gather();
+  if (options_.keep_decisions) {
+    const auto end = events_.now();
+    while (!events_.empty() && events_.next() <= end) events_.step(); // the scheduler hears of the last end, too
+    add_stories(r.decisions);
+  }
   r.wall = std::chrono::duration_cast<duration>(std::chrono::steady_clock::now() - began);
   return r;
+}
+
+void world::add_stories(std::vector<decision>& to) const {
+  for (std::uint64_t id = 1; id <= indices_.size(); ++id) {
+    const auto* story = scheduler_.story({id});
+    if (story == nullptr) continue; // it ended before the scheduler heard of it
+    for (const auto& h : story->happenings)
+      to.push_back({h.at - start_, index_of({id}), h.attempt, std::string(to_string(h.what)),
+          scheduler::place(h.prefill, h.decode), h.why.text()});
+    if (story->omitted > 0)
+      to.push_back({story->happenings.back().at - start_, index_of({id}), story->happenings.back().attempt, "omitted",
+          "", fmt::format("{} happenings in the middle are left out", story->omitted)});
+  }
+  std::stable_sort(to.begin(), to.end(), [](const decision& a, const decision& b) { return a.at < b.at; });
 }
 
 run_result world::gather() const {
@@ -314,7 +343,8 @@ hflex::result<run_result> run(const cluster& hardware, const workload& load, con
   auto run_with = options;
   auto& s = run_with.scheduler;
   s.max_queued = s.max_outstanding = no_limit;
-  s.max_explained = 0; // nobody asks
+  // A request that is not remembered costs nothing; for the file of decisions, all are.
+  s.max_explained = options.keep_decisions ? static_cast<std::uint32_t>(load.requests.size()) : 0;
   auto scheduler = scheduler::core::make(s);
   if (!scheduler) return pass(scheduler.error());
   auto fleet = options.fleet;

@@ -31,8 +31,9 @@ struct run_options {
   /// What clients ask for as the longest answer: per class, the smallest power of two that no answer of the workload
   /// exceeds, times this.
   std::uint32_t max_tokens_factor{1};
-  bool exact_answers{false}; ///< clients ask for the very length instead, as load generators do
-  bool noisy{true};          ///< false: every step takes its expected time
+  bool exact_answers{false};  ///< clients ask for the very length instead, as load generators do
+  bool keep_decisions{false}; ///< fill run_result::decisions
+  bool noisy{true};           ///< false: every step takes its expected time
   std::function<void(instance::options&)> tune_instance;                 ///< a last word on each instance's options
   std::function<void(const scheduler::dispatch&, duration)> on_dispatch; ///< each placement, and when since the start
   std::function<bool(const progress&)> on_progress; ///< now and then; false ends the run with an error

@@ -102,7 +102,7 @@ private:
   void perform(const scaler::change_role& e);
   void perform(const scaler::wake_at& e);
   void perform(const scaler::refuse&) {}
-  void perform(const scaler::note&) {}
+  void perform(const scaler::note& e);
   void flush_tokens(client_request& r, request_key key);
   std::size_t index_of(request_id id) const { return indices_[static_cast<std::size_t>(id.value - 1)]; }
   client_request& client_of(request_key key) { return clients_[index_of(key.id)]; }
@@ -110,6 +110,7 @@ private:
   std::vector<token_id> prompt_of(std::size_t index) const;
   std::uint32_t limit_of(std::uint32_t slo_class) const { return limits_[slo_class]; }
   run_result gather() const;
+  void add_stories(std::vector<decision>& to) const;
 
   // world_instances.cpp
   instance::options options_of(const sim_instance& i) const;

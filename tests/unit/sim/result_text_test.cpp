@@ -152,4 +152,15 @@ TEST_CASE("CSV has a line for each run and class, with as many cells as the head
   CHECK(lines[4].starts_with("'=cmd,"));
 }
 
+TEST_CASE("decisions are a line each, and one about the fleet names no request") {
+  auto one = run("a", 0.9);
+  one.decisions = {{std::chrono::milliseconds{1500}, std::nullopt, 0, "scaling", "", "start i3 (mixed): 2 of 3 run"},
+      {std::chrono::seconds{2}, 7, 1, "dispatched", "i1 > i2", "earliest deadline: due in 450 ms, planned in 9 ms"}};
+  const auto lines = lines_of(decisions_csv(std::vector{one}));
+  REQUIRE(lines.size() == 3);
+  CHECK(lines[0] == "policy,mode,scaling,rate_scale,time_s,request,attempt,what,instances,why");
+  CHECK(lines[1].ends_with(",1.500000,,,scaling,,start i3 (mixed): 2 of 3 run"));
+  CHECK(lines[2].ends_with(",2.000000,7,1,dispatched,i1 > i2,\"earliest deadline: due in 450 ms, planned in 9 ms\""));
+}
+
 } // namespace hflex::result_text_test

@@ -147,6 +147,30 @@ TEST_CASE("every policy ends every request exactly once in both modes, and twice
     }
 }
 
+TEST_CASE("what was decided is kept for every request when it is asked for, with instances and words") {
+  const auto load = random_load(3, 200, 40);
+  run_options o;
+  CHECK(run(simple_cluster(2), load, o)->decisions.empty());
+  o.keep_decisions = true;
+  o.disaggregated = true;
+  const auto r = run(simple_cluster(2), load, o);
+  REQUIRE(r);
+  std::vector<int> dispatched(load.requests.size()), ended(load.requests.size());
+  duration before{};
+  for (const auto& d : r->decisions) {
+    CHECK(d.at >= before);
+    before = d.at;
+    if (!d.request) continue;
+    if (d.what == "ended") ++ended.at(*d.request);
+    if (d.what != "dispatched") continue;
+    ++dispatched.at(*d.request);
+    CHECK(d.where.starts_with("i1 > i"));
+    CHECK_FALSE(d.why.empty());
+  }
+  CHECK(dispatched == std::vector<int>(load.requests.size(), 1));
+  CHECK(ended == dispatched);
+}
+
 TEST_CASE("another seed gives other step times and the same requests") {
   auto noisy = simple_cluster(2);
   noisy.device.step_noise = 0.05;
