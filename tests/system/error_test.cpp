@@ -38,6 +38,10 @@ TEST_CASE("weights that end too early are found by the check, and by the instanc
   auto check = run_hflex({"model", "check", model.path()});
   CHECK(check.code == 1);
   check_says(check.err, {"model.safetensors"});
+  const auto up = run_hflex({"up", "--port", "0", "--model", model.path()});
+  CHECK(up.code == 2);
+  CHECK(up.out.empty());
+  check_says(up.err, {"model.safetensors", "the model will not load"});
 
   cluster_options o{"collocated", "f32", {}, {}, {}};
   o.model = model.path();
@@ -64,7 +68,8 @@ TEST_CASE("a CUDA device that is not there ends up, and an agent, with the reaso
   temp_dir dir;
   dir.write("gpu.yaml", "listen: {port: 0}\nagents:\n  - {name: a, devices: [\"cuda:0\"]}\n");
   const auto up = run_hflex({"up", "-C", dir.file("gpu.yaml"), "--model", demo_model()});
-  CHECK(up.code != 0);
+  CHECK(up.code == 2);
+  CHECK(up.out.empty()); // no head that listens, and is gone again
   check_says(up.err, {"device cuda:0: no CUDA device", "use cpu:N or auto"});
   const auto agent = run_hflex({"agent", "--join", "127.0.0.1:1", "--devices", "cuda:0"});
   CHECK(agent.code != 0);

@@ -58,9 +58,11 @@ int run(const agent_flags& flags) {
   set_up_log(loaded->config.log);
   runtime::agent_plan plan{choose(flags, loaded->config), loaded->config.membership, loaded->config.weights,
       loaded->config.instance.threads};
+  const auto devices = runtime::find_devices(plan);
+  if (!devices) return report(devices.error());
   wire::system_config actor_config{system_options_of(loaded->config)};
   caf::actor_system system{actor_config};
-  auto parts = runtime::start_agent(system, plan, {}, *address);
+  auto parts = runtime::start_agent(system, plan, *devices, {}, *address);
   if (!parts) return report(parts.error());
   std::printf("agent %s joins %s\n", plan.agent.name.c_str(), cli::to_string(*address).c_str());
   std::fflush(stdout);

@@ -4,7 +4,7 @@
 #include "tools/cli/exit_code.hpp"
 #include "tools/cli/json_line.hpp"
 #include "tools/cli/units.hpp"
-#include "tools/commands/commands.hpp"
+#include "tools/commands/serve.hpp"
 #include <cstdio>
 #include <memory>
 
@@ -62,16 +62,14 @@ int info(const model_flags& f) {
 }
 
 int check(const model_flags& f) {
-  auto faults = gpu::check_model(f.dir);
   if (f.format == output::json) {
+    const auto faults = gpu::check_model(f.dir);
     std::fputs(cli::json_line({{"ok", faults.empty()}, {"faults", faults}}).c_str(), stdout);
-  } else if (faults.empty()) {
-    std::printf("%s will load\n", f.dir.c_str());
-  } else {
-    for (const auto& fault : faults) std::fprintf(stderr, "%s\n", fault.c_str());
-    std::fprintf(stderr, "hflex: %zu fault%s: the model will not load\n", faults.size(), faults.size() == 1 ? "" : "s");
+    return faults.empty() ? cli::exit_done : cli::exit_failed;
   }
-  return faults.empty() ? cli::exit_done : cli::exit_failed;
+  if (!model_loads(f.dir)) return cli::exit_failed;
+  std::printf("%s will load\n", f.dir.c_str());
+  return cli::exit_done;
 }
 
 } // namespace
@@ -82,9 +80,11 @@ runner add_model(CLI::App& app) {
   app.require_subcommand(1);
   auto* about = app.add_subcommand("info", "Shape, size and memory needed");
   add_flags(*about, *f);
+  add_examples(*about, "  hflex model info examples/models/austen-2.7m\n  hflex model info model.gguf -o json");
   about->callback([f, chosen] { *chosen = [f] { return info(*f); }; });
   auto* will_load = app.add_subcommand("check", "Every fault that keeps it from loading");
   add_flags(*will_load, *f);
+  add_examples(*will_load, "  hflex model check /models/mine\n  hflex model check /models/mine -o json");
   will_load->callback([f, chosen] { *chosen = [f] { return check(*f); }; });
   add_model_logits(*app.add_subcommand("logits", "What the engine computes for a text, in numbers"), chosen);
   add_examples(app, "  hflex model info examples/models/austen-2.7m\n  hflex model check /models/mine -o json");

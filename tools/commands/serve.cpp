@@ -1,5 +1,6 @@
 #include "tools/commands/serve.hpp"
 #include "actors/scheduler/policy.hpp"
+#include "gpu/model/model_info.hpp"
 #include "tools/runtime/process.hpp"
 #include <algorithm>
 #include <cstdio>
@@ -79,6 +80,14 @@ std::string default_model() {
     if (fs::exists(model / "config.json")) return model.string();
   }
   return {};
+}
+
+bool model_loads(const std::string& model) {
+  const auto faults = gpu::check_model(model);
+  for (const auto& fault : faults) std::fprintf(stderr, "%s\n", fault.c_str());
+  if (!faults.empty())
+    std::fprintf(stderr, "hflex: %zu fault%s: the model will not load\n", faults.size(), faults.size() == 1 ? "" : "s");
+  return faults.empty();
 }
 
 } // namespace hflex::commands

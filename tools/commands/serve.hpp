@@ -36,5 +36,7 @@ void set_up_log(config::log_level level);
 wire::system_options system_options_of(const config::cluster_config& config);
 /// The demo model that is installed beside the program or lies in its source tree; empty when there is none.
 std::string default_model();
+/// False when a checkpoint will not load; then every fault is on stderr.
+bool model_loads(const std::string& model);
 
 } // namespace hflex::commands

@@ -134,6 +134,16 @@ int run(const up_flags& flags) {
     return cli::exit_done;
   }
   set_up_log(config.log);
+  // Whatever is at fault with the model or the devices is known before the head says that it listens.
+  if (!config.model.empty() && !model_loads(config.model)) return cli::exit_usage;
+  const runtime::agent_plan plan{config.agents.empty() ? config::agent_config{} : config.agents.front(),
+      config.membership, config.weights, config.instance.threads};
+  std::shared_ptr<const runtime::machine_plan> devices;
+  if (flags.agents == 0) {
+    auto found = runtime::find_devices(plan);
+    if (!found) return report(found.error());
+    devices = std::move(*found);
+  }
   wire::system_config actor_config{system_options_of(config)};
   caf::actor_system system{actor_config};
   auto head = runtime::start_head(system, config);
@@ -152,9 +162,7 @@ int run(const up_flags& flags) {
     cluster::stop_head(head->actors);
     return cli::exit_done;
   }
-  auto agent = config.agents.empty() ? config::agent_config{} : config.agents.front();
-  auto parts = runtime::start_agent(
-      system, {agent, config.membership, config.weights, config.instance.threads}, head->actors.cluster, address);
+  auto parts = runtime::start_agent(system, plan, devices, head->actors.cluster, address);
   if (!parts) {
     cluster::stop_head(head->actors); // the actor system waits for its actors
     return report(parts.error());

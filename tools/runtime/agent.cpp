@@ -7,6 +7,18 @@
 #include <thread>
 
 namespace hflex::runtime {
+
+struct device_plan {
+  node::device_slots slots;
+  std::uint32_t threads{};           ///< of a CPU
+  std::optional<std::uint32_t> cuda; ///< which CUDA device it is
+};
+
+struct machine_plan {
+  std::vector<device_plan> devices;
+  std::shared_ptr<gpu::cuda_backend> cuda; ///< where a device needs it
+};
+
 namespace {
 
 /// "shm:<host id>:<socket>" names the host as the transport sees it; without shared memory nobody shares with us.
@@ -35,17 +47,6 @@ result<void> warm_up(gpu::device_context& context, std::uint32_t max_batched_tok
   context.submit(std::move(plan), [&done](const gpu::step_result& r) { done.set_value(r.status); });
   return done.get_future().get();
 }
-
-struct device_plan {
-  node::device_slots slots;
-  std::uint32_t threads{};           ///< of a CPU
-  std::optional<std::uint32_t> cuda; ///< which CUDA device it is
-};
-
-struct machine_plan {
-  std::vector<device_plan> devices;
-  std::shared_ptr<gpu::cuda_backend> cuda; ///< where a device needs it
-};
 
 /// The number behind "cpu:" or "cuda:"; nothing when there is anything else.
 std::optional<std::uint32_t> number_behind(std::string_view word, std::string_view prefix) {
@@ -82,30 +83,6 @@ void add_best(machine_plan& out, std::uint32_t threads, std::uint32_t slots) {
     if (auto cuda = gpu::cuda_backend::load()) out.cuda = std::move(*cuda);
   if (!out.cuda) return add_device(out, gpu::host_device_info(threads), slots, {});
   for (std::uint32_t i = 0; i < out.cuda->devices().size(); ++i) add_device(out, out.cuda->devices()[i], slots, i);
-}
-
-result<machine_plan> plan_devices(const agent_plan& plan) {
-  machine_plan out;
-  const auto slots = plan.max_instances_per_device;
-  const auto threads = plan.threads > 0 ? plan.threads : std::max(1U, std::thread::hardware_concurrency());
-  for (const auto& word : plan.agent.devices) {
-    if (word == "auto") {
-      add_best(out, threads, slots);
-    } else if (word.rfind("cuda", 0) == 0) {
-      if (auto ok = add_cuda(out, word, slots); !ok) return pass(ok.error());
-    } else if (word == "cpu") {
-      add_device(out, gpu::host_device_info(threads), slots, {});
-    } else if (word.rfind("cpu:", 0) == 0) {
-      const auto number = number_behind(word, "cpu:");
-      if (!number || *number == 0 || *number > 4096)
-        return fail(errc::reject, "device {}: expected cpu:N with N from 1 to 4096 compute threads", word);
-      add_device(out, gpu::host_device_info(*number), slots, {});
-    } else {
-      return fail(errc::reject, "device {}: expected auto, cpu, cpu:N or cuda:I", word);
-    }
-  }
-  if (out.devices.empty()) return fail(errc::reject, "an agent needs at least one device");
-  return out;
 }
 
 node::backend make_backend(
@@ -152,10 +129,32 @@ node::backend make_backend(
 
 } // namespace
 
-result<agent_parts> start_agent(
-    caf::actor_system& system, const agent_plan& plan, const wire::cluster_actor& head, const cli::endpoint& address) {
-  auto devices = plan_devices(plan);
-  if (!devices) return pass(devices.error());
+result<std::shared_ptr<const machine_plan>> find_devices(const agent_plan& plan) {
+  machine_plan out;
+  const auto slots = plan.max_instances_per_device;
+  const auto threads = plan.threads > 0 ? plan.threads : std::max(1U, std::thread::hardware_concurrency());
+  for (const auto& word : plan.agent.devices) {
+    if (word == "auto") {
+      add_best(out, threads, slots);
+    } else if (word.rfind("cuda", 0) == 0) {
+      if (auto ok = add_cuda(out, word, slots); !ok) return pass(ok.error());
+    } else if (word == "cpu") {
+      add_device(out, gpu::host_device_info(threads), slots, {});
+    } else if (word.rfind("cpu:", 0) == 0) {
+      const auto number = number_behind(word, "cpu:");
+      if (!number || *number == 0 || *number > 4096)
+        return fail(errc::reject, "device {}: expected cpu:N with N from 1 to 4096 compute threads", word);
+      add_device(out, gpu::host_device_info(*number), slots, {});
+    } else {
+      return fail(errc::reject, "device {}: expected auto, cpu, cpu:N or cuda:I", word);
+    }
+  }
+  if (out.devices.empty()) return fail(errc::reject, "an agent needs at least one device");
+  return std::make_shared<const machine_plan>(std::move(out));
+}
+
+result<agent_parts> start_agent(caf::actor_system& system, const agent_plan& plan,
+    const std::shared_ptr<const machine_plan>& devices, const wire::cluster_actor& head, const cli::endpoint& address) {
   gpu::transport_options to;
   to.listen_host = plan.agent.transport.listen_host;
   to.enable_shm = plan.agent.transport.shm;
@@ -174,7 +173,7 @@ result<agent_parts> start_agent(
   settings.core.start_deadline = plan.membership.start_deadline;
   settings.core.drain_deadline = plan.membership.drain_deadline;
   settings.core.seed = random_bits();
-  settings.machine = make_backend(parts.loader, parts.transport, std::move(*devices));
+  settings.machine = make_backend(parts.loader, parts.transport, *devices);
   settings.head = head;
   settings.head_host = address.host;
   settings.head_port = address.port;

@@ -22,10 +22,15 @@ struct agent_plan {
   std::uint32_t max_instances_per_device{4};
 };
 
+/// The devices that an agent offers, as they were found on this machine.
+struct machine_plan;
+/// May start CUDA: takes seconds then. errc::reject: a device that is not there.
+result<std::shared_ptr<const machine_plan>> find_devices(const agent_plan& plan);
+
 /// Starts the transport and spawns the agent, which then connects by itself: to `head` when it is in this process, else
-/// to `address`. errc::reject: a device that is not there.
-result<agent_parts> start_agent(
-    caf::actor_system& system, const agent_plan& plan, const wire::cluster_actor& head, const cli::endpoint& address);
+/// to `address`.
+result<agent_parts> start_agent(caf::actor_system& system, const agent_plan& plan,
+    const std::shared_ptr<const machine_plan>& devices, const wire::cluster_actor& head, const cli::endpoint& address);
 
 /// Tells it to leave and waits for its end, at most so long; false when it had to be left behind.
 bool stop_agent(caf::actor_system& system, const agent_parts& parts, duration timeout);
