@@ -1,9 +1,12 @@
 // The one binary: subcommands, each in a file of its own.
+#include "actors/common/nearest.hpp"
 #include "tools/cli/exit_code.hpp"
+#include "tools/cli/terminal.hpp"
 #include "tools/commands/commands.hpp"
 #include "tools/runtime/process.hpp"
 #include <cstdio>
 #include <exception>
+#include <fmt/ranges.h>
 
 namespace {
 
@@ -36,6 +39,19 @@ constexpr command table[] = {
     {"profile", "Measure how long steps take here with a model, for head and simulator", hflex::commands::add_profile},
 };
 
+/// The word where a command should stand: CLI11 only says that one is missing.
+std::string unknown_command(const CLI::App& app) {
+  const auto* at = &app;
+  while (!at->get_subcommands().empty()) at = at->get_subcommands().front();
+  std::vector<std::string_view> known;
+  for (const auto* sub : at->get_subcommands({})) known.push_back(sub->get_name());
+  const auto words = at->remaining();
+  if (known.empty() || words.empty()) return {};
+  auto hint = hflex::did_you_mean(words.front(), known);
+  if (hint.empty()) hint = fmt::format("expected one of {}", fmt::join(known, ", "));
+  return fmt::format("{} has no command or option '{}': {}", at->get_name(), hflex::cli::one_line(words.front()), hint);
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -55,6 +71,10 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
+    if (auto unknown = unknown_command(app); e.get_exit_code() != 0 && !unknown.empty()) {
+      std::fprintf(stderr, "hflex: %s\n", unknown.c_str());
+      return hflex::cli::exit_usage;
+    }
     auto shown = app.exit(e); // prints help, version or what was wrong
     return shown == 0 ? hflex::cli::exit_done : hflex::cli::exit_usage;
   } catch (const std::exception& e) {

@@ -1,7 +1,7 @@
 #include "actors/router/admission.hpp"
+#include "actors/common/nearest.hpp"
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace hflex::router {
 
@@ -9,30 +9,17 @@ namespace {
 
 constexpr float max_temperature = 10.0F;
 
-/// Edits (insert, drop, replace a character) between two words.
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    auto diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      auto replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
-    }
-  }
-  return row.back();
-}
-
 tl::unexpected<error> unknown_class(const std::string& wanted, const std::vector<slo_class>& classes) {
   constexpr std::size_t longest_shown = 64; // a client's word goes into a message: not without a bound
   auto shown = wanted.substr(0, longest_shown);
   std::string known;
-  for (auto& c : classes) known += (known.empty() ? "" : ", ") + c.name;
-  auto nearest = std::min_element(classes.begin(), classes.end(),
-      [&](const slo_class& a, const slo_class& b) { return distance(shown, a.name) < distance(shown, b.name); });
-  return fail(errc::reject, "unknown SLO class \"{}\"; did you mean \"{}\"? known: {}", shown, nearest->name, known);
+  std::vector<std::string_view> names;
+  for (auto& c : classes) {
+    known += (known.empty() ? "" : ", ") + c.name;
+    names.push_back(c.name);
+  }
+  const auto hint = did_you_mean(shown, names);
+  return fail(errc::reject, "unknown SLO class \"{}\"; {}{}known: {}", shown, hint, hint.empty() ? "" : " ", known);
 }
 
 result<std::uint32_t> output_limit(const submit& s, const options& opts) {

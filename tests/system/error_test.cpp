@@ -24,6 +24,25 @@ TEST_CASE("a value from the environment or a flag is at fault by the name that t
   check_says(done.err, {"--port", "HFLEX_MEMBERSHIP_LOST_AFTER_MS"});
 }
 
+TEST_CASE("a word that a command line does not know, or a number beyond its range, is told with what was expected") {
+  const std::vector<std::pair<std::vector<std::string>, std::vector<std::string_view>>> lines{
+      {{"topolgy"}, {"hflex has no command or option 'topolgy'", "did you mean 'topology'?"}},
+      {{"model", "x"}, {"model has no command or option 'x'", "expected one of info, check, logits"}},
+      {{"devices", "-o", "yaml"}, {"expected one of json, text, found 'yaml'"}},
+      {{"topology", "-o", "text"}, {"expected one of dot, json, tree, found 'text'"}},
+      {{"submit", "-p", "a", "--seed", "-1"}, {"--seed", "found '-1'"}},
+      {{"submit", "-p", "a", "--ttft-ms", "nan"}, {"--ttft-ms", "found 'nan'"}},
+      {{"simulate", "--trace", "t", "--cluster", "c", "--load", "nan"}, {"--load", "0.001 to 1000", "found 'nan'"}},
+      {{"simulate", "--trace", "t", "--cluster", "c", "--rate-scale", "nan"}, {"--rate-scale", "found 'nan'"}}};
+  for (const auto& [words, told] : lines) {
+    INFO(words.front());
+    const auto done = run_hflex(words);
+    CHECK(done.code == 2);
+    CHECK(done.out.empty());
+    for (const auto part : told) check_says(done.err, {part});
+  }
+}
+
 TEST_CASE("a model folder that is not there is named, and the head does not start") {
   auto done = run_hflex({"head", "--port", "0", "--model", "/nowhere/at/all"});
   CHECK(done.code != 0);

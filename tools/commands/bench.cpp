@@ -92,7 +92,7 @@ runner add_engine(CLI::App& app) {
       ->check(CLI::IsMember(std::vector<std::string>(gpu::compute_names.begin(), gpu::compute_names.end())))
       ->capture_default_str();
   app.add_option("--seconds", f->seconds, "Time to spend on each point")
-      ->check(CLI::Range(0.01, 3600.0))
+      ->check(number_in(0.01, 3600.0))
       ->capture_default_str();
   add_output_option(app, f->format);
   add_examples(app, "  hflex bench engine\n  hflex bench engine --model DIR --batch 1,8,32 --prompt 512 -o json\n"

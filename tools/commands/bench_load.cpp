@@ -20,6 +20,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <memory>
 
 namespace hflex::commands {
@@ -355,31 +356,33 @@ void add_load_shape(CLI::App& app, load_flags& f) {
   app.add_option("--mix", f.workload.mix, "Shares of classes, e.g. interactive:0.3,standard:0.5,batch:0.2");
   app.add_option("--slo-class", f.workload.default_class, "Class of requests that nothing else says one for");
   app.add_option("--slo", f.slo, "SLO classes: a file like config/slo_classes.yaml; the configuration's without");
-  app.add_option("--duration-s", f.duration_s, "Leave out what arrives later")->check(CLI::Range(0.001, 1e9));
-  app.add_option("--num-prompts,--requests", f.requests, "Keep so many requests, drawn at random over the trace");
+  app.add_option("--duration-s", f.duration_s, "Leave out what arrives later")->check(number_in(0.001, 1e9));
+  app.add_option("--num-prompts,--requests", f.requests, "Keep so many requests, drawn at random over the trace")
+      ->check(whole_number());
   auto* scale = app.add_option("--rate-scale", f.workload.rate_scale, "Arrivals so many times as fast as recorded")
-                    ->check(CLI::Range(1e-6, 1e6))
+                    ->check(number_in(1e-6, 1e6))
                     ->capture_default_str();
   auto* compress = app.add_option("--compress-to-s", f.compress_s, "Arrivals take this long, in the trace's rhythm")
-                       ->check(CLI::Range(0.001, 1e6))
+                       ->check(number_in(0.001, 1e6))
                        ->excludes(scale);
   auto* rate =
       app.add_option("--request-rate", f.request_rate, "Made-up arrivals instead, so many a second; inf = all at once")
-          ->check(CLI::PositiveNumber)
+          ->check(number_in(1e-6, std::numeric_limits<double>::infinity()))
           ->excludes(scale)
           ->excludes(compress);
   app.add_option("--burstiness", f.shape.burstiness, "Of made-up arrivals: 1 = Poisson, less = bursts, more = even")
-      ->check(CLI::Range(0.001, 1e6))
+      ->check(number_in(0.001, 1e6))
       ->needs(rate)
       ->capture_default_str();
   app.add_option("--max-tokens", f.max_tokens, "Prompt and answer together at most (default: the model's context)")
       ->check(CLI::Range(2, 1 << 24));
-  app.add_option("--seed", f.workload.seed, "Of draws and prompts")->capture_default_str();
+  app.add_option("--seed", f.workload.seed, "Of draws and prompts")->capture_default_str()->check(whole_number());
 }
 
 void add_load_client(CLI::App& app, load_flags& f) {
   app.add_option(
          "--max-concurrency", f.settings.max_concurrency, "Requests under way at a time; 0 = whenever they are due")
+      ->check(whole_number())
       ->capture_default_str();
   app.add_option("--goodput", f.goodput, "Targets of all requests instead of their classes': ttft:MS tpot:MS")
       ->expected(1, 2);
@@ -391,7 +394,7 @@ void add_load_client(CLI::App& app, load_flags& f) {
       "Answers have the trace's length exactly (the default), or end earlier when the model says so");
   app.add_option(
          "--for-s", f.longest_s, "Longest wait for requests after the last one was due; then they count as missed")
-      ->check(CLI::Range(0.001, 86400.0))
+      ->check(number_in(0.001, 86400.0))
       ->capture_default_str();
   app.add_option("--save-result", f.save, "Write everything, each request too, into this file (JSON)");
   add_output_option(app, f.format);
@@ -421,7 +424,7 @@ runner add_bench_load(CLI::App& app) {
                    ->excludes(simulate);
   app.add_option("--timeout-s", f->head.timeout_s, "Longest wait for an answer of the head, in seconds")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, 86400.0));
+      ->check(number_in(0.001, 86400.0));
   add_examples(app, "  hflex bench load --trace synthetic:poisson,rate=10,duration=30,prompt=200,output=50 --policy "
                     "round_robin,hyperflexis\n"
                     "  hflex bench load --trace conv.csv.gz --num-prompts 2000 --compress-to-s 180 --policy "

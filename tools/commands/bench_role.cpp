@@ -158,12 +158,12 @@ runner add_bench_role(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--policy", f->policy, "Scheduling policy of that cluster")->capture_default_str();
   app.add_option("--model", f->model, "Checkpoint directory or GGUF file (default: the demo model)");
-  app.add_option("--seed", o.seed, "Of the prompts")->capture_default_str();
+  app.add_option("--seed", o.seed, "Of the prompts")->capture_default_str()->check(whole_number());
   auto* head = app.add_option(
       "--head", f->head.head, "Change the roles of this running cluster instead; --model is for its tokenizer");
   app.add_option("--timeout-s", f->head.timeout_s, "Longest wait for an answer of the head, in seconds")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, 86400.0));
+      ->check(number_in(0.001, 86400.0));
   add_output_option(app, f->format);
   add_examples(app, "  hflex bench role\n  hflex bench role --flips 20 --instances 4 --output-tokens 128 -o json\n"
                     "  hflex bench role --head 127.0.0.1:7450 --flips 10");

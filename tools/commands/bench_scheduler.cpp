@@ -107,9 +107,11 @@ runner add_bench_scheduler(CLI::App& app) {
       ->check(CLI::IsMember({"collocated", "disaggregated"}))
       ->capture_default_str();
   app.add_option("--seconds", f->seconds, "Time to measure each point for")
-      ->check(CLI::Range(0.01, 3600.0))
+      ->check(number_in(0.01, 3600.0))
       ->capture_default_str();
-  app.add_option("--seed", f->options.seed, "Of arrivals, lengths and the noise of step times")->capture_default_str();
+  app.add_option("--seed", f->options.seed, "Of arrivals, lengths and the noise of step times")
+      ->capture_default_str()
+      ->check(whole_number());
   add_output_option(app, f->format);
   add_examples(app, "  hflex bench scheduler\n  hflex bench scheduler --instances 256,1000 --queued 0,100000 -o json\n"
                     "  hflex bench scheduler --policy polyserve --instances 8 --queued 100 --mode collocated");

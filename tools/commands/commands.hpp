@@ -6,6 +6,7 @@
 #include "tools/cli/endpoint.hpp"
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -64,6 +65,24 @@ result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& opt
 /// single answers. errc::retry when it took too long.
 result<cluster::snapshot> wait_for_instances(
     runtime::head_client& client, std::size_t wanted, duration longest, duration timeout);
+// Checks of options. CLI11's own let "nan" into any range and "-1" into unsigned numbers, and name choices unreadably.
+CLI::Validator number_in(double least, double most);
+CLI::Validator whole_number();
+/// Also what turns the word into the value of an enum: give it to transform().
+template <class Enum>
+CLI::Validator one_of(std::map<std::string, Enum> known) {
+  return {[known = std::move(known)](std::string& word) {
+            if (auto found = known.find(word); found != known.end()) {
+              word = std::to_string(static_cast<int>(found->second));
+              return std::string{};
+            }
+            std::string names;
+            for (const auto& [name, value] : known) names += (names.empty() ? "" : ", ") + name;
+            return "expected one of " + names + ", found '" + word + "'";
+          },
+      ""};
+}
+
 /// -o text|json. `help` says what they are, where that is more than the words.
 void add_output_option(CLI::App& app, output& to, const std::string& help = "text or json");
 /// Examples under the options of --help.

@@ -11,7 +11,7 @@ void add_head_options(CLI::App& app, head_options& to) {
   app.add_option("--timeout-s", to.timeout_s, "Longest wait for an answer of the head, in seconds")
       ->envname("HFLEX_TIMEOUT_S")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, 86400.0));
+      ->check(number_in(0.001, 86400.0));
 }
 
 result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& options) {
@@ -20,10 +20,28 @@ result<std::unique_ptr<runtime::head_client>> reach_head(const head_options& opt
   return runtime::head_client::connect(*at, from_s(options.timeout_s));
 }
 
+CLI::Validator number_in(double least, double most) {
+  return {[least, most](std::string& word) {
+            double number = 0;
+            if (CLI::detail::lexical_cast(word, number) && number >= least && number <= most) return std::string{};
+            return fmt::format("expected a number from {:g} to {:g}, found '{}'", least, most, word);
+          },
+      fmt::format("FLOAT in [{:g} - {:g}]", least, most)};
+}
+
+CLI::Validator whole_number() {
+  return {[](std::string& word) {
+            std::uint64_t number = 0;
+            const auto [end, fault] = std::from_chars(word.data(), word.data() + word.size(), number);
+            if (fault == std::errc{} && end == word.data() + word.size()) return std::string{};
+            return fmt::format("expected a whole number from 0, below 2^64, found '{}'", word);
+          },
+      ""};
+}
+
 void add_output_option(CLI::App& app, output& to, const std::string& help) {
   app.add_option("-o,--output", to, help)
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
+      ->transform(one_of(std::map<std::string, output>{{"text", output::text}, {"json", output::json}}))
       ->option_text("text|json");
 }
 

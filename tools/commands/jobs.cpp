@@ -122,7 +122,7 @@ runner add_wait(CLI::App& app) {
   app.add_option("ID", f->id, "The job")->required();
   app.add_option("--for-s", *longest, "Longest wait for the job's end, in seconds")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, 86400.0));
+      ->check(number_in(0.001, 86400.0));
   add_output_option(app, f->format);
   add_head_options(app, f->head);
   add_examples(app, "  hflex wait r17\n  hflex wait r17 --for-s 60 -o json");

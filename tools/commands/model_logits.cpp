@@ -134,7 +134,7 @@ void add_model_logits(CLI::App& app, const std::shared_ptr<runner>& chosen) {
       ->capture_default_str();
   app.add_flag("--all", f->all, "Show all logits, in JSON by id");
   app.add_option("--compute", f->device.compute, "Arithmetic of activations: f32 (reference) or bf16; a CPU has no f16")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, gpu::compute_type>{
+      ->transform(one_of(std::map<std::string, gpu::compute_type>{
           {"f32", gpu::compute_type::f32}, {"bf16", gpu::compute_type::bf16}, {"f16", gpu::compute_type::f16}}))
       ->option_text("f32|bf16|f16");
   app.add_option("--threads", f->device.threads, "Compute threads, 0 = all cores")->capture_default_str();

@@ -10,6 +10,7 @@
 #include "tools/sim/result_plots.hpp"
 #include "tools/sim/result_text.hpp"
 #include "tools/sim/study.hpp"
+#include <atomic>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -169,14 +170,16 @@ int run_simulate(simulate_flags& f) {
   if (auto ok = complete(f); !ok) return report(ok.error());
   const auto terminal = cli::detect_terminal(2);
   cli::progress bar("simulating", terminal, wall_now());
+  std::atomic<bool> began_runs{false};
   f.study.on_progress = [&](std::uint64_t done, std::uint64_t total, std::string_view what) {
+    began_runs = true;
     std::fputs(bar.update(done, total, what, wall_now()).c_str(), stderr);
     return true;
   };
   const auto began = wall_now();
   auto runs = sim::study(f.study);
   if (!runs) {
-    std::fputs(bar.finish("failed", wall_now()).c_str(), stderr);
+    if (began_runs) std::fputs(bar.finish("failed", wall_now()).c_str(), stderr);
     return report(runs.error());
   }
   std::uint64_t requests = 0;
@@ -186,10 +189,11 @@ int run_simulate(simulate_flags& f) {
     simulated += to_s(r.simulated);
   }
   const double wall = to_s(wall_now() - began);
-  std::fputs(bar.finish(fmt::format("{} requests in {} runs, {:.0f} a second, {:.0f} times real time", requests,
-                            runs->size(), static_cast<double>(requests) / wall, simulated / wall),
-                    wall_now())
-                 .c_str(),
+  std::fputs(
+      bar.finish(fmt::format("{} requests in {} run{}, {:.0f} a second, {:.0f} times real time", requests, runs->size(),
+                     runs->size() == 1 ? "" : "s", static_cast<double>(requests) / wall, simulated / wall),
+             wall_now())
+          .c_str(),
       stderr);
   switch (f.format) {
   case simulate_format::table:
@@ -245,16 +249,17 @@ runner add_simulate(CLI::App& app) {
   app.add_option("--slo-class", f->study.requests.default_class, "Class of requests that nothing else says one for");
   auto* scales = app.add_option("--rate-scale", f->study.rate_scales, "Arrivals so many times as fast as recorded")
                      ->delimiter(',')
-                     ->check(CLI::Range(1e-6, 1e6))
+                     ->check(number_in(1e-6, 1e6))
                      ->capture_default_str();
   app.add_option(
          "--load", f->study.loads, "Arrivals as shares of what the fleet can serve at most, which is measured first")
       ->delimiter(',')
-      ->check(CLI::Range(1e-3, 1e3))
+      ->check(number_in(1e-3, 1e3))
       ->excludes(scales);
-  app.add_option("--duration-s", f->duration_s, "Leave out what arrives later")->check(CLI::Range(0.001, 1e9));
+  app.add_option("--duration-s", f->duration_s, "Leave out what arrives later")->check(number_in(0.001, 1e9));
   app.add_option("--seed", f->study.requests.seed, "Of made-up requests, class draws and the noise of step times")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(whole_number());
   app.add_option("--knob", f->knobs, "A policy's own setting, POLICY.NAME=NUMBER; may be repeated");
   app.add_option("--scaling-knob", f->scaling_knobs, "The same of a scaling policy; may be repeated");
   app.add_flag("--no-prefix-cache", f->no_prefix_cache, "Compute every prompt from its beginning");
@@ -265,7 +270,7 @@ runner add_simulate(CLI::App& app) {
   app.add_option("--decisions", f->decisions_file,
       "Write what was decided about every request and the fleet into this file (CSV), in the words of hflex explain");
   app.add_option("-o,--output", f->format, "table, json or csv")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, simulate_format>{
+      ->transform(one_of(std::map<std::string, simulate_format>{
           {"table", simulate_format::table}, {"json", simulate_format::json}, {"csv", simulate_format::csv}}))
       ->option_text("table|json|csv");
   add_examples(app,

@@ -246,8 +246,8 @@ private:
 
   void finish() {
     if (f_.detach || live()) return;
-    std::fputs(
-        progress_.finish(failed_ == 0 ? "done" : fmt::format("{} did not finish", failed_), steady_now()).c_str(),
+    std::fputs(progress_.finish(failed_ == 0 ? "done" : fmt::format("ended, {} did not finish,", failed_), steady_now())
+                   .c_str(),
         stderr);
     if (!single() && !records_.empty()) std::fputs(class_table(records_, steady_now() - start_, err_).c_str(), stderr);
   }
@@ -300,19 +300,19 @@ runner add_submit(CLI::App& app) {
       "\"tpot_ms\", \"ignore_eos\"}; - for standard input");
   app.add_option("--slo", f->slo, "SLO class (default: the head's)");
   app.add_option("--ttft-ms", f->ttft_ms, "Target time to the first token, instead of the class's")
-      ->check(CLI::Range(0.001, 86400000.0));
+      ->check(number_in(0.001, 86400000.0));
   app.add_option("--tpot-ms", f->tpot_ms, "Target time per output token, instead of the class's")
-      ->check(CLI::Range(0.001, 86400000.0));
+      ->check(number_in(0.001, 86400000.0));
   app.add_option("--max-tokens", f->max_tokens, "Most output tokens (default: the head's)")
       ->check(CLI::Range(1U, 1000000U));
   app.add_option("--temperature", f->temperature, "0 = the likeliest token each time")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 10.0));
+      ->check(number_in(0.0, 10.0));
   app.add_option("--top-p", f->top_p, "Sample from the likeliest tokens with this total probability")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(number_in(0.0, 1.0));
   app.add_option("--top-k", f->top_k, "Sample from so many of the likeliest tokens; 0 = all")->capture_default_str();
-  app.add_option("--seed", f->seed, "Same seed, same tokens")->capture_default_str();
+  app.add_option("--seed", f->seed, "Same seed, same tokens")->capture_default_str()->check(whole_number());
   app.add_flag("--ignore-eos", f->ignore_eos, "Go on past the end of the text, up to --max-tokens");
   app.add_flag("--detach", f->detach, "Print ids and end; see `hflex jobs` and `hflex wait`");
   app.add_option("--concurrency", f->concurrency, "Jobs under way at a time")
@@ -320,7 +320,7 @@ runner add_submit(CLI::App& app) {
       ->check(CLI::Range(1U, 100000U));
   app.add_option("--for-s", f->longest_s, "Longest wait for all jobs to end, in seconds")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, 86400.0));
+      ->check(number_in(0.001, 86400.0));
   add_output_option(app, f->format, "text or json (one line per job at its end)");
   add_head_options(app, f->head);
   add_examples(app, "  hflex submit -p 'It is a truth universally acknowledged' --slo interactive\n  hflex submit "

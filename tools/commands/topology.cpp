@@ -186,7 +186,7 @@ result<cluster::snapshot> wait_for_instances(
     auto left = deadline - std::chrono::steady_clock::now();
     auto event = left > duration{0} ? client.events().take(std::chrono::duration_cast<duration>(left)) : std::nullopt;
     if (!event)
-      return fail(errc::retry, "{} of {} instances ready after {} s; `hflex topology` shows what is there",
+      return fail(errc::retry, "{} of {} instances ready after {:g} s; `hflex topology` shows what is there",
           ready_instances(snapshot->view), wanted, to_s(longest));
     if (const auto* lost = std::get_if<runtime::head_lost>(&*event))
       return fail(errc::reroute, "the head is gone: {}", lost->reason);
@@ -199,8 +199,8 @@ result<cluster::snapshot> wait_for_instances(
 runner add_topology(CLI::App& app) {
   auto f = std::make_shared<topology_flags>();
   app.add_option("-o,--output", f->format, "tree, json or dot (Graphviz)")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, output>{{"tree", output::text}, {"json", output::json}, {"dot", output::dot}}))
+      ->transform(
+          one_of(std::map<std::string, output>{{"tree", output::text}, {"json", output::json}, {"dot", output::dot}}))
       ->option_text("tree|json|dot");
   app.add_flag("-e,--events", f->events,
       "What happened to nodes, instances, roles and links, each with its time; with json one document per line");
@@ -218,7 +218,7 @@ runner add_ready(CLI::App& app) {
       ->check(CLI::Range(1U, 100000U));
   app.add_option("--for-s", f->longest_s, "Longest wait, in seconds")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, 86400.0));
+      ->check(number_in(0.001, 86400.0));
   add_head_options(app, f->head);
   add_examples(app, "  hflex ready\n  hflex ready --instances 2 --for-s 30 && hflex submit -p 'Hello'");
   return [f] { return wait_ready(*f); };

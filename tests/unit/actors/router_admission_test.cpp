@@ -12,8 +12,10 @@ TEST_CASE("an unknown SLO class is refused with the known ones and the nearest")
   s.slo_class = "chta";
   auto reason = b.refusal(s);
   CHECK(says(reason, "unknown SLO class \"chta\""));
-  CHECK(says(reason, "did you mean \"chat\""));
+  CHECK(says(reason, "did you mean 'chat'?"));
   CHECK(says(reason, "known: chat, batch"));
+  s.slo_class = "gold"; // like none of them
+  CHECK(says(b.refusal(s), "unknown SLO class \"gold\"; known: chat, batch"));
   s.slo_class = std::string(1U << 20U, 'x');
   CHECK(b.refusal(s).size() < 256);
 }
