@@ -3,10 +3,13 @@
 #include "tools/cli/exit_code.hpp"
 #include "tools/cli/terminal.hpp"
 #include "tools/commands/commands.hpp"
-#include "tools/runtime/process.hpp"
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 namespace {
 
@@ -52,10 +55,20 @@ std::string unknown_command(const CLI::App& app) {
   return fmt::format("{} has no command or option '{}': {}", at->get_name(), hflex::cli::one_line(words.front()), hint);
 }
 
+/// A full disk must not look like success. Without a reader there is nobody to tell.
+int written(int code) {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  if (!hflex::cli::reader_gone(STDOUT_FILENO))
+    std::fprintf(stderr, "hflex: standard output cannot be written%s%s\n", errno != 0 ? ": " : "",
+        errno != 0 ? std::strerror(errno) : "");
+  return code == hflex::cli::exit_done ? static_cast<int>(hflex::cli::exit_failed) : code;
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
-  hflex::runtime::hold_signals();
+  std::signal(SIGPIPE, SIG_IGN); // a peer or reader that is gone is an error of the write
   CLI::App app{"HyperFlexis: an actor-model cluster runtime that serves large language models under many SLOs at once"};
   app.name("hflex");
   app.set_version_flag("--version", "hflex 0.1.0");
@@ -76,10 +89,10 @@ int main(int argc, char** argv) {
       return hflex::cli::exit_usage;
     }
     auto shown = app.exit(e); // prints help, version or what was wrong
-    return shown == 0 ? hflex::cli::exit_done : hflex::cli::exit_usage;
+    return shown == 0 ? written(hflex::cli::exit_done) : static_cast<int>(hflex::cli::exit_usage);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "hflex: %s\n", e.what());
     return hflex::cli::exit_failed;
   }
-  return code;
+  return written(code);
 }

@@ -5,6 +5,20 @@
 
 namespace hflex::test::error_test {
 
+namespace {
+
+/// Its second thread runs: it is past its command line.
+void until_at_work(const process& p) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  const auto threads = "/proc/" + std::to_string(p.pid()) + "/task";
+  while (std::distance(std::filesystem::directory_iterator{threads}, {}) < 2) {
+    REQUIRE(std::chrono::steady_clock::now() < end);
+    std::this_thread::yield();
+  }
+}
+
+} // namespace
+
 TEST_CASE("every fault of a configuration is told at once, with its line, and nothing is started") {
   temp_dir dir;
   dir.write("bad.yaml",
@@ -41,6 +55,27 @@ TEST_CASE("a word that a command line does not know, or a number beyond its rang
     CHECK(done.out.empty());
     for (const auto part : told) check_says(done.err, {part});
   }
+}
+
+TEST_CASE("output that cannot be written is a failure, and a reader that leaves ends the command") {
+  const auto shell = [](const std::string& line) {
+    process p{command{{"/bin/sh", "-c", line, HFLEX_PROGRAM}, {}, {}}};
+    const auto code = p.wait_exit();
+    return ended{code, p.text(stream::out), p.text(stream::err)};
+  };
+  const auto full = shell("\"$0\" devices > /dev/full");
+  CHECK(full.code == 1);
+  check_says(full.err, {"standard output cannot be written", "No space left"});
+  cluster c{{"collocated", "f32", {"a"}, {}, {}}};
+  CHECK(shell("\"$0\" topology --watch --head " + c.head() + " | head -n 1").out.starts_with("epoch"));
+  CHECK(shell("\"$0\" topology --events --watch --head " + c.head() + " | head -n 1").code == 0);
+  const auto jobs =
+      shell("{ echo '{\"prompt\": \"Emma\", \"max_tokens\": 1}'; for i in $(seq 64); do "
+            "echo '{\"prompt\": \"Emma\", \"max_tokens\": 900, \"ignore_eos\": true}'; done; } | \"$0\" submit - "
+            "--head " +
+            c.head() + " | head -n 1");
+  check_says(jobs.err, {"is not taken any more", "of 65 jobs had ended"});
+  c.until("no job left behind", at_rest);
 }
 
 TEST_CASE("a model folder that is not there is named, and the head does not start") {
@@ -145,6 +180,20 @@ TEST_CASE("without a head every command that needs one says what to start") {
     CHECK(done.code == 1);
     CHECK(done.out.empty());
     check_says(done.err, {head, "hflex up"});
+  }
+}
+
+TEST_CASE("a command that waits or computes ends at once when it is interrupted") {
+  cluster c{{"collocated", "f32", {}, {}, {}}};
+  const auto waits = c.start({"ready", "--for-s", "600"});
+  process computes{command{{HFLEX_PROGRAM, "simulate", "--cluster", HFLEX_SOURCE_DIR "/config/sim/h100x8-8b.yaml",
+                               "--slo-class", "standard", "--policy", "hyperflexis,round_robin", "--jobs", "2",
+                               "--trace", "synthetic:poisson,rate=100,duration=3000,prompt=2000,output=500"},
+      {}, {}}};
+  for (auto* p : {waits.get(), &computes}) {
+    until_at_work(*p);
+    p->signal(SIGINT);
+    CHECK(p->wait_exit() == -SIGINT);
   }
 }
 

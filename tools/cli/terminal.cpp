@@ -1,6 +1,7 @@
 #include "tools/cli/terminal.hpp"
 #include <array>
 #include <cstdlib>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <utf8proc.h>
@@ -41,6 +42,11 @@ terminal detect_terminal(int descriptor) {
   winsize size{};
   if (ioctl(descriptor, TIOCGWINSZ, &size) == 0) found.width = size.ws_col;
   return found;
+}
+
+bool reader_gone(int descriptor) {
+  pollfd ask{descriptor, 0, 0};
+  return ::poll(&ask, 1, 0) > 0 && (ask.revents & (POLLERR | POLLHUP)) != 0;
 }
 
 std::string paint(std::string_view text, style s, const terminal& on) {

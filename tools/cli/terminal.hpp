@@ -16,6 +16,9 @@ struct terminal {
 /// empty one) and a TERM other than "dumb".
 terminal detect_terminal(int descriptor);
 
+/// True when the pipe behind a descriptor has lost its reader: what is still written there is lost.
+bool reader_gone(int descriptor);
+
 enum class style : unsigned char { plain, bold, dim, red, green, yellow, cyan };
 
 /// `text` in a style, or as it is where there are no colours.

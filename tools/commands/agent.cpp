@@ -55,6 +55,7 @@ int run(const agent_flags& flags) {
   if (!address) return usage_error("--join: " + address.error().message);
   auto loaded = flags.config.load();
   if (!loaded) return cli::exit_usage;
+  runtime::hold_signals();
   set_up_log(loaded->config.log);
   runtime::agent_plan plan{choose(flags, loaded->config), loaded->config.membership, loaded->config.weights,
       loaded->config.instance.threads};

@@ -331,6 +331,7 @@ result<std::vector<bench::load_run>> run_all(load_flags& f, const prepared& p) {
 }
 
 int run_load(load_flags& f) {
+  runtime::hold_signals();
   for (const auto& policy : f.policies)
     if (auto known = scheduler::find_policy(policy); !known) return report(known.error());
   auto p = prepare(f);

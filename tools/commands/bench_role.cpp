@@ -128,6 +128,7 @@ result<bench::role_report> measure(role_flags& f) {
 }
 
 int run_role(role_flags& f) {
+  runtime::hold_signals();
   f.options.model = f.model.empty() ? default_model() : f.model;
   if (f.options.model.empty()) return usage_error("the demo model is not installed: give --model");
   f.options.answer_timeout = from_s(f.head.timeout_s);

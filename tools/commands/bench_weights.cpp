@@ -5,8 +5,11 @@
 #include "tools/cli/units.hpp"
 #include "tools/commands/bench_output.hpp"
 #include "tools/commands/serve.hpp"
+#include "tools/runtime/process.hpp"
+#include <csignal>
 #include <cstdio>
 #include <memory>
+#include <stdexcept>
 
 namespace hflex::commands {
 namespace {
@@ -140,7 +143,13 @@ int run_weights(weights_flags& f) {
     return usage_error("the demo model, whose tokenizer a made checkpoint gets, is not installed: give --model");
   set_up_log(config::log_level::error);
   live_line line;
-  auto report = bench::measure_weights(f.options, [&](const std::string& what) { line.show(what); });
+  runtime::hold_signals();
+  auto report = bench::measure_weights(f.options, [&](const std::string& what) {
+    const auto signal = runtime::next_signal(duration{0});
+    // Between two points: the agents and the made checkpoint go with what holds them.
+    if (signal == SIGINT || signal == SIGTERM) throw std::runtime_error("interrupted");
+    line.show(what);
+  });
   line.clear();
   const int code = finish_bench(report, f.format, weights_json, show_weights);
   bool all = true;

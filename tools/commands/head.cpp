@@ -19,6 +19,7 @@ int run(const config_flags& flags) {
     std::fputs(config::print_config(*loaded).c_str(), stdout);
     return cli::exit_done;
   }
+  runtime::hold_signals();
   set_up_log(loaded->config.log);
   wire::system_config actor_config{system_options_of(loaded->config)};
   caf::actor_system system{actor_config};

@@ -157,6 +157,8 @@ public:
       if (event && !hear(*event)) return cli::exit_failed;
       if (auto signal = runtime::next_signal(duration{0}); signal == SIGINT || signal == SIGTERM)
         return lost("interrupted: the jobs that were not detached are cancelled");
+      if (std::ferror(stdout) != 0 || cli::reader_gone(1))
+        return lost("the output is not taken any more: the jobs that were not detached are cancelled");
       if (steady_now() > deadline) return lost(fmt::format("gave up after {} s (--for-s)", f_.longest_s));
       show_progress();
     }
@@ -281,6 +283,7 @@ private:
 int run(const submit_flags& f) {
   auto lines = gather(f);
   if (!lines) return cli::exit_usage;
+  runtime::hold_signals();
   auto client = reach_head(f.head);
   if (!client) return report(client.error());
   return session{f, std::move(*lines), **client}.run();

@@ -97,6 +97,12 @@ void print_event(s::Event::Reader in, output format) {
     std::printf("%s %s\n", clock_time(in.getUnixMs()).c_str(), cluster::render_event(e).c_str());
 }
 
+/// By the user, or because nothing that is printed arrives any more.
+bool interrupted() {
+  const auto signal = runtime::next_signal(duration{0});
+  return signal == SIGINT || signal == SIGTERM || std::ferror(stdout) != 0 || cli::reader_gone(1);
+}
+
 /// A line per event: readable in a log. In a terminal the tree is drawn anew before it, so that the current state is in
 /// view.
 int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t after) {
@@ -105,7 +111,7 @@ int watch(runtime::head_client& client, const topology_flags& f, std::uint64_t a
   auto terminal = cli::detect_terminal(1);
   auto redraw = terminal.is_terminal && f.format == output::text;
   while (true) {
-    if (auto signal = runtime::next_signal(duration{0}); signal == SIGINT || signal == SIGTERM) return cli::exit_done;
+    if (interrupted()) return cli::exit_done;
     auto event = client.events().take(std::chrono::milliseconds{redraw ? 1000 : 200});
     if (event && std::holds_alternative<runtime::head_lost>(*event))
       return report({errc::reroute, "the head is gone: " + std::get<runtime::head_lost>(*event).reason});
@@ -134,7 +140,7 @@ int show_events(const topology_flags& f) {
   if (auto ok = subscribe(**client, snapshot->first_event - 1, timeout); !ok) return report(ok.error());
   auto seen = snapshot->first_event - 1;
   while (f.watch || seen < snapshot->last_event) {
-    if (auto signal = runtime::next_signal(duration{0}); signal == SIGINT || signal == SIGTERM) break;
+    if (interrupted()) break;
     auto event = (*client)->events().take(f.watch ? duration{std::chrono::milliseconds{200}} : timeout);
     if (!event && f.watch) continue;
     if (!event) return report({errc::retry, "the head stopped telling its events"});
@@ -151,6 +157,7 @@ int show_events(const topology_flags& f) {
 }
 
 int show(const topology_flags& f) {
+  runtime::hold_signals();
   if (f.events) return show_events(f);
   auto client = reach_head(f.head);
   if (!client) return report(client.error());

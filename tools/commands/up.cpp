@@ -133,6 +133,7 @@ int run(const up_flags& flags) {
     std::fputs(config::print_config(*loaded).c_str(), stdout);
     return cli::exit_done;
   }
+  runtime::hold_signals();
   set_up_log(config.log);
   // Whatever is at fault with the model or the devices is known before the head says that it listens.
   if (!config.model.empty() && !model_loads(config.model)) return cli::exit_usage;

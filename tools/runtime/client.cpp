@@ -19,8 +19,10 @@ wire::system_config& client_config() {
 
 wire::client_actor::behavior_type client_shell(
     wire::client_actor::pointer self, std::shared_ptr<inbox> to, wire::router_actor router) {
-  self->set_down_handler(
-      [self, to](caf::down_msg& down) { to->put(head_lost{self->home_system().render(down.reason)}); });
+  self->set_down_handler([self, to](caf::down_msg& down) {
+    const auto stopped = down.reason == caf::exit_reason::user_shutdown;
+    to->put(head_lost{stopped ? "it was stopped" : self->home_system().render(down.reason)});
+  });
   self->monitor(router);
   return {
       [to](const msg<s::TokenChunk>& m) { to->put(m); },

@@ -12,7 +12,8 @@
 
 namespace hflex::runtime {
 
-/// Blocks SIGINT, SIGTERM and SIGCHLD in this and every later thread, and ignores SIGPIPE. Call first in main.
+/// Blocks SIGINT, SIGTERM and SIGCHLD in this and every later thread, and ignores SIGPIPE. For a command that looks for
+/// them (next_signal) and ends in good order, before its first thread: the others end at once, as the system has it.
 void hold_signals();
 /// Undoes it for a child between fork and exec.
 void release_signals();
