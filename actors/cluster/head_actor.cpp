@@ -1,8 +1,10 @@
 #include "actors/cluster/head_actor.hpp"
+#include <algorithm>
 
 namespace hflex::cluster {
 
 result<head_actors> spawn_head(caf::actor_system& system, head_settings settings) {
+  settings.scheduler.max_unstarted = std::min(settings.scheduler.max_unstarted, settings.scaler.instance.max_waiting);
   if (auto checked = scheduler::core::make(settings.scheduler); !checked) return pass(checked.error());
   if (auto checked = scaler::core::make(settings.scaler.core); !checked) return pass(checked.error());
   head_actors head;

@@ -62,6 +62,7 @@ result<void> check_options(const options& o) {
   const auto positive = [](duration d) { return d > duration{0}; };
   if (o.max_queued == 0) return fail(errc::reject, "max_queued: expected 1 or more");
   if (o.max_outstanding == 0) return fail(errc::reject, "max_outstanding: expected 1 or more");
+  if (o.max_unstarted == 0) return fail(errc::reject, "max_unstarted: expected 1 or more");
   if (o.plan_depth == 0) return fail(errc::reject, "plan_depth: expected 1 or more");
   if (!positive(o.max_wait)) return fail(errc::reject, "max_wait: expected more than 0");
   if (!positive(o.report_timeout)) return fail(errc::reject, "report_timeout: expected more than 0");

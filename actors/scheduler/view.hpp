@@ -165,8 +165,13 @@ inline std::uint32_t blocks_for(const instance_load& at, std::uint64_t tokens) {
 std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r);
 /// Tokens of a placed request that its decode instance holds by now.
 std::uint64_t context_of(const instance_load& decode, const placed_request& p);
-/// Whether one more request may be given to it at all.
-inline bool has_room(const view& v, const instance_load& at) { return at.outstanding < v.opts->max_outstanding; }
+/// How many more requests may be given to it at all.
+inline std::uint32_t room_in(const options& o, const instance_load& at) {
+  const auto unstarted = std::max(static_cast<std::uint32_t>(at.prefilling.size()), at.promised);
+  if (at.outstanding >= o.max_outstanding || unstarted >= o.max_unstarted) return 0;
+  return std::min(o.max_outstanding - at.outstanding, o.max_unstarted - unstarted);
+}
+inline bool has_room(const view& v, const instance_load& at) { return room_in(*v.opts, at) > 0; }
 /// Whether `p` and `d` may serve a request together: both roles fit, p == d only when mixed, and both pools could ever
 /// hold it. One that is closed counts as unfit when `now_placeable`.
 bool can_serve(const instance_load& p, const instance_load& d, const request_arrived& r, bool now_placeable);

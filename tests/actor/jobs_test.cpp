@@ -43,6 +43,21 @@ TEST_CASE_METHOD(small_cluster, "jobs that share an instance do not disturb each
   CHECK(all_blocks_free());
 }
 
+TEST_CASE_METHOD(small_cluster, "a burst waits at the scheduler, not at an instance that would send it back") {
+  settings.scheduler.policy = "round_robin"; // sends out what it has
+  settings.scaler.instance.max_waiting = 3;
+  start_head();
+  start_node("a");
+  until_ready(1);
+  auto client = start_client();
+  std::vector<std::uint64_t> ids;
+  for (int i = 0; i < 40; ++i) ids.push_back(submit(client, prompt + std::to_string(i), 12));
+  for (int i = 0; i < 40; ++i) {
+    const auto ending = finish(client, ids[static_cast<std::size_t>(i)], prompt + std::to_string(i), 12);
+    CHECK(ending.retries == 0);
+  }
+}
+
 TEST_CASE_METHOD(pair_of_roles, "a job that is handed over has the tokens that it would have had in one place") {
   start_head();
   auto& a = start_node("a");

@@ -172,7 +172,7 @@ void hyperflexis_fleet::rank_roomy(const instance_load& at) {
 void hyperflexis_fleet::rank(outlook& o, double wait_ms) {
   const auto& at = *o.at;
   const auto id = at.is.instance;
-  const bool has_hands = at.outstanding < opts_->max_outstanding;
+  const bool has_hands = room_in(*opts_, at) > 0;
   const double step = std::max(o.budget.next_step, o.budget.steady_step);
   const bool does_both = duty_of(at) == instance_role::mixed;
   const bool may_prefill = prefills(at) && has_hands;

@@ -105,7 +105,7 @@ private:
     settings.decodes_here = mixed;
     const auto sequences = mixed ? at.is.max_sequences - std::min(at.is.max_sequences, at.sequences())
                                  : std::numeric_limits<std::uint32_t>::max();
-    const auto room = std::min(sequences, v.opts->max_outstanding - at.outstanding);
+    const auto room = std::min(sequences, room_in(*v.opts, at));
     for (auto i : accept_jobs(at, jobs, at.free_blocks(), room, settings)) {
       const auto& w = v.waiting.at(keys[i]);
       const auto* to = mixed ? &at : decode_for(v, at, w);

@@ -77,6 +77,7 @@ private:
     opts.walk_all_up_to = walk_all_up_to;
     opts.max_queued = 60;
     opts.max_outstanding = 40;
+    opts.max_unstarted = 25;
     opts.max_wait = std::chrono::seconds{5};
     opts.ageing_floor = std::chrono::seconds{1};
     auto made = core::make(opts);
