@@ -35,7 +35,7 @@ std::string_view to_string(happening_kind k) {
   return "ended";
 }
 
-std::string place(instance_id prefill, instance_id decode) {
+std::string place_in_words(instance_id prefill, instance_id decode) {
   if (!prefill) return decode ? to_string(decode) : std::string{};
   return prefill == decode ? to_string(prefill) : to_string(prefill) + " > " + to_string(decode);
 }

@@ -32,7 +32,7 @@ enum class happening_kind : std::uint8_t {
 std::string_view to_string(happening_kind k);
 
 /// The instances of a happening for people: "i1", "i1 > i2" where prefill and decode differ, or nothing.
-std::string place(instance_id prefill, instance_id decode);
+std::string place_in_words(instance_id prefill, instance_id decode);
 
 struct happening {
   happening_kind what{happening_kind::arrived};

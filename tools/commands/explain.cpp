@@ -97,7 +97,8 @@ void print_story(s::Story::Reader in) {
       {{"AFTER", cli::align::right}, {"TRY", cli::align::right}, {"WHAT"}, {"WHERE"}, {"WHY", cli::align::left}});
   for (auto h : in.getHappenings())
     table.add({shown_ms(h.getAfterMs()), std::to_string(h.getAttempt()), wire::read(h.getWhat()),
-        scheduler::place({h.getPrefillInstance()}, {h.getDecodeInstance()}), cli::one_line(wire::read(h.getWhy()))});
+        scheduler::place_in_words({h.getPrefillInstance()}, {h.getDecodeInstance()}),
+        cli::one_line(wire::read(h.getWhy()))});
   std::fputs(table.render(cli::detect_terminal(1)).c_str(), stdout);
   if (in.getOmitted() > 0) std::printf("(%u happenings in the middle are left out)\n", in.getOmitted());
   if (!in.hasStanding()) return;

@@ -309,7 +309,7 @@ void world::add_stories(std::vector<decision>& to) const {
     if (story == nullptr) continue; // it ended before the scheduler heard of it
     for (const auto& h : story->happenings)
       to.push_back({h.at - start_, index_of({id}), h.attempt, std::string(to_string(h.what)),
-          scheduler::place(h.prefill, h.decode), h.why.text()});
+          scheduler::place_in_words(h.prefill, h.decode), h.why.text()});
     if (story->omitted > 0)
       to.push_back({story->happenings.back().at - start_, index_of({id}), story->happenings.back().attempt, "omitted",
           "", fmt::format("{} happenings in the middle are left out", story->omitted)});
