@@ -28,6 +28,10 @@ namespace {
 std::atomic<int> weights_made{0};
 fake_counts counts;
 
+} // namespace
+
+namespace hflex::test {
+
 /// Memory of a device.
 struct weights_memory {
   weights_memory() {
@@ -39,6 +43,10 @@ struct weights_memory {
   weights_memory& operator=(const weights_memory&) = delete;
   ~weights_memory() { --counts.there; }
 };
+
+} // namespace hflex::test
+
+namespace {
 
 /// A bus of known speed.
 class bus {
