@@ -10,12 +10,12 @@ namespace hflex::cluster {
 namespace {
 
 constexpr std::size_t max_name_length = 128;
+constexpr std::size_t max_devices = 256;
+constexpr std::size_t past_lives_kept = 16;
 
 std::string duty_text(std::optional<instance_role> role, instance_role duty) {
   return role == instance_role::mixed && duty != instance_role::mixed ? std::string(to_string(duty)) : "";
 }
-constexpr std::size_t max_devices = 256;
-constexpr std::size_t past_lives_kept = 16;
 
 bool has_control_character(const std::string& text) {
   return std::any_of(

@@ -4,6 +4,7 @@
 namespace hflex::cluster {
 
 result<head_actors> spawn_head(caf::actor_system& system, head_settings settings) {
+  // What an instance's queue does not hold waits at the scheduler.
   settings.scheduler.max_unstarted = std::min(settings.scheduler.max_unstarted, settings.scaler.instance.max_waiting);
   if (auto checked = scheduler::core::make(settings.scheduler); !checked) return pass(checked.error());
   if (auto checked = scaler::core::make(settings.scaler.core); !checked) return pass(checked.error());

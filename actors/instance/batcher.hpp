@@ -58,7 +58,7 @@ struct options {
   std::uint32_t max_batched_tokens{2048}; ///< tokens in a step, prefill and decode together; > max_sequences
   std::uint32_t max_sequences{256};       ///< running and receiving together
   std::uint32_t max_waiting{1024};        ///< sequences not yet started; an add beyond comes back with errc::retry
-  std::uint32_t max_offers{256};          ///< offers waiting for blocks; one beyond is refused with errc::retry
+  std::uint32_t max_offers{1024}; ///< offers waiting for blocks, >= the scheduler's max_outstanding; more: errc::retry
   std::uint32_t watermark_blocks{0}; ///< kept free for running sequences to grow when others are admitted beside them
   step_policy policy{step_policy::slack_budget};
   step_predictor predict;                                ///< empty: chunks are sized as fixed_budget does

@@ -28,8 +28,7 @@ public:
   void made(std::uint64_t tokens) { made_ += static_cast<double>(tokens); }
   /// Output tokens beyond `produced` to keep room for in a pool that many share: as many as such a request is expected
   /// to hold when that is most, which is the maximum over t of t * P(it makes more than t). They do not all come to an
-  /// end at once: a sum of these is not exceeded in the mean at any time, while a sum of quantiles is two to four times
-  /// what is ever in use. >= 1; no more than predict() leaves.
+  /// end at once: in the mean a sum of these is not exceeded at any time. >= 1, and no more than may come.
   std::uint32_t expected_hold(std::uint32_t class_number, std::uint32_t produced, std::uint32_t max_tokens) const;
 
 private:

@@ -162,8 +162,8 @@ struct options {
   std::string policy{"hyperflexis"};   ///< a name from policies() (policy.hpp)
   std::uint32_t max_queued{4096};      ///< requests that wait here; the excess is shed
   std::uint32_t max_outstanding{1024}; ///< requests that one instance has in hand, whatever the policy
-  std::uint32_t max_unstarted{1024};   ///< of those, that wait for their first token, on either side: an instance's own
-                                       ///< queues hold no more, and what it sends back is an attempt lost
+  std::uint32_t max_unstarted{1024}; ///< of those, that wait for its prefill: its own queue holds no more, and what it
+                                     ///< sends back is an attempt lost
   duration max_wait{std::chrono::seconds{60}};          ///< how long a request waits when no instance can serve it
   duration report_timeout{std::chrono::seconds{1}};     ///< an instance silent for longer no longer holds requests back
   duration replan_every{std::chrono::milliseconds{50}}; ///< wake up this often while requests wait

@@ -167,7 +167,7 @@ std::uint32_t blocks_at_most(const instance_load& at, const request_arrived& r);
 std::uint64_t context_of(const instance_load& decode, const placed_request& p);
 /// How many more requests may be given to it at all.
 inline std::uint32_t room_in(const options& o, const instance_load& at) {
-  const auto unstarted = std::max(static_cast<std::uint32_t>(at.prefilling.size()), at.promised);
+  const auto unstarted = static_cast<std::uint32_t>(at.prefilling.size());
   if (at.outstanding >= o.max_outstanding || unstarted >= o.max_unstarted) return 0;
   return std::min(o.max_outstanding - at.outstanding, o.max_unstarted - unstarted);
 }

@@ -342,7 +342,7 @@ hflex::result<run_result> run(const cluster& hardware, const workload& load, con
   if (load.classes.empty()) return fail(errc::reject, "workload {}: no SLO class", load.name);
   auto run_with = options;
   auto& s = run_with.scheduler;
-  s.max_queued = s.max_outstanding = no_limit;
+  s.max_queued = s.max_outstanding = s.max_unstarted = no_limit; // as its instances' own queues
   // A request that is not remembered costs nothing; for the file of decisions, all are.
   s.max_explained = options.keep_decisions ? static_cast<std::uint32_t>(load.requests.size()) : 0;
   auto scheduler = scheduler::core::make(s);

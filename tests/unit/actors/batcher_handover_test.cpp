@@ -1,4 +1,5 @@
 // Both sides of a KV hand-over, one at a time.
+#include "actors/scheduler/scheduler.hpp"
 #include "tests/unit/actors/batcher_support.hpp"
 
 namespace hflex::batcher_handover_test {
@@ -315,6 +316,7 @@ TEST_CASE("an offer whose lease ends while it waits is refused") {
 TEST_CASE("an offer that cannot be taken is refused at once") {
   auto o = side(instance_role::decode);
   o.kv_blocks = 4;
+  CHECK(o.max_offers >= scheduler::options{}.max_outstanding); // of those that it is meant to hold, none is refused
   o.max_offers = 1;
   decode_side b(o);
   SECTION("queue full") {
