@@ -40,8 +40,16 @@ std::optional<std::vector<std::uint64_t>> parse_numbers(const json& list, std::s
   return numbers;
 }
 
-/// One entry of the header; `data` is what follows the header in the file. What is wrong goes to `why`.
-std::optional<tensor_view> parse_tensor(const json& entry, std::span<const std::byte> data, std::string& why) {
+/// Tensors that end beyond the end of the file: one fault for all of them, as an incomplete copy is one fault.
+struct missing_bytes {
+  std::size_t tensors{};
+  std::uint64_t last_end{}; ///< of the data
+};
+
+/// One entry of the header; `data` is what follows the header in the file. What is wrong goes to `why`, which stays
+/// empty for what `missing` has counted already.
+std::optional<tensor_view> parse_tensor(
+    const json& entry, std::span<const std::byte> data, missing_bytes& missing, std::string& why) {
   const auto refuse = [&](std::string what) {
     why = std::move(what);
     return std::nullopt;
@@ -58,8 +66,13 @@ std::optional<tensor_view> parse_tensor(const json& entry, std::span<const std::
   const auto range = parse_numbers(entry["data_offsets"], 2);
   if (!range || range->size() != 2) return refuse("data_offsets: expected a list of two whole numbers");
   const auto [begin, end] = std::pair{range->front(), range->back()};
-  if (begin > end || end > data.size()) {
-    return refuse(fmt::format("data_offsets [{}, {}] are not inside the {} bytes of data", begin, end, data.size()));
+  const auto outside = [&] {
+    return fmt::format("data_offsets [{}, {}] are not inside the {} bytes of data", begin, end, data.size());
+  };
+  if (begin > end) return refuse(outside());
+  if (end > data.size()) {
+    missing.last_end = std::max(missing.last_end, end);
+    return refuse(missing.tensors++ == 0 ? outside() : std::string());
   }
   if (tensor_bytes(*type, *shape) != end - begin) {
     return refuse(fmt::format("{} of shape [{}] does not take the {} bytes that data_offsets give it", to_string(*type),
@@ -173,20 +186,26 @@ tensor_map parse_safetensors(
   }
   const auto data = file.subspan(prefix + header_bytes);
   bool all_understood = true;
+  missing_bytes missing;
   for (const auto& [name, entry] : header->items()) {
     if (name == "__metadata__") {
       check_metadata(entry, list);
       continue;
     }
     std::string why;
-    auto tensor = parse_tensor(entry, data, why);
+    auto tensor = parse_tensor(entry, data, missing, why);
     if (tensor) {
       tensors.emplace(name, std::move(*tensor));
     } else {
-      list.add(fmt::format("tensor {}: {}", printable(name), why));
+      if (!why.empty()) list.add(fmt::format("tensor {}: {}", printable(name), why));
       all_understood = false;
     }
   }
+  if (missing.tensors > 1)
+    list.add(
+        fmt::format("the data of {} tensors ends beyond the end of the file, which lacks {} bytes: truncated, or an "
+                    "incomplete copy or download",
+            missing.tensors, missing.last_end - data.size()));
   if (all_understood) check_coverage(tensors, data, list);
   return tensors;
 }

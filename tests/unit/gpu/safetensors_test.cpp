@@ -104,6 +104,15 @@ TEST_CASE("a file cut off anywhere is refused") {
   CHECK_FALSE(faults_of(whole + "x").empty());
 }
 
+TEST_CASE("a file that is cut off within its data is one fault, however many tensors that concerns") {
+  const auto whole = slurp(demo_model() + "/model.safetensors");
+  const auto faults = faults_of(std::string_view(whole).substr(0, whole.size() / 2));
+  REQUIRE(faults.size() == 2);
+  check_says(faults[0], {"data_offsets", "not inside"});
+  check_says(faults[1], {"tensors ends beyond the end of the file", "lacks", "incomplete copy or download"});
+  CHECK(faults[1].find(fmt::format("lacks {} bytes", whole.size() - whole.size() / 2)) != std::string::npos);
+}
+
 TEST_CASE("many faults are counted, not listed") {
   std::string header = "{";
   for (int i = 0; i < 1000; ++i) header += fmt::format("{}\"t{}\":0", i == 0 ? "" : ",", i);
