@@ -54,6 +54,15 @@ void fault_list::add(fault f) {
     ++left_out_;
 }
 
+bool fault_list::touch(std::string_view key) const {
+  const auto part_of = [](std::string_view part, std::string_view whole) {
+    return part.starts_with(whole) &&
+           (part.size() == whole.size() || part[whole.size()] == '.' || part[whole.size()] == '[');
+  };
+  return std::any_of(faults_.begin(), faults_.end(),
+      [&](const fault& f) { return !f.key.empty() && (part_of(f.key, key) || part_of(key, f.key)); });
+}
+
 std::vector<fault> fault_list::take() {
   const auto place = [](const fault& f) {
     return std::tie(f.where.from, f.where.source, f.where.line, f.where.column);

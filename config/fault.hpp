@@ -50,6 +50,8 @@ public:
   static constexpr std::size_t max_faults = 100;
   void add(fault f);
   bool empty() const { return faults_.empty(); }
+  /// Whether the value of `key`, what it is part of or a part of it is at fault: what it was meant to be is not known.
+  bool touch(std::string_view key) const;
   /// What was collected, in the order of (layer, source, line, column); the last one says how many were left out.
   std::vector<fault> take();
 

@@ -80,13 +80,15 @@ void read_profile(fault_list& faults, loaded_config& out) {
   }
 }
 
-load_result finish(const sources& from, fault_list& faults, loaded_config out) {
+enum class file_state : std::uint8_t { read, unreadable };
+
+load_result finish(const sources& from, fault_list& faults, loaded_config out, file_state file) {
   read_environment(from, faults, out);
   read_flags(from, faults, out);
   read_classes(faults, out);
   read_profile(faults, out);
-  // What one wrong value does to the others would only be noise.
-  if (faults.empty()) check_together(out, from.policies, faults);
+  // What a file that nobody could read does to rules between values would only be noise.
+  if (file == file_state::read) check_together(out, from.policies, faults);
   if (!faults.empty()) return tl::unexpected(faults.take());
   if (out.config.fleet.empty()) out.config.fleet = default_fleet(out.config.mode);
   return out;
@@ -98,15 +100,16 @@ load_result read_config(const std::string& text, const sources& from) {
   fault_list faults;
   loaded_config out;
   reading in{layer::file, from.file, folder_of(from.file), faults, out.origins};
-  if (const auto tree = parse_yaml(text, in)) read_cluster(in, *tree, out.config);
-  return finish(from, faults, std::move(out));
+  const auto tree = parse_yaml(text, in);
+  if (tree) read_cluster(in, *tree, out.config);
+  return finish(from, faults, std::move(out), tree ? file_state::read : file_state::unreadable);
 }
 
 load_result load_config(const sources& from) {
   fault_list faults;
-  if (from.file.empty()) return finish(from, faults, {});
+  if (from.file.empty()) return finish(from, faults, {}, file_state::read);
   if (const auto text = read_file(from.file, faults)) return read_config(*text, from);
-  return finish(from, faults, {});
+  return finish(from, faults, {}, file_state::unreadable);
 }
 
 load_result load_config(const std::string& file) {

@@ -136,6 +136,23 @@ TEST_CASE("values that contradict each other are found when each is right alone"
         "f.yaml:1:8: fleet: expected at most 1024 instances, found 1025");
 }
 
+TEST_CASE("rules between values are told beside other faults, unless one of their values is at fault already") {
+  const auto told = [](const std::string& text) {
+    std::vector<std::string> keys;
+    for (const fault& f : faults_of(text)) keys.push_back(f.key);
+    return keys;
+  };
+  using keys = std::vector<std::string>;
+  CHECK(told("listen: {port: 65536}\nscaling: {min_instances: 5, max_instances: 2}\n") ==
+        keys{"listen.port", "scaling.min_instances"});
+  CHECK(told("scaling: {min_instances: 5, max_instances: x}\n") == keys{"scaling.max_instances"});
+  CHECK(told("lsiten: {port: 1}\nmembership: {lost_after_ms: 1200}\n") == keys{"", "membership.lost_after_ms"});
+  CHECK(told("mode: both\nfleet: [{role: prefill}]\n") == keys{"mode"});
+  CHECK(told("fleet: [{role: prefill, count: -1}]\n") == keys{"fleet[0].count"});
+  CHECK(told("slo: {default_class: a, classes: {b: {ttft_ms: 1}}}\n") == keys{"slo.classes.b.tpot_ms"});
+  CHECK(told("scaling: {min_instances: 5, max_instances: 2\n").size() == 1); // no YAML: nothing is known of any value
+}
+
 TEST_CASE("names must be among those that exist") {
   CHECK(fault_of("slo: {default_class: standrad}\n") ==
         "f.yaml:1:22: slo.default_class: expected one of interactive, standard, batch, found 'standrad' "
