@@ -118,9 +118,12 @@ branch node_branch(const node_view& n, const snapshot& s, const tree_style& styl
   return b;
 }
 
+/// Messages between processes are not counted: a number there would be wrong.
+bool counted(const link_view& l) { return l.kind != "control"; }
+
 branch link_branch(const link_view& l) {
-  auto text = fmt::format(
-      "{} → {}  {}  {}  {}", plain(l.from), plain(l.to), l.kind, plain(l.transport), human_bytes(l.bytes_total));
+  auto text = fmt::format("{} → {}  {}  {}", plain(l.from), plain(l.to), l.kind, plain(l.transport));
+  if (counted(l)) text += "  " + human_bytes(l.bytes_total);
   if (l.state == "opening" || l.state == "failed") text += "  " + l.state;
   if (l.bytes_total < l.bytes_expected)
     text += fmt::format(" of {}  {} loading", human_bytes(l.bytes_expected), bar(l.bytes_total, l.bytes_expected));
@@ -224,8 +227,9 @@ std::string render_dot(const snapshot& s) {
     out += "  }\n";
   }
   for (auto& l : s.links)
-    out += fmt::format("  \"{}\" -> \"{}\" [label=\"{} {}\\n{}\", style={}];\n", dot_text(l.from), dot_text(l.to),
-        dot_text(l.kind), dot_text(l.transport), human_bytes(l.bytes_total), dot_line(l.kind));
+    out += fmt::format("  \"{}\" -> \"{}\" [label=\"{} {}{}\", style={}];\n", dot_text(l.from), dot_text(l.to),
+        dot_text(l.kind), dot_text(l.transport), counted(l) ? "\\n" + human_bytes(l.bytes_total) : "",
+        dot_line(l.kind));
   return out + "}\n";
 }
 

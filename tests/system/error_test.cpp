@@ -141,6 +141,9 @@ TEST_CASE("a request that cannot be served is refused with its reason") {
   CHECK(chat.code == 1);
   check_says(chat.err, {"refused", "no chat template"});
   CHECK(c.run({"submit", "-p", "Emma", "--system", "Be brief."}).code == 2); // it needs --chat
+  auto nothing = c.run({"submit", "-p", "Emma", "-p", ""});
+  CHECK(nothing.code == 2);
+  check_says(nothing.err, {"-p", "not empty"});
   auto unknown = c.run({"submit", "-p", "Emma", "--slo", "interactiv"});
   CHECK(unknown.code == 1);
   check_says(unknown.err, {"interactiv", "interactive", "standard", "batch"});

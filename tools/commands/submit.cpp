@@ -57,6 +57,10 @@ void as_conversation(const submit_flags& f, cli::prompt_line& line) {
 std::optional<std::vector<cli::prompt_line>> gather(const submit_flags& f) {
   std::vector<cli::prompt_line> lines;
   for (const auto& p : f.prompts) {
+    if (p.empty()) {
+      usage_error("-p: expected text that is not empty");
+      return std::nullopt;
+    }
     cli::prompt_line line;
     line.prompt = p;
     lines.push_back(line);
