@@ -114,6 +114,7 @@ void core::on(const request_scale& e, time_point now, std::vector<effect>& out) 
     const auto role = e.role.value_or(fleet.configured.begin()->first);
     fleet.configured[role] = fleet.held[role] = *e.count;
     say(out, "{} {} instances: asked for by hand", *e.count, name(role));
+    kept_->short_of_slots = false; // whether a device is free is what the person wants to hear, told before or not
   }
   kept_->reconcile(now, out);
 }

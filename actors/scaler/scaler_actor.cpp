@@ -2,7 +2,12 @@
 #include "actors/common/check.hpp"
 #include "actors/wire/convert_scaling.hpp"
 #include "actors/wire/shell.hpp"
+#include <fmt/ranges.h>
+#include <optional>
 #include <spdlog/spdlog.h>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace hflex::scaler {
 namespace {
@@ -64,14 +69,17 @@ public:
     }
   }
 
-  /// A command is refused when the core says so while it is fed.
+  /// A command is refused when the core says so while it is fed; else the answer is what the core noted of it, or
+  /// `done` where that was nothing.
   template <class Command>
   msg<s::CommandAnswer> command(const Command& c, const std::string& done) {
     refusal_.clear();
+    noted_.emplace();
     feed(c);
+    const auto noted = *std::exchange(noted_, std::nullopt);
     return msg<s::CommandAnswer>::make([&](s::CommandAnswer::Builder out) {
       out.setOk(refusal_.empty());
-      out.setMessage(refusal_.empty() ? done : refusal_);
+      out.setMessage(!refusal_.empty() ? refusal_ : noted.empty() ? done : fmt::format("{}", fmt::join(noted, "\n")));
     });
   }
 
@@ -120,7 +128,10 @@ public:
 
   void perform(refuse& e) { refusal_ = "cannot " + e.command + ": " + e.reason; }
   void perform(wake_at& e) { timer_.at(e.when); }
-  void perform(note& e) { spdlog::info("scaler: {}{}", e.advice ? "(dry run) " : "", e.why); }
+  void perform(note& e) {
+    spdlog::info("scaler: {}{}", e.advice ? "(dry run) " : "", e.why);
+    if (noted_) noted_->push_back(e.why);
+  }
 
 private:
   void gone(instance_id id, instance_phase phase, const std::string& reason) {
@@ -146,7 +157,9 @@ private:
   wire::wake_timer<wire::scaler_actor::pointer> timer_;
   std::map<node_id, wire::node_agent_actor> agents_;
   std::map<instance_id, node_id> homes_;
-  std::string refusal_; ///< of the command that is being fed
+  // Of the command that is being fed:
+  std::string refusal_;
+  std::optional<std::vector<std::string>> noted_;
 };
 
 } // namespace

@@ -71,7 +71,9 @@ TEST_CASE("a load that rises is met by four instances on two agents, and one is 
 
 TEST_CASE("a person holds the fleet at a number and lets go of it") {
   cluster c(elastic());
-  CHECK(c.run({"scale", "--count", "3"}).code == 0);
+  const auto more = c.run({"scale", "--count", "3"});
+  CHECK(more.code == 0);
+  check_says(more.out, {"3 mixed instances: asked for by hand", "start i2 (mixed) on "});
   c.until("three instances", [](const json& t) { return ready_instances(t) == 3; });
   const auto refused = c.run({"scale", "--count", "9"});
   CHECK(refused.code == 1);
