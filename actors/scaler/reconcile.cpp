@@ -14,6 +14,12 @@ role_counts running_by_role(const fleet_view& v) {
   return n;
 }
 
+std::uint32_t total(const role_counts& counts) {
+  std::uint32_t n = 0;
+  for (const auto& [role, count] : counts) n += count;
+  return n;
+}
+
 /// "3 prefill and 5 decode"
 std::string counted(const role_counts& counts) {
   std::string text;
@@ -27,9 +33,17 @@ std::string counted(const role_counts& counts) {
 void core::kept::reconcile(time_point now, std::vector<effect>& out) {
   stop_overdue(now, out);
   const auto wanted = target(now, out);
-  if (chooser->flips_roles() && !opts.dry_run) flip_surplus(wanted, now, out);
-  stop_surplus(wanted, now, out);
-  if (gathered(now, out)) start_missing(wanted, now, out);
+  auto leave = ~std::uint32_t{0}, come = leave;
+  if (chooser->flips_roles() && !opts.dry_run) {
+    flip_surplus(wanted, now, out);
+    // Where one role has too many and another too few, a flip makes it good, if not now then when one of those that
+    // change or start is ready: to stop one and to start another takes longer, and may stop the last that serves.
+    const auto have = total(running_by_role(fleet)), want = total(wanted);
+    leave = have > want ? have - want : 0;
+    come = want > have ? want - have : 0;
+  }
+  stop_surplus(wanted, leave, now, out);
+  if (gathered(now, out)) start_missing(wanted, come, now, out);
   wake(short_of_slots, now, out);
 }
 
@@ -117,10 +131,10 @@ void core::kept::stop_overdue(time_point now, std::vector<effect>& out) {
 }
 
 // Those that still start go before those that serve, then those with the least in hand, then the newest.
-void core::kept::stop_surplus(const role_counts& wanted, time_point now, std::vector<effect>& out) {
+void core::kept::stop_surplus(const role_counts& wanted, std::uint32_t most, time_point now, std::vector<effect>& out) {
   for (auto role : {instance_role::prefill, instance_role::decode, instance_role::mixed}) {
     const auto want = wanted.count(role) ? wanted.at(role) : 0;
-    for (auto have = running(role); have > want; --have) {
+    for (auto have = running(role); have > want && most > 0; --have, --most) {
       using rank = std::tuple<bool, std::uint64_t, instance_id>; // the largest goes
       std::optional<rank> leaver;
       for (const auto& [id, i] : fleet.instances)
@@ -145,9 +159,10 @@ bool core::kept::gathered(time_point now, std::vector<effect>& out) {
   return all_expected;
 }
 
-void core::kept::start_missing(const role_counts& wanted, time_point now, std::vector<effect>& out) {
+void core::kept::start_missing(
+    const role_counts& wanted, std::uint32_t most, time_point now, std::vector<effect>& out) {
   const bool was_short = std::exchange(short_of_slots, false);
-  while (true) {
+  for (; most > 0; --most) {
     // The role that is furthest from what it should be, so that a small fleet gets one of each first.
     std::optional<std::pair<double, instance_role>> neediest;
     for (const auto& [role, want] : wanted) {
