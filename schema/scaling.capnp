@@ -46,6 +46,7 @@ struct DemandReport {            # scheduler -> scaler: at most one per quarter 
   lookedAt @9 :UInt32;           # waiting requests that the three above are about
   overdue @10 :UInt32;           # waiting requests whose first token is late already
   mixedApart @11 :Bool;          # mixed instances prefill or decode for now, not both
+  decoded @12 :UInt64;           # output tokens after the first ones that all requests have made since the report before
 }
 
 struct ScaleFleet {              # client -> scaler: answered by CommandAnswer

@@ -54,6 +54,7 @@ struct demand_report {
   std::uint32_t without_room{};           ///< of those looked at: no instance has KV blocks or decode time for them
   std::uint32_t looked_at{}; ///< waiting requests that `late` and `without_room` are about: a bounded number
   std::uint32_t overdue{};   ///< waiting requests whose first token is late already
+  std::uint64_t decoded{};   ///< output tokens after the first ones that all requests have made since the report before
   bool mixed_apart{false};   ///< mixed instances prefill or decode for now, not both
   friend bool operator==(const demand_report&, const demand_report&) = default;
 };

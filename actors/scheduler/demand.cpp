@@ -2,6 +2,7 @@
 #include "actors/scheduler/budget.hpp"
 #include <algorithm>
 #include <queue>
+#include <utility>
 
 namespace hflex::scheduler {
 
@@ -173,6 +174,7 @@ demand_report demand_meter::take(const view& v, time_point now) {
   auto report = describe_demand(v, now);
   report.span = now - since_;
   since_ = now;
+  report.decoded = v.decoded - std::exchange(decoded_, v.decoded);
   for (auto& [name, c] : classes_) report.classes.push_back(std::move(c));
   classes_.clear();
   return report;

@@ -10,9 +10,9 @@
 
 namespace hflex::scheduler {
 
-/// Everything but `span` and `classes`. `late` are those that the plan of section 4 (earliest deadline first, Moore and
-/// Hodgson's rule, over the first options::plan_depth by deadline) gives up at the rate at which the instances can
-/// prefill now. O(instances + plan_depth log plan_depth).
+/// Everything but `span`, `classes` and `decoded`. `late` are those that the plan of section 4 (earliest deadline
+/// first, Moore and Hodgson's rule, over the first options::plan_depth by deadline) gives up at the rate at which the
+/// instances can prefill now. O(instances + plan_depth log plan_depth).
 demand_report describe_demand(const view& v, time_point now);
 
 class demand_meter {
@@ -36,6 +36,7 @@ private:
 
   std::map<std::string, class_demand> classes_; ///< what clients call classes is bounded by the router's list
   time_point since_;
+  std::uint64_t decoded_{}; ///< of the view, at the report before
 };
 
 } // namespace hflex::scheduler

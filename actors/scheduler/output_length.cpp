@@ -43,9 +43,9 @@ void output_length_predictor::observe(std::uint32_t class_number, std::uint32_t 
   auto& h = classes_[class_number];
   const auto bucket = bucket_of(tokens);
   ++h.counts[bucket];
-  ++finished_;
-  outputs_ += tokens;
-  if (finished_ >= halve_at) finished_ /= 2, outputs_ /= 2, made_ /= 2;
+  ++tally_.finished;
+  tally_.outputs += tokens;
+  if (tally_.finished >= halve_at) tally_.fade(0.5);
   if (bucket < h.quantile_bucket) ++h.below;
   if (++h.total >= halve_at) {
     h.total = 0;
@@ -95,19 +95,13 @@ double output_length_predictor::hold_from(const histogram& h, std::uint32_t prod
   return most;
 }
 
-// The first to finish are the short ones: for a while they say too little. What all have made, over what those had, is
-// too much for as long.
-double output_length_predictor::stretch() const {
-  return outputs_ > 0 ? std::sqrt(std::max(1.0, (made_ + finished_) / outputs_)) : 1.0;
-}
-
 std::uint32_t output_length_predictor::expected_hold(
     std::uint32_t class_number, std::uint32_t produced, std::uint32_t max_tokens) const {
   const auto most = std::max(max_tokens, produced + 1) - produced;
   double hold = usual_hold;
   if (class_number != nobody && classes_[class_number].total >= enough) {
     const auto& h = classes_[class_number];
-    hold = (produced == 0 ? h.hold : hold_from(h, produced)) * stretch();
+    hold = (produced == 0 ? h.hold : hold_from(h, produced)) * tally_.stretch();
   }
   return static_cast<std::uint32_t>(std::clamp(hold, 1.0, static_cast<double>(most)));
 }

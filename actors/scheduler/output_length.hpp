@@ -2,6 +2,7 @@
 // keep for one of many. Kept by the ledger; used to reserve KV blocks. Until a class has been seen often enough the
 // first answer is "as long as it may", the second a usual length.
 #pragma once
+#include "actors/common/output_tally.hpp"
 #include <array>
 #include <cstdint>
 #include <string>
@@ -25,7 +26,7 @@ public:
   }
 
   /// Output tokens after the first ones that were made by all requests, those that go on as well.
-  void made(std::uint64_t tokens) { made_ += static_cast<double>(tokens); }
+  void made(std::uint64_t tokens) { tally_.made += static_cast<double>(tokens); }
   /// Output tokens beyond `produced` to keep room for in a pool that many share: as many as such a request is expected
   /// to hold when that is most, which is the maximum over t of t * P(it makes more than t). They do not all come to an
   /// end at once: in the mean a sum of these is not exceeded at any time. >= 1, and no more than may come.
@@ -49,13 +50,10 @@ private:
   /// The first bucket from `from` on that the quantile of what lies there is in.
   std::size_t quantile_from(const histogram& h, std::size_t from) const;
   static double hold_from(const histogram& h, std::uint32_t produced);
-  double stretch() const;
 
   double quantile_;
   std::vector<histogram> classes_;
-  double made_{};     ///< tokens, of all requests
-  double finished_{}; ///< requests
-  double outputs_{};  ///< tokens of those
+  output_tally tally_;
 };
 
 } // namespace hflex::scheduler

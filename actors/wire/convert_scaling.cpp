@@ -99,6 +99,7 @@ void write(s::DemandReport::Builder out, const demand_report& report) {
   out.setLookedAt(report.looked_at);
   out.setOverdue(report.overdue);
   out.setMixedApart(report.mixed_apart);
+  out.setDecoded(report.decoded);
 }
 
 demand_report read(s::DemandReport::Reader in) {
@@ -116,6 +117,7 @@ demand_report read(s::DemandReport::Reader in) {
   report.looked_at = in.getLookedAt();
   report.overdue = in.getOverdue();
   report.mixed_apart = in.getMixedApart();
+  report.decoded = in.getDecoded();
   return report;
 }
 

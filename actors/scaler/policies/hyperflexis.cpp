@@ -2,6 +2,7 @@
 // targets, by the step-time model; one more at once when the scheduler's plan gives requests up that one more would
 // save. What was needed lately is held on to for a few times as long as it would take to get it back, a little of it
 // for longer. Sections 1 to 3 and 7 of the scheduling design; supply.hpp has the sums.
+#include "actors/common/output_tally.hpp"
 #include "actors/scaler/forecast.hpp"
 #include "actors/scaler/peaks.hpp"
 #include "actors/scaler/policy.hpp"
@@ -71,6 +72,9 @@ public:
       c.arrivals *= kept, c.prompt_tokens *= kept, c.prompt_squared *= kept;
       c.ended *= kept, c.output_tokens *= kept;
     }
+    outputs_.fade(kept);
+    outputs_.made += static_cast<double>(d.decoded);
+    for (const auto& n : d.classes) outputs_.finished += n.ended, outputs_.outputs += n.output_tokens;
     double prefill = 0, decode = 0, variance = 0, arrivals = 0;
     const bool beside = !v.disaggregated();
     for (const auto& n : d.classes) {
@@ -192,10 +196,13 @@ private:
   side decode_side(const fleet_view& v, instance_role role) {
     auto w = rate_of(decode_, v.lead_time);
     // Work stays for as long as an answer takes: chance evens out over that.
-    double outputs = 0, ended = 0, arrivals = 0, prompts = 0, work = 0;
+    double outputs = 0, ended = 0, arrivals = 0, prompts = 0, work = 0, part = 0;
+    const double longer =
+        outputs_.stretch(); // roles are compared by what is to come; what is forecast has come already
     for (const auto& [name, c] : classes_) {
       outputs += c.output_tokens, ended += c.ended, arrivals += c.arrivals, prompts += c.prompt_tokens;
       work += c.arrivals * decode_work(model_, c.mean_prompt(), c.mean_output(first_output_), false);
+      part += c.arrivals * decode_work(model_, c.mean_prompt(), c.mean_output(first_output_) * longer, false);
     }
     const double mean = ended >= 4 ? outputs / ended : first_output_;
     const auto stay = from_s(mean * to_s(targets_.tpot) * 0.7);
@@ -209,7 +216,7 @@ private:
     numbers_.push_back({"decode_share_for_work", share});
     numbers_.push_back({"decode_need", need});
     const double here = instances_for_residents(v.demand, model_, targets_.tpot, instance_role::decode);
-    return {role, std::max({need, here, need_of_the_homeless(v, role)}), here, work / share, 0};
+    return {role, std::max({need, here, need_of_the_homeless(v, role)}), here, part / share, 0};
   }
 
   // That a decode instance holds, by its limit and by its memory, with some room for what comes next.
@@ -330,6 +337,7 @@ private:
   double slow_leads_, slow_share_, lasting_share_, least_share_, memory_s_, first_output_;
   duration idle_to_zero_;
   mix classes_;
+  output_tally outputs_; ///< of all classes
   step_time_model model_{unmeasured_step_time};
   rate_forecast arrivals_, prefill_, decode_, variance_;
   binding targets_;

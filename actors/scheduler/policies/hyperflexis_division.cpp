@@ -129,7 +129,8 @@ void request_mix::add(const request_arrived& r, std::uint32_t prefill_work) {
     constexpr double left = 1 - decay_every / remembered;
     for (auto& t : tiers_)
       for (auto* sum : {&t.requests, &t.tpot_ms, &t.prompt, &t.work, &t.pairs, &t.finished, &t.outputs}) *sum *= left;
-    for (auto* sum : {&requests_, &finished_, &outputs_, &made_}) *sum *= left;
+    requests_ *= left;
+    all_.fade(left);
   }
   const double tpot_ms = to_ms(r.slo.tpot), prompt = r.prompt_tokens, work = prefill_work;
   auto& t = tiers_[tier_of(tpot_ms)];
@@ -145,19 +146,17 @@ void request_mix::finished(const request_arrived& r, std::uint32_t output_tokens
   auto& t = tiers_[tier_of(to_ms(r.slo.tpot))];
   t.finished += 1;
   t.outputs += output_tokens;
-  finished_ += 1;
-  outputs_ += output_tokens;
+  all_.finished += 1;
+  all_.outputs += output_tokens;
 }
 
-// The first to finish are the short ones: the mean of those is too small for a while. What all have made, those that go
-// on as well, over the number of those that have finished is too large for as long. How tiers compare, the finished
-// say.
+// As output_tally::stretch() does, with a usual answer to begin with. How tiers compare, the finished say.
 double request_mix::output_of(const tier& t, double lean) const {
   const auto mean = [](double outputs, double requests, double before) {
     return (usual_weight * before + outputs) / (usual_weight + requests);
   };
-  const double least = mean(outputs_, finished_, usual_output);
-  const double most = mean(made_ + finished_, finished_, usual_output);
+  const double least = mean(all_.outputs, all_.finished, usual_output);
+  const double most = mean(all_.made + all_.finished, all_.finished, usual_output);
   const double all = std::sqrt(least * most) * std::pow(std::sqrt(most / least) * spread_of_outputs, lean);
   return mean(t.outputs, t.finished, least) / least * all;
 }

@@ -9,6 +9,7 @@
 //
 // Used by hyperflexis only. Pure; time comes with the calls.
 #pragma once
+#include "actors/common/output_tally.hpp"
 #include "actors/scheduler/view.hpp"
 #include <array>
 #include <span>
@@ -33,7 +34,7 @@ public:
   void add(const request_arrived& r, std::uint32_t prefill_work);
   void finished(const request_arrived& r, std::uint32_t output_tokens);
   /// Output tokens after the first ones that were made since the call before, whosever they are.
-  void made(std::uint64_t tokens) { made_ += static_cast<double>(tokens); }
+  void made(std::uint64_t tokens) { all_.made += static_cast<double>(tokens); }
 
   double requests() const { return requests_; }
   /// Output tokens of one request of a tier, and the context that one of them reads, as expected. `lean`: -1 as few as
@@ -50,9 +51,7 @@ public:
 private:
   std::array<tier, 32> tiers_{};
   double requests_{};
-  double finished_{};
-  double outputs_{}; ///< tokens of those
-  double made_{};
+  output_tally all_;
   std::uint32_t since_decay_{};
 };
 

@@ -41,7 +41,7 @@ struct fleet_desk {
     it.on(e, now, out);
     for (const auto& x : out) {
       if (const auto* s = std::get_if<start_instance>(&x)) starting.emplace_back(now + lead, s->instance);
-      if (const auto* s = std::get_if<stop_instance>(&x)) stopped.push_back(s->instance);
+      if (const auto* s = std::get_if<stop_instance>(&x)) stopped.push_back(s->instance), ++stops;
       if (const auto* r = std::get_if<change_role>(&x)) flips.push_back(*r);
       if (const auto* n = std::get_if<note>(&x)) notes.push_back(*n);
       if (const auto* r = std::get_if<refuse>(&x)) refusals.push_back(r->reason);
@@ -58,6 +58,7 @@ struct fleet_desk {
         feed(instance_state{id, instance_phase::ready, ""});
       }
     for (auto id : std::exchange(stopped, {})) feed(instance_state{id, instance_phase::gone, "asked"});
+    if (drains_last) return;
     for (const auto& f : std::exchange(flips, {})) feed(role_changed{f.instance, f.to});
   }
 
@@ -78,6 +79,7 @@ struct fleet_desk {
           e.demand.instances.push_back({id, i.role, false, i.role == decode ? residents / it.state().ready(decode) : 0U,
               0, 0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
       e.demand.mixed_apart = mixed_apart;
+      e.demand.decoded = static_cast<std::uint64_t>(made * output * n);
       e.demand.late = late;
       e.demand.waiting = late;
       e.demand.waiting_tokens = std::uint64_t{late} * tokens_each;
@@ -98,6 +100,8 @@ struct fleet_desk {
   std::vector<note> notes;
   std::vector<std::string> refusals;
   std::uint32_t starts{};
+  std::uint32_t stops{};
+  bool drains_last{false}; ///< a role flip is not done, as residents go on
   std::uint32_t most{};
   double owed{};
   std::uint32_t tokens_each{10'000}; ///< of those that are late
@@ -105,7 +109,8 @@ struct fleet_desk {
   std::uint32_t residents{0}; ///< that decode, where that is a role
   duration tpot{milliseconds{100}};
   double prompt{900};
-  double output{100};
+  double output{100}; ///< of those that end
+  double made{1};     ///< times as much as those had, all together
 };
 
 options using_policy(const std::string& name) {
@@ -251,6 +256,48 @@ TEST_CASE("a fleet of fixed size prefills with most of it where prompts are long
   CHECK(d.running() == 8);
 }
 
+TEST_CASE("a fleet of fixed size reckons with answers that are longer than those that have ended") {
+  auto o = using_policy("hyperflexis");
+  o.min_instances = o.max_instances = 8;
+  std::vector<std::uint32_t> decodes;
+  for (const double made : {1.0, 16.0}) {
+    fleet_desk d(o, {{prefill, 4}, {decode, 4}}, 8);
+    d.residents = 1000;
+    d.prompt = 1000;
+    d.output = 200;
+    d.made = made;
+    d.load(10, seconds{60});
+    decodes.push_back(d.it.state().ready(decode));
+  }
+  CHECK(decodes[0] <= 3);
+  CHECK(decodes[1] >= 5);
+}
+
+TEST_CASE("nothing is stopped and started where a role flip will do, however long that takes") {
+  auto o = using_policy("hyperflexis");
+  o.min_instances = o.max_instances = 8;
+  o.knobs["hyperflexis.memory_s"] = 10;
+  fleet_desk d(o, {{prefill, 4}, {decode, 4}}, 16);
+  d.prompt = 3000;
+  d.output = 20;
+  d.drains_last = true; // 3 that decoded are to prefill, once their residents have gone
+  d.load(8, seconds{30});
+  REQUIRE(d.it.state().running(prefill) == 7);
+  // And now most are to decode. The last one that can prefill stays, until one of the others can.
+  d.prompt = 300;
+  d.output = 2000;
+  d.residents = 2000;
+  d.load(15, seconds{60});
+  CHECK(d.it.state().ready(prefill) == 1);
+  CHECK(d.starts == 8);
+  CHECK(d.stops == 0);
+  d.drains_last = false;
+  d.load(15, seconds{60});
+  CHECK(d.it.state().ready(decode) >= 6);
+  CHECK(d.starts == 8);
+  CHECK(d.stops == 0);
+}
+
 TEST_CASE("a fleet of fixed size that knows of no load keeps its roles") {
   auto o = using_policy("hyperflexis");
   o.min_instances = o.max_instances = 8;
@@ -311,6 +358,22 @@ TEST_CASE("a count set by hand holds until the policy is let loose again") {
   d.feed(request_scale{{}, {}, {}, {}, true});
   d.load(1, seconds{200});
   CHECK(d.running() <= 2);
+}
+
+TEST_CASE("who asks for more instances than devices are free for is told so each time") {
+  fleet_desk d(using_policy("fixed"), {{mixed, 1}}, 2);
+  const auto told = [&](std::uint32_t count) {
+    d.notes.clear();
+    d.feed(request_scale{{}, count, {}, {}, false});
+    return std::any_of(d.notes.begin(), d.notes.end(),
+        [](const note& n) { return n.why.find("no device is free") != std::string::npos; });
+  };
+  CHECK_FALSE(told(2));
+  CHECK(told(4));
+  CHECK(told(5));
+  d.notes.clear();
+  d.feed(tick{});
+  CHECK(d.notes.empty()); // but not at every event
 }
 
 TEST_CASE("a role that was changed by hand is left alone for a while, and then the policy decides again") {
