@@ -208,4 +208,15 @@ TEST_CASE("a submit whose head dies ends with an error") {
   check_says(witness->text(stream::err), {"the head is gone"});
 }
 
+TEST_CASE("a wait whose head dies ends with an error, and not when its time is over") {
+  cluster c{{"collocated", "f32", {}, {}, {}}}; // no agent: the job waits
+  REQUIRE(c.run({"submit", "--detach", "-p", "Emma"}).out == "r1\n");
+  auto waits = c.start({"wait", "r1", "--for-s", "600"});
+  until_at_work(*waits);
+  REQUIRE(c.run({"jobs"}).code == 0); // meanwhile it asks
+  c.head_process().signal(SIGKILL);
+  CHECK(waits->wait_exit() == 1);
+  check_says(waits->text(stream::err), {"head"});
+}
+
 } // namespace hflex::test::error_test

@@ -5,6 +5,7 @@
 #include "tools/cli/endpoint.hpp"
 #include <condition_variable>
 #include <deque>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <variant>
@@ -75,13 +76,26 @@ struct head_client::system_parts {
 
 inline caf::actor_system& head_client::system() { return system_->system; }
 
+// An actor of its own asks: CAF fails no question whose connection breaks after it was sent, so the asker monitors whom
+// it asks. What was answered before the connection broke comes first.
 template <class Answer, class To, class... Ts>
 result<Answer> head_client::ask(const To& to, duration timeout, Ts&&... xs) {
-  result<Answer> answer;
-  system_->self->request(to, timeout, std::forward<Ts>(xs)...)
-      .receive([&](const Answer& a) { answer = a; },
-          [&](const caf::error& e) { answer = tl::unexpected<error>(explain(e)); });
-  return answer;
+  auto outcome = std::make_shared<std::promise<tl::expected<Answer, caf::error>>>();
+  auto answer = outcome->get_future();
+  system().spawn([=](caf::event_based_actor* asker) {
+    auto settle = [=](tl::expected<Answer, caf::error> o) {
+      outcome->set_value(std::move(o));
+      asker->quit();
+    };
+    asker->set_down_handler([=](const caf::down_msg& down) { settle(tl::unexpected<caf::error>(down.reason)); });
+    asker->monitor(to);
+    asker->request(to, timeout, xs...)
+        .then([=](const Answer& a) { settle(a); }, [=](const caf::error& e) { settle(tl::unexpected<caf::error>(e)); });
+  });
+  if (auto got = answer.get())
+    return *got;
+  else
+    return tl::unexpected<error>(explain(got.error()));
 }
 
 } // namespace hflex::runtime
