@@ -432,6 +432,7 @@ heartbeat read_beat(s::Heartbeat::Reader in) {
 } // namespace
 
 wire::cluster_actor::behavior_type cluster_shell(wire::cluster_actor::pointer self, shell_settings settings) {
+  wire::outlive_errors(self);
   auto sh = std::make_shared<shell>(self, std::move(settings));
   using wire::on;
   using wire::on_ask;

@@ -461,6 +461,7 @@ offer read_offer(s::KvOffer::Reader in, time_point now) {
 } // namespace
 
 wire::instance_actor::behavior_type instance_shell(wire::instance_actor::pointer self, shell_settings settings) {
+  wire::outlive_errors(self);
   auto sh = std::make_shared<shell>(self, std::move(settings));
   using wire::on;
   return {

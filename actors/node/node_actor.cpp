@@ -3,6 +3,7 @@
 namespace hflex::node {
 
 wire::node_agent_actor::behavior_type node_shell(wire::node_agent_actor::pointer self, shell_settings settings) {
+  wire::outlive_errors(self);
   auto sh = std::make_shared<shell>(self, std::move(settings));
   sh->feed(begin{});
   using wire::on;

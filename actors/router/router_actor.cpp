@@ -386,6 +386,7 @@ private:
 } // namespace
 
 wire::router_actor::behavior_type router_shell(wire::router_actor::pointer self, shell_settings settings) {
+  wire::outlive_errors(self);
   wire::tell(self, settings.scheduler, msg<s::Ack>{}, wire::router_actor{self});
   auto sh = std::make_shared<shell>(self, std::move(settings));
   using wire::on;

@@ -165,6 +165,7 @@ private:
 } // namespace
 
 wire::scaler_actor::behavior_type scaler_shell(wire::scaler_actor::pointer self, shell_settings settings) {
+  wire::outlive_errors(self);
   auto made = core::make(settings.core);
   HFLEX_CHECK(made.has_value());
   auto sh = std::make_shared<shell>(self, std::move(settings), std::move(*made));

@@ -262,6 +262,7 @@ step_reported read_report(s::StepReport::Reader in, std::uint64_t new_steps) {
 } // namespace
 
 wire::scheduler_actor::behavior_type scheduler_shell(wire::scheduler_actor::pointer self, options opts) {
+  wire::outlive_errors(self);
   auto made = core::make(opts);
   HFLEX_CHECK(made.has_value());
   auto sh = std::make_shared<shell>(self, std::move(*made));

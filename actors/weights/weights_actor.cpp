@@ -148,6 +148,7 @@ private:
 } // namespace
 
 wire::weights_actor::behavior_type weights_shell(wire::weights_actor::pointer self, shell_settings settings) {
+  wire::outlive_errors(self);
   auto sh = std::make_shared<shell>(self, settings);
   using wire::on;
   return {

@@ -60,12 +60,20 @@ time_point now(Self* self) {
 }
 
 // ---- handlers ----
+/// A handle that comes over the network is null when its actor has ended, or its node cannot be reached: to watch it
+/// would end the process. Which one it was does not matter, it is as if the message had come too late.
+template <class... Handles>
+bool all_there(const Handles&... handles) {
+  return (true && ... && static_cast<bool>(handles));
+}
+
 /// on<Schema>(f) makes a handler `void(const msg<Schema>&, Extra...)` from f(Schema::Reader, Extra...).
 /// CAF ends an actor whose handler throws, and malformed Cap'n Proto throws: here it becomes an error to the sender
-/// instead.
+/// instead. So does a handle of nobody.
 template <class Reply, class Schema, class... Extra, class F>
 auto on_ask(F f) {
   return [f = std::move(f)](const msg<Schema>& m, const Extra&... xs) -> caf::result<Reply> {
+    if (!all_there(xs...)) return caf::make_error(caf::sec::invalid_argument, std::string{"a handle of nobody"});
     try {
       auto v = m.read();
       return f(*v, xs...);
@@ -77,6 +85,7 @@ auto on_ask(F f) {
 template <class Schema, class... Extra, class F>
 auto on(F f) {
   return [f = std::move(f)](const msg<Schema>& m, const Extra&... xs) -> caf::result<void> {
+    if (!all_there(xs...)) return caf::make_error(caf::sec::invalid_argument, std::string{"a handle of nobody"});
     try {
       auto v = m.read();
       f(*v, xs...);

@@ -10,6 +10,14 @@
 
 namespace hflex::wire {
 
+/// Called first by every actor that others can reach. CAF sends a receiver's error back for a message that was no
+/// question as well, and its default ends the actor that hears it: one instance that refuses an introduction would take
+/// the head's cluster actor with it. Answers to questions come to those who asked, as ever.
+template <class Pointer>
+void outlive_errors(Pointer self) {
+  self->set_error_handler([](caf::error&) {});
+}
+
 /// Performs effects strictly in order, also those that performing one gives rise to. `Shell` has
 /// `perform(Alternative&)` for every alternative of `Effect`. Feed it: core.on(event, now, loop.queue()); loop.drain().
 template <class Shell, class Effect>

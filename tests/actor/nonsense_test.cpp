@@ -82,6 +82,35 @@ TEST_CASE_METHOD(small_cluster, "messages without sense end no actor") {
   SECTION("to an agent") {
     for (int i = 0; i < rounds; ++i, advance(std::chrono::milliseconds{2})) for_agent::send(node.agent, random);
   }
+  SECTION("errors that answer nothing") {
+    // A peer refuses a message that was no question: the error comes back all the same.
+    auto refuse = [](const auto& to) {
+      caf::anon_send(caf::actor_cast<caf::actor>(to), caf::make_error(caf::sec::invalid_argument, std::string{"no"}));
+    };
+    refuse(head.router);
+    refuse(head.scheduler);
+    refuse(head.scaler);
+    refuse(head.weights);
+    refuse(head.cluster);
+    refuse(node.agent);
+    refuse(instance);
+    advance(std::chrono::milliseconds{2});
+  }
+  SECTION("with handles of nobody") {
+    // What comes out of the network for an actor of the receiver's own that has ended.
+    for (int i = 0; i < 10; ++i) {
+      ask_later<msg<s::SubmitAnswer>>(head.router, random_message<s::SubmitJob>(random), wire::client_actor{});
+      ask_later<msg<s::WaitAnswer>>(head.router, random_message<s::WaitJob>(random), wire::client_actor{});
+      ask_later<msg<s::NodeAnswer>>(head.cluster, random_message<s::NodeJoin>(random), wire::node_agent_actor{});
+      ask_later<msg<s::Ack>>(head.cluster, random_message<s::Subscribe>(random), wire::client_actor{});
+      caf::anon_send(head.cluster, random_message<s::InstanceReady>(random), wire::instance_actor{});
+      caf::anon_send(head.router, random_message<s::InstanceUp>(random), wire::instance_actor{});
+      caf::anon_send(head.scaler, random_message<s::NodeUp>(random), wire::node_agent_actor{});
+      caf::anon_send(head.weights, random_message<s::NodeUp>(random), wire::node_agent_actor{});
+      caf::anon_send(instance, random_message<s::PeerUp>(random), wire::kv_peer_actor{});
+      advance(std::chrono::milliseconds{2});
+    }
+  }
   CHECK(*ends == std::vector<std::string>{});
   kill(head.weights); // an end would have been seen
   CHECK(*ends == std::vector<std::string>{"weights"});

@@ -1,5 +1,6 @@
 #include "tools/runtime/client.hpp"
 #include "actors/wire/convert.hpp"
+#include "actors/wire/shell.hpp"
 #include "actors/wire/system.hpp"
 #include "tools/runtime/net.hpp"
 #include <set>
@@ -23,6 +24,7 @@ wire::client_actor::behavior_type client_shell(
     const auto stopped = down.reason == caf::exit_reason::user_shutdown;
     to->put(head_lost{stopped ? "it was stopped" : self->home_system().render(down.reason)});
   });
+  wire::outlive_errors(self);
   self->monitor(router);
   return {
       [to](const msg<s::TokenChunk>& m) { to->put(m); },
