@@ -69,6 +69,23 @@ TEST_CASE("an agent that freezes is taken for dead, and joins again when it goes
   check_all_finished(c.submit(some_jobs(4, 40)), 4);
 }
 
+TEST_CASE("a head that is frozen for longer than a node may be silent loses neither nodes nor jobs") {
+  cluster c;
+  const auto jobs = some_jobs(12, 700);
+  auto submit = c.start_submit(jobs);
+  auto witness = c.start_witness(); // they are under way
+  c.head_process().signal(SIGSTOP);
+  CHECK(c.run({"jobs", "--timeout-s", "3"}).code == 1); // so long: lost_after_ms is 2000
+  c.head_process().signal(SIGCONT);
+  const auto results = cluster::finish(*submit);
+  CHECK(witness->wait_exit() == 0);
+  check_all_finished(results, jobs.size());
+  CHECK_FALSE(any_retried(results));
+  for (const auto& node : c.topology()["nodes"]) CHECK(node["state"] == "up");
+  const auto events = c.run({"topology", "--events", "-o", "json"});
+  CHECK(events.out.find("node_lost") == std::string::npos);
+}
+
 TEST_CASE("an agent that is started again under its name is the same node and serves again") {
   cluster c{{"collocated", "f32", {"a"}, {}, {}}};
   auto before = c.topology();

@@ -69,7 +69,10 @@ void set_up_log(config::log_level level) {
 wire::system_options system_options_of(const config::cluster_config& config) {
   wire::system_options o;
   o.heartbeat = config.membership.heartbeat_interval;
-  o.peer_timeout = config.membership.lost_after;
+  // The cluster core says when silence of a node is death. CAF, which knows no suspicion, would cut the connections of
+  // a head that was held up itself, and agents those to such a head, with all of their work: that is for a head that is
+  // gone without its connections being broken.
+  o.peer_timeout = 5 * config.membership.lost_after;
   return o;
 }
 

@@ -42,6 +42,10 @@ constexpr double decode_room = 1.5;
 constexpr double decode_spare = 0.5;
 constexpr double decode_weight = 1.25;
 
+// A role is not given up for what has not been needed for less than that, however fast a start is: residents have to
+// leave, and what chance brings and takes within a second would have instances change all the time.
+constexpr duration least_unneeded{std::chrono::seconds{2}};
+
 /// One kind of instance and what it needs.
 struct side {
   instance_role role{};
@@ -274,10 +278,12 @@ private:
     numbers_.push_back({s.role == instance_role::prefill ? "prefill_held" : "held", static_cast<double>(most)});
   }
 
+  static duration unneeded(const fleet_view& v) { return std::max(v.lead_time, least_unneeded); }
+
   // A side that lacks instances gets those of the other side that it has not needed for a lead time.
   void trade(const fleet_view& v, const side& giver, peaks& held, const side& taker, role_counts& counts) {
     const auto missing = static_cast<std::int64_t>(counts[taker.role]) - v.running(taker.role);
-    const auto lately = static_cast<std::int64_t>(held.over(v.lead_time, slow_hold_));
+    const auto lately = static_cast<std::int64_t>(held.over(unneeded(v), slow_hold_));
     const auto spare = static_cast<std::int64_t>(counts[giver.role]) - std::max<std::int64_t>({lately, giver.now, 1});
     if (missing > 0 && spare > 0) counts[giver.role] -= static_cast<std::uint32_t>(std::min(missing, spare));
   }
@@ -303,8 +309,8 @@ private:
     shared_decode_.add(now, decodes);
     // What decodes has to end before it can do anything else: it goes only when it was not needed for a while.
     if (decodes < running)
-      decodes = shared_decode_.covers(v.lead_time)
-                    ? std::min(running, static_cast<std::uint32_t>(shared_decode_.over(v.lead_time, v.lead_time)))
+      decodes = shared_decode_.covers(unneeded(v))
+                    ? std::min(running, static_cast<std::uint32_t>(shared_decode_.over(unneeded(v), unneeded(v))))
                     : running;
     counts[d.role] = std::clamp(decodes, 1U, total - 1);
     counts[p.role] = total - counts[d.role];

@@ -1,127 +1,10 @@
 // What scaling policies decide, on a desk: reports in, wishes out.
-#include "actors/scaler/policy.hpp"
-#include "tests/support/catch.hpp"
+#include "tests/unit/actors/scaler_desk.hpp"
 
 namespace hflex::scaler_policy_test {
 
 using namespace hflex::scaler;
-using std::chrono::milliseconds;
-using std::chrono::seconds;
-
-namespace {
-
-constexpr auto prefill = instance_role::prefill;
-constexpr auto decode = instance_role::decode;
-constexpr auto mixed = instance_role::mixed;
-
-/// 10 ms a step, 0.1 ms a token: a request of 900 and 100 tokens is 0.1 instance-seconds of work.
-constexpr step_time_model simple{.c0_ms = 10, .c1_ms = 0.1, .m0 = 0, .c2_ms = 0, .c3_ms = 0, .c4_ms = 0};
-
-/// A core with its fleet on one big node, and an idealised scheduler that reports each quarter of a second.
-struct fleet_desk {
-  explicit fleet_desk(options opts, std::vector<fleet_line> fleet = {{mixed, 1}}, std::uint32_t devices = 32)
-      : it(make(std::move(opts), std::move(fleet))) {
-    node_up e{{1}, {}, {}};
-    for (std::uint32_t i = 0; i < devices; ++i) e.devices.push_back({i, 1});
-    lead = duration{0}; // the first stand at once
-    feed(e);
-    settle();
-    lead = seconds{5};
-  }
-  static core make(options opts, std::vector<fleet_line> fleet) {
-    opts.fleet = std::move(fleet);
-    auto made = core::make(opts);
-    REQUIRE(made);
-    return std::move(*made);
-  }
-
-  template <class Event>
-  void feed(const Event& e) {
-    std::vector<effect> out;
-    it.on(e, now, out);
-    for (const auto& x : out) {
-      if (const auto* s = std::get_if<start_instance>(&x)) starting.emplace_back(now + lead, s->instance);
-      if (const auto* s = std::get_if<stop_instance>(&x)) stopped.push_back(s->instance), ++stops;
-      if (const auto* r = std::get_if<change_role>(&x)) flips.push_back(*r);
-      if (const auto* n = std::get_if<note>(&x)) notes.push_back(*n);
-      if (const auto* r = std::get_if<refuse>(&x)) refusals.push_back(r->reason);
-      if (std::holds_alternative<start_instance>(x)) ++starts;
-    }
-  }
-
-  /// What was ordered comes to pass as time goes on.
-  void settle() {
-    for (std::size_t i = 0; i < starting.size(); ++i)
-      if (starting[i].first <= now) {
-        const auto id = starting[i].second;
-        starting.erase(starting.begin() + static_cast<std::ptrdiff_t>(i--));
-        feed(instance_state{id, instance_phase::ready, ""});
-      }
-    for (auto id : std::exchange(stopped, {})) feed(instance_state{id, instance_phase::gone, "asked"});
-    if (drains_last) return;
-    for (const auto& f : std::exchange(flips, {})) feed(role_changed{f.instance, f.to});
-  }
-
-  /// `per_s` requests of prompt + output tokens, 900 and 100 of them, for that long.
-  void load(double per_s, duration length, std::uint32_t late = 0) {
-    for (const auto end = now + length; now < end;) {
-      now += milliseconds{250};
-      settle();
-      owed += per_s / 4;
-      const auto n = static_cast<std::uint32_t>(owed);
-      owed -= n;
-      demand_reported e;
-      e.demand.span = milliseconds{250};
-      if (n > 0)
-        e.demand.classes.push_back({"standard", seconds{2}, tpot, n, prompt * n, prompt * prompt * n, n, output * n});
-      for (const auto& [id, i] : it.state().instances)
-        if (i.phase == life::ready)
-          e.demand.instances.push_back({id, i.role, false, i.role == decode ? residents / it.state().ready(decode) : 0U,
-              0, 0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
-      e.demand.mixed_apart = mixed_apart;
-      e.demand.decoded = static_cast<std::uint64_t>(made * output * n);
-      e.demand.late = late;
-      e.demand.waiting = late;
-      e.demand.waiting_tokens = std::uint64_t{late} * tokens_each;
-      e.demand.looked_at = late;
-      feed(e);
-      most = std::max(most, it.state().running());
-    }
-  }
-
-  std::uint32_t running() const { return it.state().running(); }
-
-  time_point now{seconds{1000}};
-  duration lead{seconds{5}};
-  core it;
-  std::vector<std::pair<time_point, instance_id>> starting;
-  std::vector<instance_id> stopped;
-  std::vector<change_role> flips;
-  std::vector<note> notes;
-  std::vector<std::string> refusals;
-  std::uint32_t starts{};
-  std::uint32_t stops{};
-  bool drains_last{false}; ///< a role flip is not done, as residents go on
-  std::uint32_t most{};
-  double owed{};
-  std::uint32_t tokens_each{10'000}; ///< of those that are late
-  bool mixed_apart{false};
-  std::uint32_t residents{0}; ///< that decode, where that is a role
-  duration tpot{milliseconds{100}};
-  double prompt{900};
-  double output{100}; ///< of those that end
-  double made{1};     ///< times as much as those had, all together
-};
-
-options using_policy(const std::string& name) {
-  options o;
-  o.policy = name;
-  o.min_instances = 1;
-  o.lead_time = seconds{5};
-  return o;
-}
-
-} // namespace
+using namespace hflex::scaler::test;
 
 // --- hyperflexis ----------------------------------------------------------------------------------------------------
 
@@ -199,29 +82,6 @@ TEST_CASE("a mixed fleet whose instances do one thing each needs fewer where the
   CHECK(apart.running() >= 4); // three instances' work of prefill alone
 }
 
-TEST_CASE("a side that lacks instances takes those of the other before any is started") {
-  // A prompt-heavy load, then none: what prefill had is decode's when that needs it.
-  fleet_desk d(using_policy("hyperflexis"), {{prefill, 4}, {decode, 1}}, 5);
-  d.load(10, seconds{10});
-  const auto starts = d.starts;
-  // Residents that fill three decode instances.
-  for (int i = 0; i < 40; ++i) {
-    d.now += milliseconds{250};
-    d.settle();
-    demand_reported e;
-    e.demand.span = milliseconds{250};
-    e.demand.classes.push_back({"standard", seconds{2}, milliseconds{100}, 1, 10, 100, 1, 1000});
-    for (const auto& [id, at] : d.it.state().instances)
-      if (at.phase == life::ready)
-        e.demand.instances.push_back({id, at.role, false, at.role == decode ? 600U / d.it.state().ready(decode) : 0U, 0,
-            0, 0, 10'000, 0, 16, 2048, 256, 1.0, simple});
-    d.feed(e);
-  }
-  CHECK(d.it.state().ready(decode) >= 3);
-  CHECK(d.it.state().ready(prefill) >= 1);
-  CHECK(d.starts == starts);
-}
-
 TEST_CASE("an idle fleet goes to zero where none is allowed, and the first request brings it back") {
   auto o = using_policy("hyperflexis");
   o.min_instances = 0;
@@ -233,78 +93,6 @@ TEST_CASE("an idle fleet goes to zero where none is allowed, and the first reque
   CHECK(d.running() == 0);
   d.load(0, milliseconds{250}, 1);
   CHECK(d.running() == 1);
-}
-
-TEST_CASE("a fleet of fixed size prefills with most of it where prompts are long and answers short") {
-  auto o = using_policy("hyperflexis");
-  o.min_instances = o.max_instances = 8;
-  fleet_desk d(o, {{prefill, 4}, {decode, 4}}, 8);
-  d.prompt = 3000;
-  d.output = 20;
-  d.load(8, seconds{3});
-  CHECK(d.it.state().ready(decode) == 4); // not sure yet that decodes need fewer
-  d.load(8, seconds{27});
-  CHECK(d.it.state().ready(prefill) == 7);
-  CHECK(d.it.state().ready(decode) == 1);
-  d.prompt = 300; // and the other way round, as this becomes what is usual
-  d.output = 600;
-  d.load(15, seconds{30});
-  CHECK(d.it.state().ready(decode) == 1); // they are still to come: until then, prefill has the use of the others
-  d.residents = 600;
-  d.load(15, seconds{30});
-  CHECK(d.it.state().ready(decode) >= 3);
-  CHECK(d.running() == 8);
-}
-
-TEST_CASE("a fleet of fixed size reckons with answers that are longer than those that have ended") {
-  auto o = using_policy("hyperflexis");
-  o.min_instances = o.max_instances = 8;
-  std::vector<std::uint32_t> decodes;
-  for (const double made : {1.0, 16.0}) {
-    fleet_desk d(o, {{prefill, 4}, {decode, 4}}, 8);
-    d.residents = 1000;
-    d.prompt = 1000;
-    d.output = 200;
-    d.made = made;
-    d.load(10, seconds{60});
-    decodes.push_back(d.it.state().ready(decode));
-  }
-  CHECK(decodes[0] <= 3);
-  CHECK(decodes[1] >= 5);
-}
-
-TEST_CASE("nothing is stopped and started where a role flip will do, however long that takes") {
-  auto o = using_policy("hyperflexis");
-  o.min_instances = o.max_instances = 8;
-  o.knobs["hyperflexis.memory_s"] = 10;
-  fleet_desk d(o, {{prefill, 4}, {decode, 4}}, 16);
-  d.prompt = 3000;
-  d.output = 20;
-  d.drains_last = true; // 3 that decoded are to prefill, once their residents have gone
-  d.load(8, seconds{30});
-  REQUIRE(d.it.state().running(prefill) == 7);
-  // And now most are to decode. The last one that can prefill stays, until one of the others can.
-  d.prompt = 300;
-  d.output = 2000;
-  d.residents = 2000;
-  d.load(15, seconds{60});
-  CHECK(d.it.state().ready(prefill) == 1);
-  CHECK(d.starts == 8);
-  CHECK(d.stops == 0);
-  d.drains_last = false;
-  d.load(15, seconds{60});
-  CHECK(d.it.state().ready(decode) >= 6);
-  CHECK(d.starts == 8);
-  CHECK(d.stops == 0);
-}
-
-TEST_CASE("a fleet of fixed size that knows of no load keeps its roles") {
-  auto o = using_policy("hyperflexis");
-  o.min_instances = o.max_instances = 8;
-  fleet_desk d(o, {{prefill, 3}, {decode, 5}}, 8);
-  d.load(0, seconds{120});
-  CHECK(d.it.state().ready(prefill) == 3);
-  CHECK(d.it.state().ready(decode) == 5);
 }
 
 TEST_CASE("the wish of a policy is brought within the limits") {
