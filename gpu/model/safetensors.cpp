@@ -40,16 +40,10 @@ std::optional<std::vector<std::uint64_t>> parse_numbers(const json& list, std::s
   return numbers;
 }
 
-/// Tensors that end beyond the end of the file: one fault for all of them, as an incomplete copy is one fault.
-struct missing_bytes {
-  std::size_t tensors{};
-  std::uint64_t last_end{}; ///< of the data
-};
-
-/// One entry of the header; `data` is what follows the header in the file. What is wrong goes to `why`, which stays
-/// empty for what `missing` has counted already.
+/// One entry of the header; `data` is what follows the header in the file. What is wrong goes to `why`; where that is
+/// that the file is too short, `needs` becomes the bytes of data that there should be.
 std::optional<tensor_view> parse_tensor(
-    const json& entry, std::span<const std::byte> data, missing_bytes& missing, std::string& why) {
+    const json& entry, std::span<const std::byte> data, std::string& why, std::uint64_t& needs) {
   const auto refuse = [&](std::string what) {
     why = std::move(what);
     return std::nullopt;
@@ -66,13 +60,9 @@ std::optional<tensor_view> parse_tensor(
   const auto range = parse_numbers(entry["data_offsets"], 2);
   if (!range || range->size() != 2) return refuse("data_offsets: expected a list of two whole numbers");
   const auto [begin, end] = std::pair{range->front(), range->back()};
-  const auto outside = [&] {
-    return fmt::format("data_offsets [{}, {}] are not inside the {} bytes of data", begin, end, data.size());
-  };
-  if (begin > end) return refuse(outside());
-  if (end > data.size()) {
-    missing.last_end = std::max(missing.last_end, end);
-    return refuse(missing.tensors++ == 0 ? outside() : std::string());
+  if (begin > end || end > data.size()) {
+    if (begin <= end) needs = end;
+    return refuse(fmt::format("data_offsets [{}, {}] are not inside the {} bytes of data", begin, end, data.size()));
   }
   if (tensor_bytes(*type, *shape) != end - begin) {
     return refuse(fmt::format("{} of shape [{}] does not take the {} bytes that data_offsets give it", to_string(*type),
@@ -186,26 +176,35 @@ tensor_map parse_safetensors(
   }
   const auto data = file.subspan(prefix + header_bytes);
   bool all_understood = true;
-  missing_bytes missing;
+  // Tensors that end beyond the end of the file are one fault, as an incomplete copy is.
+  std::string first_beyond;
+  std::size_t beyond = 0;
+  std::uint64_t needed = 0;
   for (const auto& [name, entry] : header->items()) {
     if (name == "__metadata__") {
       check_metadata(entry, list);
       continue;
     }
     std::string why;
-    auto tensor = parse_tensor(entry, data, missing, why);
+    std::uint64_t needs = 0;
+    auto tensor = parse_tensor(entry, data, why, needs);
     if (tensor) {
       tensors.emplace(name, std::move(*tensor));
-    } else {
-      if (!why.empty()) list.add(fmt::format("tensor {}: {}", printable(name), why));
-      all_understood = false;
+      continue;
     }
+    all_understood = false;
+    const auto fault = fmt::format("tensor {}: {}", printable(name), why);
+    if (needs == 0)
+      list.add(fault);
+    else if (beyond++ == 0)
+      first_beyond = fault;
+    needed = std::max(needed, needs);
   }
-  if (missing.tensors > 1)
+  if (beyond > 0)
     list.add(
-        fmt::format("the data of {} tensors ends beyond the end of the file, which lacks {} bytes: truncated, or an "
-                    "incomplete copy or download",
-            missing.tensors, missing.last_end - data.size()));
+        fmt::format("{}; {} in all end beyond the end of the file, which lacks {} bytes: truncated, or an incomplete "
+                    "copy or download",
+            first_beyond, beyond, needed - data.size()));
   if (all_understood) check_coverage(tensors, data, list);
   return tensors;
 }
