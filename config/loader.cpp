@@ -60,6 +60,7 @@ void read_classes(fault_list& faults, loaded_config& out) {
     slo.classes = std::move(*classes);
     return;
   }
+  slo.classes.clear(); // which there are is not known
   for (fault& f : classes.error()) {
     if (f.where.line == 0) f.hint = fmt::format("named in {}", to_string(of_file->second));
     faults.add(std::move(f));

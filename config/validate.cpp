@@ -84,8 +84,9 @@ struct checker {
         shown(from.config.listen.host), hint);
     for (std::size_t i = 0; i < from.config.agents.size(); ++i) {
       const transport_config& t = from.config.agents[i].transport;
-      expect(!t.tcp || is_loopback(t.listen_host), fmt::format("agents[{}].transport.listen_host", i),
-          {"listen.private_network", "agents"}, expected, shown(t.listen_host), hint);
+      const auto at = fmt::format("agents[{}].transport.", i), tcp = at + "tcp";
+      expect(!t.tcp || is_loopback(t.listen_host), at + "listen_host", {"listen.private_network", tcp}, expected,
+          shown(t.listen_host), hint);
     }
   }
 
@@ -96,7 +97,7 @@ struct checker {
     std::vector<std::string_view> classes;
     for (const slo_class& c : from.config.slo.classes) classes.push_back(c.name);
     const std::string& chosen = from.config.slo.default_class;
-    expect(known(classes, chosen), "slo.default_class", {"slo.classes", "slo.classes_file"},
+    expect(classes.empty() || known(classes, chosen), "slo.default_class", {"slo.classes", "slo.classes_file"},
         fmt::format("one of {}", fmt::join(classes, ", ")), shown(chosen), did_you_mean(chosen, classes));
     const std::string& policy = from.config.scheduler.policy;
     expect(policies.empty() || known(policies, policy), "scheduler.policy", {},

@@ -150,6 +150,10 @@ TEST_CASE("rules between values are told beside other faults, unless one of thei
   CHECK(told("mode: both\nfleet: [{role: prefill}]\n") == keys{"mode"});
   CHECK(told("fleet: [{role: prefill, count: -1}]\n") == keys{"fleet[0].count"});
   CHECK(told("slo: {default_class: a, classes: {b: {ttft_ms: 1}}}\n") == keys{"slo.classes.b.tpot_ms"});
+  CHECK(told("slo: {classes_file: no-such-file.yaml, default_class: a}\n") == keys{""});
+  CHECK(told("agents: [{name: a b}, {name: c, transport: {listen_host: 10.0.0.1}}]\n") ==
+        keys{"agents[0].name", "agents[1].transport.listen_host"});
+  CHECK(told("agents: [{name: a, transport: {tcp: x, listen_host: 10.0.0.1}}]\n") == keys{"agents[0].transport.tcp"});
   CHECK(told("scaling: {min_instances: 5, max_instances: 2\n").size() == 1); // no YAML: nothing is known of any value
 }
 
