@@ -35,8 +35,8 @@ struct core::kept {
   void flip_surplus(const role_counts& wanted, time_point now, std::vector<effect>& out);
   void stop_overdue(time_point now, std::vector<effect>& out);
   /// Stops and starts at most so many.
-  void stop_surplus(const role_counts& wanted, std::uint32_t most, time_point now, std::vector<effect>& out);
-  void start_missing(const role_counts& wanted, std::uint32_t most, time_point now, std::vector<effect>& out);
+  void stop_surplus(const role_counts& wanted, std::uint64_t most, time_point now, std::vector<effect>& out);
+  void start_missing(const role_counts& wanted, std::uint64_t most, time_point now, std::vector<effect>& out);
   bool gathered(time_point now, std::vector<effect>& out);
   void wake(bool short_of_slots, time_point now, std::vector<effect>& out);
   void keep(const std::vector<effect>& out, std::size_t first, time_point now);

@@ -14,8 +14,8 @@ role_counts running_by_role(const fleet_view& v) {
   return n;
 }
 
-std::uint32_t total(const role_counts& counts) {
-  std::uint32_t n = 0;
+std::uint64_t total(const role_counts& counts) {
+  std::uint64_t n = 0;
   for (const auto& [role, count] : counts) n += count;
   return n;
 }
@@ -33,7 +33,7 @@ std::string counted(const role_counts& counts) {
 void core::kept::reconcile(time_point now, std::vector<effect>& out) {
   stop_overdue(now, out);
   const auto wanted = target(now, out);
-  auto leave = ~std::uint32_t{0}, come = leave;
+  auto leave = ~std::uint64_t{0}, come = leave;
   if (chooser->flips_roles() && !opts.dry_run) {
     flip_surplus(wanted, now, out);
     // Where one role has too many and another too few, a flip makes it good, if not now then when one of those that
@@ -83,18 +83,13 @@ void core::kept::one_less_by_hand(instance_role role) {
 }
 
 role_counts core::kept::within_limits(role_counts counts) const {
-  const auto total = [&] {
-    std::uint64_t n = 0;
-    for (const auto& [role, count] : counts) n += count;
-    return n;
-  };
   const auto largest = [&] {
     return std::max_element(
         counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   };
   if (counts.empty()) return counts;
-  for (auto n = total(); n > fleet.max_instances; --n) --largest()->second;
-  for (auto n = total(); n < fleet.min_instances; ++n) ++largest()->second;
+  for (auto n = total(counts); n > fleet.max_instances; --n) --largest()->second;
+  for (auto n = total(counts); n < fleet.min_instances; ++n) ++largest()->second;
   return counts;
 }
 
@@ -131,7 +126,7 @@ void core::kept::stop_overdue(time_point now, std::vector<effect>& out) {
 }
 
 // Those that still start go before those that serve, then those with the least in hand, then the newest.
-void core::kept::stop_surplus(const role_counts& wanted, std::uint32_t most, time_point now, std::vector<effect>& out) {
+void core::kept::stop_surplus(const role_counts& wanted, std::uint64_t most, time_point now, std::vector<effect>& out) {
   for (auto role : {instance_role::prefill, instance_role::decode, instance_role::mixed}) {
     const auto want = wanted.count(role) ? wanted.at(role) : 0;
     for (auto have = running(role); have > want && most > 0; --have, --most) {
@@ -160,7 +155,7 @@ bool core::kept::gathered(time_point now, std::vector<effect>& out) {
 }
 
 void core::kept::start_missing(
-    const role_counts& wanted, std::uint32_t most, time_point now, std::vector<effect>& out) {
+    const role_counts& wanted, std::uint64_t most, time_point now, std::vector<effect>& out) {
   const bool was_short = std::exchange(short_of_slots, false);
   for (; most > 0; --most) {
     // The role that is furthest from what it should be, so that a small fleet gets one of each first.

@@ -69,17 +69,16 @@ public:
     }
   }
 
-  /// A command is refused when the core says so while it is fed; else the answer is what the core noted of it, or
-  /// `done` where that was nothing.
+  /// A command is refused when the core says so while it is fed; else the answer is what the core noted of it.
   template <class Command>
-  msg<s::CommandAnswer> command(const Command& c, const std::string& done) {
+  msg<s::CommandAnswer> command(const Command& c) {
     refusal_.clear();
     noted_.emplace();
     feed(c);
     const auto noted = *std::exchange(noted_, std::nullopt);
     return msg<s::CommandAnswer>::make([&](s::CommandAnswer::Builder out) {
       out.setOk(refusal_.empty());
-      out.setMessage(!refusal_.empty() ? refusal_ : noted.empty() ? done : fmt::format("{}", fmt::join(noted, "\n")));
+      out.setMessage(refusal_.empty() ? fmt::format("{}", fmt::join(noted, "\n")) : refusal_);
     });
   }
 
@@ -180,20 +179,14 @@ wire::scaler_actor::behavior_type scaler_shell(wire::scaler_actor::pointer self,
         if (in.getDueMs() == 0) sh->feed(weights_there{instance_id{in.getInstance()}});
       }),
       on_ask<msg<s::CommandAnswer>, s::ChangeRole>([sh](s::ChangeRole::Reader in) {
-        instance_id id{in.getInstance()};
-        auto to = wire::from_wire(in.getTo());
-        return sh->command(request_role_change{id, to}, fmt::format("{} becomes {}", to_string(id), to_string(to)));
+        return sh->command(request_role_change{{in.getInstance()}, wire::from_wire(in.getTo())});
       }),
       on_ask<msg<s::CommandAnswer>, s::Drain>([sh](s::Drain::Reader in) {
-        if (in.isNode()) {
-          node_id id{in.getNode()};
-          return sh->command(drain_node{id}, to_string(id) + " drains");
-        }
-        instance_id id{in.getInstance()};
-        return sh->command(drain_instance{id}, to_string(id) + " drains");
+        if (in.isNode()) return sh->command(drain_node{{in.getNode()}});
+        return sh->command(drain_instance{{in.getInstance()}});
       }),
       on_ask<msg<s::CommandAnswer>, s::ScaleFleet>(
-          [sh](s::ScaleFleet::Reader in) { return sh->command(wire::read(in), "the fleet follows"); }),
+          [sh](s::ScaleFleet::Reader in) { return sh->command(wire::read(in)); }),
       on_ask<msg<s::ScalingLog>, s::ScalingQuery>([sh](s::ScalingQuery::Reader) { return sh->log(); }),
       on<s::DemandReport>([sh](s::DemandReport::Reader in) { sh->feed(demand_reported{wire::read(in)}); }),
       on<s::Tick>([sh](s::Tick::Reader) { sh->tick_now(); }),

@@ -200,13 +200,13 @@ private:
   side decode_side(const fleet_view& v, instance_role role) {
     auto w = rate_of(decode_, v.lead_time);
     // Work stays for as long as an answer takes: chance evens out over that.
-    double outputs = 0, ended = 0, arrivals = 0, prompts = 0, work = 0, part = 0;
-    const double longer =
-        outputs_.stretch(); // roles are compared by what is to come; what is forecast has come already
+    double outputs = 0, ended = 0, arrivals = 0, prompts = 0, work = 0, to_the_end = 0;
+    // Sides are compared by all that their requests will take, also those that go on.
+    const double longer = outputs_.stretch();
     for (const auto& [name, c] : classes_) {
       outputs += c.output_tokens, ended += c.ended, arrivals += c.arrivals, prompts += c.prompt_tokens;
       work += c.arrivals * decode_work(model_, c.mean_prompt(), c.mean_output(first_output_), false);
-      part += c.arrivals * decode_work(model_, c.mean_prompt(), c.mean_output(first_output_) * longer, false);
+      to_the_end += c.arrivals * decode_work(model_, c.mean_prompt(), c.mean_output(first_output_) * longer, false);
     }
     const double mean = ended >= 4 ? outputs / ended : first_output_;
     const auto stay = from_s(mean * to_s(targets_.tpot) * 0.7);
@@ -220,7 +220,7 @@ private:
     numbers_.push_back({"decode_share_for_work", share});
     numbers_.push_back({"decode_need", need});
     const double here = instances_for_residents(v.demand, model_, targets_.tpot, instance_role::decode);
-    return {role, std::max({need, here, need_of_the_homeless(v, role)}), here, part / share, 0};
+    return {role, std::max({need, here, need_of_the_homeless(v, role)}), here, to_the_end / share, 0};
   }
 
   // That a decode instance holds, by its limit and by its memory, with some room for what comes next.
