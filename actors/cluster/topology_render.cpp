@@ -103,6 +103,9 @@ branch device_branch(const device_view& d, const snapshot& s, const tree_style& 
   return b;
 }
 
+/// Messages between processes are not counted: a number there would be wrong.
+bool counted(const link_view& l) { return l.kind != "control"; }
+
 branch node_branch(const node_view& n, const snapshot& s, const tree_style& style) {
   branch b{fmt::format("{}  {}  {}  {}", painted(plain(n.id), paint::bold, style), plain(n.name),
                painted(plain(n.address), paint::dim, style), state_text(n.state, style)),
@@ -117,9 +120,6 @@ branch node_branch(const node_view& n, const snapshot& s, const tree_style& styl
   for (auto& d : n.devices) b.below.push_back(device_branch(d, s, style));
   return b;
 }
-
-/// Messages between processes are not counted: a number there would be wrong.
-bool counted(const link_view& l) { return l.kind != "control"; }
 
 branch link_branch(const link_view& l) {
   auto text = fmt::format("{} → {}  {}  {}", plain(l.from), plain(l.to), l.kind, plain(l.transport));
@@ -190,7 +190,8 @@ void json_actor(json_writer& w, const actor_view& a) {
 
 void json_link(json_writer& w, const link_view& l) {
   w.begin_object().key("from").value(l.from).key("to").value(l.to).key("kind").value(l.kind);
-  w.key("transport").value(l.transport).key("bytes_total").value(l.bytes_total);
+  w.key("transport").value(l.transport).key("bytes_total");
+  counted(l) ? w.value(l.bytes_total) : w.null();
   w.key("bytes_expected").value(l.bytes_expected).key("state").value(l.state).end_object();
 }
 

@@ -99,6 +99,9 @@ TEST_CASE("the JSON document has the keys that scripts rely on") {
       R"({"id":"i1","kind":"instance","node":"n1","role":"prefill","duty":null,"device":"n1/0","state":"ready","running":1,)"
       R"("waiting":4,"kv_blocks_total":400,"kv_blocks_free":280,"kv_blocks_cached":90,"prefix_hit_ratio":0.625,"mailbox":0,"step_ms_mean":8.125}],"links":)"
       R"([{"from":"i1","to":"i2","kind":"kv","transport":"shm","bytes_total":1610612736,"bytes_expected":0,"state":"open"}]})");
+  s.links = {{"cluster", "agent-n1", "control", "caf"}};
+  CHECK(render_json(s).ends_with(
+      R"("links":[{"from":"cluster","to":"agent-n1","kind":"control","transport":"caf","bytes_total":null,"bytes_expected":0,"state":"open"}]})"));
   CHECK(render_json({}) == R"({"epoch":0,"nodes":[],"actors":[],"links":[]})");
 }
 
